@@ -1,0 +1,43 @@
+"""Codecs without a search: float32 as it is, and bfloat16."""
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.codecs.base import Codec
+from jsplit.typing import Packet
+
+
+def _no_header() -> jax.Array:
+    return jnp.zeros((0,), jnp.uint8)
+
+
+def identity() -> Codec:
+    """Sends float32 as it is, bit for bit: the plain baseline as a value."""
+    return Codec(
+        name="identity",
+        encode=lambda x: Packet(x, _no_header()),
+        decode=lambda packet: packet.payload,
+        payload_dtype=jnp.float32,
+        header_bytes=0,
+    )
+
+
+def bf16() -> Codec:
+    """Sends bfloat16, rounded to nearest even.
+
+    Finite values beyond the largest bfloat16 saturate to it (a bare cast would round
+    them to inf); inf and NaN stay what they are.
+    """
+    largest = float(jnp.finfo(jnp.bfloat16).max)
+
+    def encode(x: jax.Array) -> Packet:
+        clipped = jnp.where(jnp.isfinite(x), jnp.clip(x, -largest, largest), x)
+        return Packet(clipped.astype(jnp.bfloat16), _no_header())
+
+    return Codec(
+        name="bf16",
+        encode=encode,
+        decode=lambda packet: packet.payload.astype(jnp.float32),
+        payload_dtype=jnp.bfloat16,
+        header_bytes=0,
+    )

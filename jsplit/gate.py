@@ -1,0 +1,171 @@
+"""The gate: which of the states A, B and C the next epoch runs in.
+
+A gate is a value made of two pure functions, as an optax transformation is. Its
+numbers (threshold, period, ...) ride in its state, so changing one never recompiles.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.typing import OFFLINE, REFRESH, SYNC
+
+
+class GateState(NamedTuple):
+    """What a gate carries from epoch to epoch.
+
+    Attributes:
+        state: int32 scalar, the state of the epoch about to run (0 A, 1 B, 2 C).
+        memory: the gate's own numbers, a tree of scalars.
+    """
+
+    state: jax.Array
+    memory: Any
+
+
+class Gate(NamedTuple):
+    """A gate as a value.
+
+    Attributes:
+        init: `init() -> GateState`. Every gate starts in state A: nothing is stored.
+        update: `update(gate_state, mean_loss) -> GateState`, once after each epoch,
+            with the server's mean training loss of that epoch (float32 scalar).
+            Traceable; its dtypes do not change.
+    """
+
+    init: Callable[[], GateState]
+    update: Callable[[GateState, jax.Array], GateState]
+
+
+class _LossMemory(NamedTuple):
+    threshold: jax.Array
+    reference: jax.Array
+    warmup: jax.Array
+    epoch: jax.Array
+
+
+class _Clock(NamedTuple):
+    length: jax.Array
+    epoch: jax.Array
+
+
+def _int(value: int) -> jax.Array:
+    return jnp.asarray(value, jnp.int32)
+
+
+def _float(value: float) -> jax.Array:
+    return jnp.asarray(value, jnp.float32)
+
+
+def _closed(state: jax.Array) -> jax.Array:
+    """The next state where the gate stays shut: A -> B, B -> C, C -> C."""
+    return jax.lax.cond(state == SYNC, lambda: _int(REFRESH), lambda: _int(OFFLINE))
+
+
+def loss_gate(
+    threshold: float,
+    *,
+    initial_loss: float,
+    rule: Literal["abs", "drop"] = "abs",
+    reference: Literal["decision", "previous"] = "decision",
+    warmup: int = 0,
+) -> Gate:
+    """The paper's gate (arXiv 2107.09786): synchronise while the loss still moves.
+
+    After each epoch `delta = |reference - mean_loss|`. If `delta >= threshold` the
+    next state is A and the reference becomes this loss; otherwise A -> B, B -> C,
+    C -> C. So one B follows each run of A and refreshes the store.
+
+    Args:
+        threshold: in units of the loss, finite and >= 0. With rule `abs`, 0 is
+            always A; a huge one gives A, B, C, C, ...
+        initial_loss: the reference before the first epoch, for classification the
+            loss of a blind guess, `log(classes)`.
+        rule: `abs` as above, or `drop`: `delta = reference - mean_loss`, so that only
+            a falling loss opens the gate.
+        reference: the loss at the last `decision` for A, or that of the `previous`
+            epoch.
+        warmup: the first so many epochs run in A whatever the loss.
+
+    A loss that is not finite never opens the gate.
+
+    Raises:
+        ValueError: if an argument is outside what is said above.
+    """
+    if not 0 <= threshold < float("inf"):
+        raise ValueError(f"threshold must be finite and at least 0, got {threshold}")
+    if rule not in ("abs", "drop"):
+        raise ValueError(f"rule must be 'abs' or 'drop', got {rule!r}")
+    if reference not in ("decision", "previous"):
+        raise ValueError(
+            f"reference must be 'decision' or 'previous', got {reference!r}"
+        )
+    if warmup < 0:
+        raise ValueError(f"warmup must be at least 0 epochs, got {warmup}")
+
+    def init() -> GateState:
+        memory = _LossMemory(
+            _float(threshold), _float(initial_loss), _int(warmup), _int(0)
+        )
+        return GateState(_int(SYNC), memory)
+
+    def update(gate: GateState, mean_loss: jax.Array) -> GateState:
+        memory: _LossMemory = gate.memory
+        fall = memory.reference - mean_loss
+        delta = jnp.abs(fall) if rule == "abs" else fall
+        epoch = memory.epoch + 1
+        opens = (delta >= memory.threshold) | (epoch < memory.warmup)
+        state = jax.lax.cond(opens, lambda: _int(SYNC), lambda: _closed(gate.state))
+        moved = opens if reference == "decision" else True
+        anchor = jnp.where(moved, mean_loss, memory.reference)
+        return GateState(state, memory._replace(reference=anchor, epoch=epoch))
+
+    return Gate(init, update)
+
+
+def periodic_gate(period: int) -> Gate:
+    """The naive control: A every `period`-th epoch whatever the loss, else B, C, C.
+
+    `period` 1 is always A, 2 is A B A B, 4 is A B C C A B C C.
+
+    Raises:
+        ValueError: if `period` is less than 1.
+    """
+    if period < 1:
+        raise ValueError(f"period must be at least 1 epoch, got {period}")
+    return _clocked(period, lambda clock: clock.epoch % clock.length == 0)
+
+
+def freeze_gate(sync_epochs: int) -> Gate:
+    """The freezing control: A for the first `sync_epochs`, one B, then C for ever.
+
+    Raises:
+        ValueError: if `sync_epochs` is less than 1.
+    """
+    if sync_epochs < 1:
+        raise ValueError(f"sync_epochs must be at least 1, got {sync_epochs}")
+    return _clocked(sync_epochs, lambda clock: clock.epoch < clock.length)
+
+
+def always_gate() -> Gate:
+    """Plain split learning as a value: every epoch in A."""
+    return Gate(lambda: GateState(_int(SYNC), ()), lambda gate, mean_loss: gate)
+
+
+def _clocked(length: int, opens: Callable[[_Clock], jax.Array]) -> Gate:
+    """A gate that looks at the epoch's number only."""
+
+    def init() -> GateState:
+        return GateState(_int(SYNC), _Clock(_int(length), _int(0)))
+
+    def update(gate: GateState, mean_loss: jax.Array) -> GateState:
+        del mean_loss
+        clock = gate.memory._replace(epoch=gate.memory.epoch + 1)
+        state = jax.lax.cond(
+            opens(clock), lambda: _int(SYNC), lambda: _closed(gate.state)
+        )
+        return GateState(state, clock)
+
+    return Gate(init, update)

@@ -1,0 +1,19 @@
+"""The networks: lists of named blocks that can be cut at any point."""
+
+from collections.abc import Callable
+
+from jsplit.models.blocks import Block, Chain, split
+from jsplit.models.cnn import cnn
+from jsplit.models.cuts import Cut, cuts
+from jsplit.models.resnet import resnet18
+from jsplit.models.vgg import vgg
+
+MODELS: dict[str, Callable[[int], tuple[Block, ...]]] = {
+    "cnn": cnn,
+    "vgg11": lambda classes: vgg("vgg11", classes),
+    "vgg13": lambda classes: vgg("vgg13", classes),
+    "resnet18": resnet18,
+}
+"""`MODELS[name](classes)`: every network by the name it has on the command line."""
+
+__all__ = ["MODELS", "Block", "Chain", "Cut", "cnn", "cuts", "resnet18", "split", "vgg"]

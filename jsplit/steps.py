@@ -1,0 +1,307 @@
+"""The steps of one batch: what a client does, and what the server does.
+
+They are pure, jit-compiled functions over Flax variable trees. The simulation, a
+networked client or server, and the tests use these same functions.
+
+Nothing is ever differentiated through the wire: the server differentiates with
+respect to the activations as it decoded them, and the client's pullback is applied to
+the gradient as it decoded it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jsplit.codecs.base import Codec
+from jsplit.part import Part
+from jsplit.typing import Packet, PyTree, Variables
+
+
+@struct.dataclass
+class Party:
+    """All that one side trains: its Flax variables and its optimizer's state."""
+
+    variables: Variables
+    opt_state: PyTree
+
+
+class Residual(NamedTuple):
+    """What a client keeps of its forward pass until the gradient comes.
+
+    Attributes:
+        pullback: maps a gradient at the cut to one of the client's parameters.
+        variables: with the batch statistics that the forward pass moved.
+    """
+
+    pullback: Any
+    variables: Variables
+
+
+class Metrics(NamedTuple):
+    """Sums over the examples of a batch that are not padding.
+
+    Attributes:
+        loss: float32, sum of the examples' losses.
+        correct: int32, examples predicted right.
+        count: int32, examples.
+    """
+
+    loss: jax.Array
+    correct: jax.Array
+    count: jax.Array
+
+
+class Steps(NamedTuple):
+    """The jit-compiled steps of one client/server pair.
+
+    `b` is a client's batch, `k` the packets that the server receives at a time (one a
+    client in states A and B; in C every stored example is a packet of its own and `b`
+    is 1). `mask` is Bool, False for padded rows, or None where nothing is padded.
+    `step_size` multiplies the optimizer's updates.
+
+    Attributes:
+        client_forward: state A.
+            `(client, x: [b, ...], mask: [b], key) -> (Packet, Residual)`.
+        client_refresh: state B; the client does not change.
+            `(client, x, mask, key) -> Packet`.
+        client_backward: state A.
+            `(client, residual, reply: Packet, mask, step_size) -> client`.
+        server_step: states B and C; no gradient at the cut is computed.
+            `(server, packets: Packet[k], labels: [k, b], mask: [k, b], key, step_size)
+            -> (server, Metrics)`.
+        server_step_with_reply: state A. The same, and the gradient packets:
+            `(...) -> (server, Metrics, Packet[k])`.
+        predict: evaluation through the activation codec, running statistics.
+            `(client, server, x) -> logits`.
+    """
+
+    client_forward: Callable[..., tuple[Packet, Residual]]
+    client_refresh: Callable[..., Packet]
+    client_backward: Callable[..., Party]
+    server_step: Callable[..., tuple[Party, Metrics]]
+    server_step_with_reply: Callable[..., tuple[Party, Metrics, Packet]]
+    predict: Callable[..., jax.Array]
+
+
+def init_party(
+    part: Part, optimizer: optax.GradientTransformation, key: jax.Array, x: jax.Array
+) -> Party:
+    """Fresh variables and optimizer state for an example batch `x` of this part."""
+    variables = part.init(key, x)
+    return Party(variables, optimizer.init(variables["params"]))
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Softmax cross-entropy of each example: `[n, classes]`, `Int[n]` to `[n]`."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def top_1(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Whether the largest logit is the label's: `Bool[n]`."""
+    return jnp.argmax(logits, axis=-1) == labels
+
+
+def make_steps(
+    client: Part,
+    server: Part,
+    *,
+    client_optimizer: optax.GradientTransformation,
+    server_optimizer: optax.GradientTransformation,
+    codec: Codec,
+    grad_codec: Codec,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
+    refresh_statistics: str = "running",
+) -> Steps:
+    """Makes the steps of one client/server pair.
+
+    Batch normalisation: in A both sides normalise by the batch and move their running
+    statistics. In B the client is not touched; it normalises by its running
+    statistics, so that what the server stores is what evaluation will show it
+    (`refresh_statistics="batch"`: by the batch, as in A). In C there is no client.
+    The server normalises by the batch and moves its running statistics in all three.
+
+    A client whose rows are all padding keeps its parameters, statistics and optimizer
+    state. With several clients each one receives the gradient of its own mean loss,
+    whatever its share of the server's batch.
+
+    Args:
+        client: maps a batch to the activations at the cut.
+        server: maps those to what `loss` takes.
+        client_optimizer: any optax optimizer; its updates are multiplied by the
+            `step_size` of the step.
+        server_optimizer: likewise.
+        codec: for activations, up.
+        grad_codec: for their gradients, down.
+        loss: of each example, `(outputs, labels) -> Float32[n]`.
+        correct: of each example, `(outputs, labels) -> Bool[n]`.
+        refresh_statistics: `running` or `batch`, see above.
+
+    Raises:
+        ValueError: if `refresh_statistics` is neither.
+    """
+    if refresh_statistics not in ("running", "batch"):
+        raise ValueError(
+            f"refresh_statistics must be 'running' or 'batch', got "
+            f"{refresh_statistics!r}"
+        )
+
+    def client_forward(
+        party: Party, x: jax.Array, mask: jax.Array | None, key: jax.Array
+    ) -> tuple[Packet, Residual]:
+        def forward(params: PyTree) -> tuple[jax.Array, Variables]:
+            variables = {**party.variables, "params": params}
+            return client.apply(variables, x, mask=mask, key=key, train=True)
+
+        smashed, pullback, variables = jax.vjp(
+            forward, party.variables["params"], has_aux=True
+        )
+        return codec.encode(_blank(smashed, mask)), Residual(pullback, variables)
+
+    def client_refresh(
+        party: Party, x: jax.Array, mask: jax.Array | None, key: jax.Array
+    ) -> Packet:
+        batch = refresh_statistics == "batch"
+        smashed, _ = client.apply(
+            party.variables, x, mask=mask, key=key, train=batch
+        )
+        return codec.encode(_blank(smashed, mask))
+
+    def client_backward(
+        party: Party,
+        residual: Residual,
+        reply: Packet,
+        mask: jax.Array | None,
+        step_size: jax.Array,
+    ) -> Party:
+        (gradients,) = residual.pullback(grad_codec.decode(reply))
+        trained = _descend(
+            client_optimizer, party, residual.variables, gradients, step_size
+        )
+        if mask is None:
+            return trained
+        seen = jnp.any(mask)
+        return jax.tree.map(lambda new, old: jnp.where(seen, new, old), trained, party)
+
+    def objective(
+        party: Party,
+        packets: Packet,
+        labels: jax.Array,
+        mask: jax.Array | None,
+        key: jax.Array,
+    ) -> tuple[Callable[[PyTree, jax.Array], Any], jax.Array]:
+        """The server's mean loss as a function of its parameters and the smashed."""
+        smashed = _flat(jax.vmap(codec.decode)(packets))
+        labels, rows = labels.reshape(-1), None if mask is None else mask.reshape(-1)
+
+        def mean_loss(params: PyTree, smashed: jax.Array) -> tuple[jax.Array, Any]:
+            variables = {**party.variables, "params": params}
+            outputs, variables = server.apply(
+                variables, smashed, mask=rows, key=key, train=True
+            )
+            metrics = _metrics(loss(outputs, labels), correct(outputs, labels), rows)
+            mean = metrics.loss / jnp.maximum(metrics.count, 1).astype(jnp.float32)
+            return mean, (variables, metrics)
+
+        return mean_loss, smashed
+
+    def server_step(
+        party: Party,
+        packets: Packet,
+        labels: jax.Array,
+        mask: jax.Array | None,
+        key: jax.Array,
+        step_size: jax.Array,
+    ) -> tuple[Party, Metrics]:
+        mean_loss, smashed = objective(party, packets, labels, mask, key)
+        gradients, (variables, metrics) = jax.grad(mean_loss, has_aux=True)(
+            party.variables["params"], smashed
+        )
+        trained = _descend(server_optimizer, party, variables, gradients, step_size)
+        return trained, metrics
+
+    def server_step_with_reply(
+        party: Party,
+        packets: Packet,
+        labels: jax.Array,
+        mask: jax.Array | None,
+        key: jax.Array,
+        step_size: jax.Array,
+    ) -> tuple[Party, Metrics, Packet]:
+        mean_loss, smashed = objective(party, packets, labels, mask, key)
+        (gradients, reply), (variables, metrics) = jax.grad(
+            mean_loss, argnums=(0, 1), has_aux=True
+        )(party.variables["params"], smashed)
+        trained = _descend(server_optimizer, party, variables, gradients, step_size)
+        reply = reply.reshape(*labels.shape, *smashed.shape[1:])
+        reply = reply * _own_mean(labels, mask).reshape((-1,) + (1,) * (reply.ndim - 1))
+        return trained, metrics, jax.vmap(grad_codec.encode)(reply)
+
+    def predict(client_party: Party, server_party: Party, x: jax.Array) -> jax.Array:
+        key = jax.random.key(0)  # evaluation draws nothing
+        smashed, _ = client.apply(
+            client_party.variables, x, mask=None, key=key, train=False
+        )
+        smashed = codec.decode(codec.encode(smashed))
+        outputs, _ = server.apply(
+            server_party.variables, smashed, mask=None, key=key, train=False
+        )
+        return outputs
+
+    return Steps(
+        client_forward=jax.jit(client_forward),
+        client_refresh=jax.jit(client_refresh),
+        client_backward=jax.jit(client_backward),
+        server_step=jax.jit(server_step),
+        server_step_with_reply=jax.jit(server_step_with_reply),
+        predict=jax.jit(predict),
+    )
+
+
+def _descend(
+    optimizer: optax.GradientTransformation,
+    party: Party,
+    variables: Variables,
+    gradients: PyTree,
+    step_size: jax.Array,
+) -> Party:
+    params = variables["params"]
+    updates, opt_state = optimizer.update(gradients, party.opt_state, params)
+    updates = jax.tree.map(lambda update: step_size * update, updates)
+    params = optax.apply_updates(params, updates)
+    return Party({**variables, "params": params}, opt_state)
+
+
+def _metrics(
+    losses: jax.Array, correct: jax.Array, rows: jax.Array | None
+) -> Metrics:
+    if rows is not None:
+        losses = jnp.where(rows, losses, 0.0)
+        correct = correct & rows
+    count = jnp.int32(losses.size) if rows is None else jnp.sum(rows, dtype=jnp.int32)
+    return Metrics(jnp.sum(losses), jnp.sum(correct, dtype=jnp.int32), count)
+
+
+def _own_mean(labels: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """What turns the gradient of the batch's mean into that of each client's mean."""
+    clients, batch = labels.shape
+    if mask is None:
+        return jnp.full((clients,), clients, jnp.float32)
+    counts = jnp.sum(mask, axis=1, dtype=jnp.int32).astype(jnp.float32)
+    return jnp.sum(counts) / jnp.maximum(counts, 1.0)
+
+
+def _flat(smashed: jax.Array) -> jax.Array:
+    return smashed.reshape(-1, *smashed.shape[2:])
+
+
+def _blank(smashed: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Zeroes padded rows: they are not sent, and must not sway the format search."""
+    if mask is None:
+        return smashed
+    kept = mask.reshape((-1,) + (1,) * (smashed.ndim - 1))
+    return jnp.where(kept, smashed, jnp.zeros_like(smashed))

@@ -1,0 +1,123 @@
+"""How several clients share an epoch: all at once, or in turns.
+
+Both are one pattern. The clients form groups; groups take turns, handing the client
+part on; the members of a group work side by side on one shared server batch, and their
+client parts are averaged when the group has finished. `parallel` is one group of all,
+`sequential` is a group for each.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+Tree = TypeVar("Tree")
+
+
+class Topology(NamedTuple):
+    """A topology as a value.
+
+    Attributes:
+        name: as on the command line.
+        arrange: `arrange(clients) -> (groups, members)`, whose product is `clients`.
+    """
+
+    name: str
+    arrange: Callable[[int], tuple[int, int]]
+
+
+PARALLEL = Topology("parallel", lambda clients: (1, clients))
+SEQUENTIAL = Topology("sequential", lambda clients: (clients, 1))
+TOPOLOGIES = {topology.name: topology for topology in (PARALLEL, SEQUENTIAL)}
+
+
+class Layout(NamedTuple):
+    """The static sizes of an epoch; everything compiled depends on these alone.
+
+    Attributes:
+        groups: that take turns.
+        members: clients side by side in each group.
+        batch: examples of one client in one step.
+        steps: of each group in an epoch of A or B.
+        examples: over all clients, none twice.
+        offline_batch: examples of one server step in C, as in A and B.
+        offline_steps: of an epoch of C.
+        padded: whether any step of A or B has padded rows.
+        offline_padded: whether the last step of C has.
+    """
+
+    groups: int
+    members: int
+    batch: int
+    steps: int
+    examples: int
+    offline_batch: int
+    offline_steps: int
+    padded: bool
+    offline_padded: bool
+
+    @property
+    def slots(self) -> int:
+        """Places for examples of each client, the last ones possibly padding."""
+        return self.steps * self.batch
+
+
+def lay_out(sizes: Sequence[int], topology: Topology, batch_size: int) -> Layout:
+    """The layout for clients that hold `sizes` examples each.
+
+    Args:
+        sizes: examples of each client, at least 1 each.
+        topology: how the clients share an epoch.
+        batch_size: examples of one server step. The members of a group share it
+            equally, rounded down, at least 1 each. A client with fewer examples than
+            the largest sits out the last steps.
+
+    Raises:
+        ValueError: if there are no clients, an empty one, or `batch_size` is below 1.
+    """
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"every client needs an example, got sizes {list(sizes)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    groups, members = topology.arrange(len(sizes))
+    batch = max(1, batch_size // members)
+    steps = -(-max(sizes) // batch)
+    examples = sum(sizes)
+    offline_batch = batch * members
+    offline_steps = -(-examples // offline_batch)
+    return Layout(
+        groups=groups,
+        members=members,
+        batch=batch,
+        steps=steps,
+        examples=examples,
+        offline_batch=offline_batch,
+        offline_steps=offline_steps,
+        padded=any(size != steps * batch for size in sizes),
+        offline_padded=examples != offline_steps * offline_batch,
+    )
+
+
+def spread(tree: Tree, members: int) -> Tree:
+    """A copy for each member, along a new first axis."""
+    return jax.tree.map(
+        lambda leaf: jnp.broadcast_to(leaf, (members, *jnp.shape(leaf))), tree
+    )
+
+
+def average(trees: Tree, weights: jax.Array) -> Tree:
+    """The mean over the first axis, weighted; of integers (counters) the largest.
+
+    Args:
+        trees: leaves `[members, ...]`.
+        weights: `Float32[members]`, summing to 1. A single weight of 1 gives back the
+            same bits.
+    """
+
+    def leaf_mean(leaf: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf.max(axis=0)
+        return jnp.einsum("m,m...->...", weights.astype(leaf.dtype), leaf)
+
+    return jax.tree.map(leaf_mean, trees)
