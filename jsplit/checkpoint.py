@@ -148,7 +148,7 @@ def _kind(leaf: Any) -> str:
 
 def _describe(array: np.ndarray) -> list:
     """What must be the same after the journey: dtype, shape and content."""
-    return [_kind(array), zlib.crc32(array.reshape(-1).view(np.uint8))]
+    return [_kind(array), zlib.crc32(array.reshape(-1).view(np.uint8).data)]
 
 
 def _sign(meta: dict | None, arrays: dict[str, list]) -> dict:
@@ -222,8 +222,8 @@ def _check_fits(path: Path, saved: dict[str, str], expected: dict[str, str]) -> 
         there, here = (kinds.get(name, "missing") for kinds in (saved, expected))
         if there != here:
             raise RunError(
-                f"checkpoint {path} is of another run: {name or 'its array'} is {there} "
-                f"there and {here} here; resume with the settings that made it"
+                f"checkpoint {path} is of another run: {name or 'its array'} is "
+                f"{there} there and {here} here; resume with the settings that made it"
             )
 
 

@@ -9,19 +9,21 @@ store, an epoch of C draws from it. After each epoch the gate sees the server's 
 training loss and names the next state. All of it is one `lax.scan` over epochs.
 """
 
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
-from jsplit.codecs import Codec
-from jsplit.evaluate import Scores, TestSet, evaluate
+from jsplit.evaluate import HeldOut, evaluate
 from jsplit.gate import Gate, GateState
-from jsplit.steps import Metrics, Party, Steps
+from jsplit.steps import Metrics, Party, Steps, cross_entropy, top_1, total
 from jsplit.topology import Layout, average, spread
-from jsplit.typing import Packet
+from jsplit.typing import Codec, Packet
 
 
 class Transform(NamedTuple):
@@ -45,15 +47,40 @@ class Shards(NamedTuple):
     Attributes:
         examples: `[n, ...]`, raw (images: uint8).
         labels: `Int32[n]`.
-        index: `Int32[groups, members, slots]`, each client's examples; the slots
-            beyond its count repeat an example and are never used.
+        rows: `Int32[groups, members, slots]`, each client's rows of `examples`; the
+            slots beyond its count repeat an example and are never used.
         counts: `Int32[groups, members]`, examples of each client.
     """
 
     examples: jax.Array
     labels: jax.Array
-    index: jax.Array
+    rows: jax.Array
     counts: jax.Array
+
+
+def make_shards(
+    examples: np.ndarray,
+    labels: np.ndarray,
+    shares: Sequence[np.ndarray],
+    layout: Layout,
+) -> Shards:
+    """Deals a training set out.
+
+    Args:
+        examples: `[n, ...]`, raw.
+        labels: `Int[n]`.
+        shares: each client's examples, as indices.
+        layout: made for the shares' sizes.
+    """
+    index = np.stack([np.resize(share, layout.slots) for share in shares])
+    counts = np.asarray([len(share) for share in shares])
+    places = (layout.groups, layout.members)
+    return Shards(
+        jnp.asarray(examples),
+        jnp.asarray(labels, jnp.int32),
+        jnp.asarray(index.reshape(*places, layout.slots), jnp.int32),
+        jnp.asarray(counts.reshape(places), jnp.int32),
+    )
 
 
 class Store(NamedTuple):
@@ -99,14 +126,14 @@ class EpochRecord(NamedTuple):
 
     state: jax.Array
     train: Metrics
-    test: Scores
+    test: Metrics
 
 
 class Program(NamedTuple):
     """A compiled training program and how to start it.
 
     Attributes:
-        run: `(TrainState, Shards, TestSet, key, step_sizes: [e], active: Bool[e]) ->
+        run: `(TrainState, Shards, HeldOut, key, step_sizes: [e], active: Bool[e]) ->
             (TrainState, EpochRecord of [e])`, jit-compiled; the first argument is
             donated. Epochs that are not active are skipped, so that the last chunk of
             a run needs no program of its own; their records are meaningless.
@@ -125,6 +152,8 @@ def make_program(
     *,
     smashed_shape: tuple[int, ...],
     transform: Transform = IDENTITY_TRANSFORM,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
 ) -> Program:
     """Makes the scan over epochs for one pair of parts, codec, gate and layout.
 
@@ -136,6 +165,8 @@ def make_program(
         layout: static sizes.
         smashed_shape: of one example's activations at the cut.
         transform: of raw examples.
+        loss: of each test example, as for `make_steps`.
+        correct: of each test example, as for `make_steps`.
     """
     exchange = _make_exchange(steps, layout, transform)
 
@@ -149,7 +180,7 @@ def make_program(
     def epoch(
         state: TrainState,
         shards: Shards,
-        test: TestSet,
+        test: HeldOut,
         key: jax.Array,
         step_size: jax.Array,
     ) -> tuple[TrainState, EpochRecord]:
@@ -165,21 +196,24 @@ def make_program(
             server, metrics = _offline(
                 steps, layout, state.server, state.store, shards.counts, key, step_size
             )
-            return state.replace(server=server), metrics
+            return dataclasses.replace(state, server=server), metrics
 
         ran = state.gate.state
         state, train = jax.lax.switch(ran, (sync, refresh, offline), state)
-        mean_loss = train.loss / train.count.astype(jnp.float32)
-        state = state.replace(
-            gate=gate.update(state.gate, mean_loss), epoch=state.epoch + 1
+        mean_loss = train.loss / train.examples.astype(jnp.float32)
+        state = dataclasses.replace(
+            state, gate=gate.update(state.gate, mean_loss), epoch=state.epoch + 1
         )
-        scores = evaluate(steps, transform.evaluate, state.client, state.server, test)
+        predict = functools.partial(steps.predict, state.client, state.server)
+        scores = evaluate(
+            lambda raw: predict(transform.evaluate(raw)), test, loss, correct
+        )
         return state, EpochRecord(ran, train, scores)
 
     def run(
         state: TrainState,
         shards: Shards,
-        test: TestSet,
+        test: HeldOut,
         key: jax.Array,
         step_sizes: jax.Array,
         active: jax.Array,
@@ -221,7 +255,7 @@ def _make_exchange(
         sync: bool,
     ) -> tuple[TrainState, Metrics]:
         keys = client_keys(key, layout)
-        order = _vmap2(_shuffle)(keys, shards.index, shards.counts)
+        order = _vmap2(_shuffle)(keys, shards.rows, shards.counts)
         labels = shards.labels[order]
 
         def turn(
@@ -275,7 +309,7 @@ def _make_exchange(
             if sync:
                 counts = shards.counts[group].astype(jnp.float32)
                 client = average(clients, counts / counts.sum())
-            return (client, server, stored), _total(metrics)
+            return (client, server, stored), total(metrics)
 
         (client, server, stored), metrics = jax.lax.scan(
             turn,
@@ -283,8 +317,8 @@ def _make_exchange(
             jnp.arange(layout.groups),
         )
         store = Store(stored, labels)
-        state = state.replace(client=client, server=server, store=store)
-        return state, _total(metrics)
+        state = dataclasses.replace(state, client=client, server=server, store=store)
+        return state, total(metrics)
 
     return exchange
 
@@ -316,7 +350,9 @@ def _offline(
         server: Party, x: tuple[jax.Array, jax.Array, jax.Array]
     ) -> tuple[Party, Metrics]:
         slots, mask, number = x
-        packets = Packet(rows.packets.payload[slots][:, None], rows.packets.header[slots])
+        packets = Packet(
+            rows.packets.payload[slots][:, None], rows.packets.header[slots]
+        )
         return steps.server_step(
             server,
             packets,
@@ -332,7 +368,7 @@ def _offline(
         jnp.arange(layout.offline_steps),
     )
     server, metrics = jax.lax.scan(step, server, xs)
-    return server, _total(metrics)
+    return server, total(metrics)
 
 
 def client_keys(key: jax.Array, layout: Layout) -> jax.Array:
@@ -368,10 +404,6 @@ def _write(
         return jax.lax.dynamic_update_slice(leaf, new[None], start)
 
     return Packet(*map(place, stored, rows))
-
-
-def _total(metrics: Metrics) -> Metrics:
-    return Metrics(*(jnp.sum(leaf, axis=0, dtype=leaf.dtype) for leaf in metrics))
 
 
 def _vmap2(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

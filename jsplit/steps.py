@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jsplit.codecs.base import Codec
 from jsplit.part import Part
-from jsplit.typing import Packet, PyTree, Variables
+from jsplit.typing import Codec, Packet, PyTree, Variables
 
 
 @struct.dataclass
@@ -47,12 +46,12 @@ class Metrics(NamedTuple):
     Attributes:
         loss: float32, sum of the examples' losses.
         correct: int32, examples predicted right.
-        count: int32, examples.
+        examples: int32, how many.
     """
 
     loss: jax.Array
     correct: jax.Array
-    count: jax.Array
+    examples: jax.Array
 
 
 class Steps(NamedTuple):
@@ -166,9 +165,7 @@ def make_steps(
         party: Party, x: jax.Array, mask: jax.Array | None, key: jax.Array
     ) -> Packet:
         batch = refresh_statistics == "batch"
-        smashed, _ = client.apply(
-            party.variables, x, mask=mask, key=key, train=batch
-        )
+        smashed, _ = client.apply(party.variables, x, mask=mask, key=key, train=batch)
         return codec.encode(_blank(smashed, mask))
 
     def client_backward(
@@ -203,8 +200,8 @@ def make_steps(
             outputs, variables = server.apply(
                 variables, smashed, mask=rows, key=key, train=True
             )
-            metrics = _metrics(loss(outputs, labels), correct(outputs, labels), rows)
-            mean = metrics.loss / jnp.maximum(metrics.count, 1).astype(jnp.float32)
+            metrics = sum_up(loss(outputs, labels), correct(outputs, labels), rows)
+            mean = metrics.loss / jnp.maximum(metrics.examples, 1).astype(jnp.float32)
             return mean, (variables, metrics)
 
         return mean_loss, smashed
@@ -276,14 +273,18 @@ def _descend(
     return Party({**variables, "params": params}, opt_state)
 
 
-def _metrics(
-    losses: jax.Array, correct: jax.Array, rows: jax.Array | None
-) -> Metrics:
+def sum_up(losses: jax.Array, correct: jax.Array, rows: jax.Array | None) -> Metrics:
+    """The metrics of a batch: `Float[n]`, `Bool[n]`, and which of them count."""
     if rows is not None:
         losses = jnp.where(rows, losses, 0.0)
         correct = correct & rows
     count = jnp.int32(losses.size) if rows is None else jnp.sum(rows, dtype=jnp.int32)
     return Metrics(jnp.sum(losses), jnp.sum(correct, dtype=jnp.int32), count)
+
+
+def total(metrics: Metrics) -> Metrics:
+    """The sum of metrics stacked along a first axis."""
+    return Metrics(*(jnp.sum(leaf, axis=0, dtype=leaf.dtype) for leaf in metrics))
 
 
 def _own_mean(labels: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from jsplit.codecs.base import Codec
 from jsplit.codecs.float8 import FORMATS, Format, float8
 from jsplit.codecs.plain import bf16, identity
+from jsplit.typing import Codec
 
 CODECS: dict[str, Callable[[], Codec]] = {
     "float8": float8,

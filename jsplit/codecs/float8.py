@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 
-from jsplit.codecs.base import Codec
-from jsplit.typing import Packet
+from jsplit.typing import Codec, Packet
 
 
 class Format(NamedTuple):
@@ -111,16 +110,18 @@ def float8(*names: str) -> Codec:
             errors.append(jnp.sum(jnp.square(error)) * unit * unit)
         best = jnp.argmin(jnp.stack(errors))
         scale = jnp.stack(scales)[best]
-        index = jnp.asarray([index for index, _ in candidates], jnp.int32)[best]
+        chosen = jnp.asarray([index for index, _ in candidates], jnp.int32)[best]
         casts = [
             lambda x, scale, fmt=fmt: _bytes(_cast(x, scale, fmt)) for fmt in FORMATS
         ]
-        codes = jax.lax.switch(index, casts, x, scale)
-        header = jnp.stack([index, scale & 0xFF]).astype(jnp.uint8)
+        codes = jax.lax.switch(chosen, casts, x, scale)
+        header = jnp.stack([chosen, scale & 0xFF]).astype(jnp.uint8)
         return Packet(codes, header)
 
     return Codec(
-        name=names[0] if len(names) == 1 else "float8" + "".join(f"-{n}" for n in names),
+        name=names[0]
+        if len(names) == 1
+        else "float8" + "".join(f"-{n}" for n in names),
         encode=encode,
         decode=_decode,
         payload_dtype=jnp.uint8,

@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jsplit.codecs.base import Codec
-from jsplit.typing import Packet
+from jsplit.typing import Codec, Packet
 
 
 def _no_header() -> jax.Array:

@@ -16,4 +16,21 @@ MODELS: dict[str, Callable[[int], tuple[Block, ...]]] = {
 }
 """`MODELS[name](classes)`: every network by the name it has on the command line."""
 
-__all__ = ["MODELS", "Block", "Chain", "Cut", "cnn", "cuts", "resnet18", "split", "vgg"]
+USUAL_CUTS = {"cnn": 1, "vgg11": 2, "vgg13": 4, "resnet18": 3}
+"""Where each is cut unless told otherwise: after its first pooled or residual stages.
+
+The paper does not say where it cuts.
+"""
+
+__all__ = [
+    "MODELS",
+    "USUAL_CUTS",
+    "Block",
+    "Chain",
+    "Cut",
+    "cnn",
+    "cuts",
+    "resnet18",
+    "split",
+    "vgg",
+]

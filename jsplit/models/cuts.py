@@ -14,7 +14,7 @@ class Cut(NamedTuple):
     """One place to cut.
 
     Attributes:
-        index: blocks that the client holds.
+        number: of blocks that the client holds.
         name: the last of them.
         smashed_shape: of one example's activations at the cut.
         client_params: number of the client's parameters.
@@ -22,7 +22,7 @@ class Cut(NamedTuple):
         client_share: client part of the whole network's `client_macs`, 0 to 1.
     """
 
-    index: int
+    number: int
     name: str
     smashed_shape: tuple[int, ...]
     client_params: int

@@ -1,0 +1,48 @@
+# make run   train the quickstart      make test   run the tests
+# make lint  style, types, layers      make clean  remove the environment and caches
+PYTHON ?= python3
+CONFIG ?= configs/quickstart.toml
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: run test lint clean
+
+run: .venv/.installed
+	$(BIN)/python run.py --config $(CONFIG)
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest -q -n 2
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy jsplit
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	    .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The package is installed editable, so an edit takes effect at once; the stamps
+# bring the install back only when pyproject.toml changes.
+.venv/.installed: pyproject.toml | .venv/bin/python
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml | .venv/bin/python
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch .venv/.installed $@
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo \
+	  "make: no '$(PYTHON)' here; name a Python >= 3.11: make PYTHON=/path/to/python" \
+	  >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	  "make: $$($(PYTHON) --version 2>&1) is too old, jsplit needs 3.11 or newer;" \
+	  "name one: make PYTHON=/path/to/python" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
+	  "make: this Python has no venv module; install it (Debian, Ubuntu:" \
+	  "apt install python3-venv)" >&2; exit 2; }
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,85 @@
+"""Split learning in JAX: few bits across the cut, client updates gated by the loss.
+
+The values that a training is made of, and the function that puts them together:
+
+    part = from_flax(module)            one side of the network
+    float8(), identity(), ...           codecs
+    loss_gate(...), always_gate(), ...  gates
+    PARALLEL, SEQUENTIAL                topologies
+    make_simulation(...)                all of it on one machine; run with `.run`
+    make_steps(...)                     the jit-compiled steps alone
+    Ledger                              what was sent and computed
+
+See the README for an example.
+"""
+
+from jsplit.codecs import CODECS, bf16, float8, identity
+from jsplit.gate import (
+    Gate,
+    GateState,
+    always_gate,
+    freeze_gate,
+    loss_gate,
+    periodic_gate,
+)
+from jsplit.ledger import Ledger, Prices
+from jsplit.part import Part, from_flax
+from jsplit.protocol import (
+    EpochRecord,
+    Program,
+    Shards,
+    Store,
+    TrainState,
+    Transform,
+    make_program,
+    make_shards,
+)
+from jsplit.simulation import Simulation, make_simulation
+from jsplit.steps import Metrics, Party, Steps, init_party, make_steps
+from jsplit.topology import PARALLEL, SEQUENTIAL, Layout, Topology, lay_out
+from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CODECS",
+    "OFFLINE",
+    "PARALLEL",
+    "REFRESH",
+    "SEQUENTIAL",
+    "STATES",
+    "SYNC",
+    "Codec",
+    "EpochRecord",
+    "Gate",
+    "GateState",
+    "Layout",
+    "Ledger",
+    "Metrics",
+    "Packet",
+    "Part",
+    "Party",
+    "Prices",
+    "Program",
+    "Shards",
+    "Simulation",
+    "Steps",
+    "Store",
+    "Topology",
+    "TrainState",
+    "Transform",
+    "always_gate",
+    "bf16",
+    "float8",
+    "freeze_gate",
+    "from_flax",
+    "identity",
+    "init_party",
+    "lay_out",
+    "loss_gate",
+    "make_program",
+    "make_shards",
+    "make_simulation",
+    "make_steps",
+    "periodic_gate",
+]

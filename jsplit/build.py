@@ -1,0 +1,176 @@
+"""From a config to the values of the library: the one place that knows both."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from jsplit import data, gate
+from jsplit.codecs import CODECS
+from jsplit.config import RunConfig, flag
+from jsplit.data import Dataset
+from jsplit.errors import InputError
+from jsplit.models import MODELS, USUAL_CUTS, Block, split
+from jsplit.part import from_flax
+from jsplit.protocol import Transform
+from jsplit.simulation import Simulation, make_simulation
+from jsplit.topology import TOPOLOGIES
+
+GATES: dict[str, Callable[[RunConfig, int], gate.Gate]] = {
+    "loss": lambda config, classes: gate.loss_gate(
+        config.threshold,
+        initial_loss=math.log(classes),
+        rule=config.loss_rule,  # type: ignore[arg-type]  # checked by its factory
+        reference=config.loss_reference,  # type: ignore[arg-type]
+        warmup=config.warmup,
+    ),
+    "periodic": lambda config, classes: gate.periodic_gate(config.period),
+    "freeze": lambda config, classes: gate.freeze_gate(config.sync_epochs),
+    "always": lambda config, classes: gate.always_gate(),
+}
+
+
+class Experiment(NamedTuple):
+    """A run, ready to start.
+
+    Attributes:
+        config: it was built from.
+        dataset: after fitting to the config.
+        cut: where the network is cut, for people: `3 (layer1.1)`.
+        simulation: the training itself.
+        step_sizes: learning rate of each epoch, float32 `[epochs]`.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    cut: str
+    simulation: Simulation
+    step_sizes: np.ndarray
+
+
+def check_names(config: RunConfig) -> None:
+    """Refuses unknown names and cuts before any data is loaded.
+
+    Raises:
+        InputError: naming the flag, its value and the choices.
+    """
+    _one_of("model", config.model, MODELS)
+    _one_of("topology", config.topology, TOPOLOGIES)
+    _one_of("gate", config.gate, GATES)
+    _one_of("codec", config.codec, CODECS)
+    _one_of("grad_codec", config.grad_codec, CODECS)
+    _one_of("loss_rule", config.loss_rule, ("abs", "drop"))
+    _one_of("loss_reference", config.loss_reference, ("decision", "previous"))
+    _one_of("refresh_statistics", config.refresh_statistics, ("running", "batch"))
+    last = len(MODELS[config.model](2)) - 1
+    if config.cut is not None and not 1 <= config.cut <= last:
+        raise InputError(
+            f"--cut {config.cut} is outside {config.model}, which can be cut after "
+            f"block 1 to {last}; see --show-cuts"
+        )
+
+
+def load_dataset(config: RunConfig, notify: Callable[[str], None]) -> Dataset:
+    """The config's dataset, fitted to its image size and number of examples.
+
+    Raises:
+        InputError: if the data cannot be had or does not fit.
+    """
+    dataset = data.load(
+        config.dataset,
+        data_dir=Path(config.data_dir).expanduser() if config.data_dir else None,
+        notify=notify,
+    )
+    return data.prepare_images(
+        dataset,
+        image_size=config.image_size,
+        channels=None,
+        train_examples=config.train_examples,
+        test_examples=config.test_examples,
+    )
+
+
+def blocks_of(config: RunConfig, dataset: Dataset) -> tuple[Block, ...]:
+    """The config's network, for the dataset's classes."""
+    return MODELS[config.model](dataset.num_classes)
+
+
+def build(config: RunConfig, dataset: Dataset) -> Experiment:
+    """Makes everything that a run needs; nothing is compiled or trained yet.
+
+    Raises:
+        InputError: if the clients cannot share the training set as asked.
+    """
+    blocks = blocks_of(config, dataset)
+    index = config.cut or USUAL_CUTS[config.model]
+    client, server = map(from_flax, split(blocks, index))
+    simulation = make_simulation(
+        client,
+        server,
+        (dataset.train_images, dataset.train_labels),
+        (dataset.test_images, dataset.test_labels),
+        gate=GATES[config.gate](config, dataset.num_classes),
+        optimizer=_optimizer(config),
+        codec=CODECS[config.codec](),
+        grad_codec=CODECS[config.grad_codec](),
+        shares=data.partition(
+            dataset.train_labels,
+            clients=config.clients,
+            scheme=config.partition,
+            seed=config.seed,
+        ),
+        topology=TOPOLOGIES[config.topology],
+        batch_size=config.server_batch,
+        transform=_transform(config, dataset),
+        refresh_statistics=config.refresh_statistics,
+        seed=config.seed,
+    )
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        cut=f"{index} ({blocks[index - 1].name})",
+        simulation=simulation,
+        step_sizes=_step_sizes(config),
+    )
+
+
+def _one_of(name: str, value: str, choices: object) -> str:
+    known = list(choices)  # type: ignore[call-overload]
+    if value not in known:
+        raise InputError(
+            f"{flag(name)} {value!r} is unknown; choose {', '.join(known)}"
+        )
+    return value
+
+
+def _optimizer(config: RunConfig) -> optax.GradientTransformation:
+    """SGD with momentum; the learning rate is the step size that each epoch gives."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.trace(config.momentum),
+        optax.scale(-1.0),
+    )
+
+
+def _transform(config: RunConfig, dataset: Dataset) -> Transform:
+    mean, std = data.normalization(dataset.train_images)
+    # 4 pixels of 32, the usual recipe, and in proportion for other sizes.
+    padding = round(dataset.image_shape[0] / 8) if config.augment else 0
+
+    def train(key: jax.Array, images: jax.Array) -> jax.Array:
+        images = data.augment(key, images, padding=padding, flip=config.augment)
+        return data.preprocess(images, mean, std)
+
+    return Transform(train, lambda images: data.preprocess(images, mean, std))
+
+
+def _step_sizes(config: RunConfig) -> np.ndarray:
+    """The lab's recipe: x0.2 at 60, 120 and 160 of 200 epochs, in proportion."""
+    epochs = np.arange(config.epochs)
+    shares = np.asarray([0.3, 0.6, 0.8])
+    drops = (epochs[:, None] >= shares * config.epochs).sum(axis=1)
+    return (config.learning_rate * 0.2**drops).astype(np.float32)

@@ -1,0 +1,358 @@
+"""The command line: `jsplit run`, and `run.py`, which is the same."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from jsplit import folder as folders
+from jsplit import plots
+from jsplit.build import (
+    build,
+    check_names,
+    load_dataset,
+)
+from jsplit.config import RunConfig, check, read_toml
+from jsplit.errors import InputError, RunError
+from jsplit.folder import RunFolder
+from jsplit.models import cuts
+from jsplit.train import (
+    Progress,
+    resume,
+    summarize,
+    train,
+    write_summary,
+)
+from jsplit.writers import (
+    ConsoleWriter,
+    JsonlWriter,
+    TensorBoardWriter,
+    Writer,
+    human_bytes,
+)
+
+INTERRUPTED = 130  # the shell's code for Ctrl-C
+
+DESCRIPTION = """\
+Split learning under a loss-based gate: each epoch runs in state A (client and server
+train), B (activations up only) or C (nothing is sent: the server trains on what it
+stored), and everything sent is an 8-bit float of searched format (arXiv 2107.09786).
+
+First try: python run.py --config configs/quickstart.toml
+Compare:   --gate always --codec identity --grad-codec identity is plain split learning.
+Look:      --show-cuts prints what each cut of a model sends and computes.
+"""
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """`jsplit run`: the run's settings, and how to go about it."""
+
+    settings: tyro.conf.OmitArgPrefixes[RunConfig]
+    config: Annotated[
+        str | None,
+        tyro.conf.arg(help="A TOML file of settings; flags override it. See configs/."),
+    ] = None
+    resume: Annotated[
+        bool,
+        tyro.conf.arg(help="Go on with the run in --workdir from its last checkpoint."),
+        tyro.conf.FlagCreatePairsOff,
+    ] = False
+    show_cuts: Annotated[
+        bool,
+        tyro.conf.arg(help="Print the model's cuts for this dataset, and stop."),
+        tyro.conf.FlagCreatePairsOff,
+    ] = False
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
+    """Runs a command; returns the exit code.
+
+    0: done. 2: bad input, nothing was changed. 1: the run failed. 130: interrupted,
+    saved. What went wrong is one line on standard error.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if argv[:1] == ["run"]:
+            return run(argv[1:], prog)
+        if argv in ([], ["-h"], ["--help"]):
+            print("usage: jsplit run [OPTIONS]; see jsplit run --help")
+            return 0
+        raise InputError(f"unknown command {argv[0]!r}; the command is: jsplit run")
+    except InputError as error:
+        return _complain(error, 2)
+    except RunError as error:
+        return _complain(error, 1)
+
+
+def run(argv: Sequence[str], prog: str) -> int:
+    """`jsplit run`: trains, or prints a model's cuts."""
+    command = parse(argv, prog)
+    config = command.settings
+    check(config)
+    check_names(config)
+    if command.resume and config.workdir is None:
+        raise InputError("--resume needs the run's folder: add --workdir FOLDER")
+    if config.workdir and not command.resume and not command.show_cuts:
+        folders.check_unused(Path(config.workdir))
+    dataset = load_dataset(config, _say)
+    if command.show_cuts:
+        _print_cuts(config, dataset.image_shape, dataset.num_classes)
+        return 0
+    experiment = build(config, dataset)
+    if command.resume:
+        folder, kept, _ = folders.read(Path(config.workdir or ""))
+        folders.check_same(folder, config, kept)
+        progress = resume(experiment, folder)
+        _say(f"resuming {folder.path} after epoch {progress.epochs}")
+    else:
+        described = {
+            name: getattr(dataset, name) for name in ("name", "source", "fingerprint")
+        }
+        folder = folders.open_new(config, described)
+        progress = Progress(experiment)
+    _print_plan(experiment, folder)
+    if not _train(experiment, folder, progress):
+        _say(
+            f"saved after epoch {progress.epochs}; go on with: {prog} --resume "
+            f"--workdir {folder.path}"
+        )
+        return INTERRUPTED
+    summary = summarize(experiment, progress)
+    write_summary(folder, summary)
+    _draw(folder, progress, summary)
+    _print_summary(summary)
+    _say(f"all of it is in {folder.path}")
+    return 0
+
+
+def parse(argv: Sequence[str], prog: str) -> RunCommand:
+    """The command that the words on the command line ask for.
+
+    Defaults come from `--config FILE`, and for `--resume` from the run's folder.
+
+    Raises:
+        InputError: if a word is not understood.
+    """
+    base = RunConfig()
+    config_file, workdir = _option(argv, "--config"), _option(argv, "--workdir")
+    if config_file is not None:
+        base = read_toml(Path(config_file))
+    if "--resume" in argv and workdir is not None:
+        kept = folders.read(Path(workdir))[1]
+        base = kept if config_file is None else base
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            command, unknown = tyro.cli(
+                RunCommand,
+                args=list(argv),
+                prog=prog,
+                description=DESCRIPTION,
+                default=RunCommand(settings=base),
+                return_unknown_args=True,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise InputError(f"{_unboxed(said.getvalue())}; see --help") from None
+    if unknown:
+        raise InputError(_unknown(unknown[0]))
+    return command
+
+
+def _option(argv: Sequence[str], name: str) -> str | None:
+    """The value of one option, read before the parser knows its defaults."""
+    value = None
+    for place, word in enumerate(argv):
+        if word == name and place + 1 < len(argv):
+            value = argv[place + 1]
+        elif word.startswith(f"{name}="):
+            value = word.removeprefix(f"{name}=")
+    return value
+
+
+def _unknown(word: str) -> str:
+    known = ["--" + f.name.replace("_", "-") for f in dataclasses.fields(RunConfig)]
+    known += ["--config", "--resume", "--show-cuts"]
+    near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "see --help"
+    return f"unknown option {word!r}; {hint}"
+
+
+def _unboxed(text: str) -> str:
+    """What a parser's box says before its first rule, as one line."""
+    lines = [line.strip("│╭╮╰╯ ") for line in text.splitlines()]
+    said: list[str] = []
+    for line in lines:
+        if line.startswith("─") or not line:
+            if said:
+                break
+            continue
+        said.append(line)
+    return " ".join(said)
+
+
+def _train(experiment: Any, folder: RunFolder, progress: Progress) -> bool:
+    writers: list[Writer] = [
+        JsonlWriter(folder.metrics),
+        TensorBoardWriter(folder.tensorboard, progress.epochs),
+        ConsoleWriter(states=progress.ledger.states),
+    ]
+    try:
+        with _stop_at_signal() as stopping:
+            return train(experiment, folder, progress, writers, stopping)
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+@contextlib.contextmanager
+def _stop_at_signal() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C (or SIGTERM) asks for a stop after this chunk; a second one is obeyed."""
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        # Straight to the descriptor: a print could land inside another print.
+        os.write(2, b"\nstopping after this chunk; again to stop at once\n")
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.SIG_DFL)
+
+    kept = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for one, handler in kept.items():
+            signal.signal(one, handler)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def _draw(folder: RunFolder, progress: Progress, summary: dict[str, Any]) -> None:
+    title = (
+        f"{summary['dataset']}, {summary['model']} cut {summary['cut']}, "
+        f"{summary['clients']} client(s), {summary['gate']} gate, "
+        f"seed {summary['seed']}"
+    )
+    plots.accuracy_against_bytes(
+        progress.records, folder.path / "accuracy_against_bytes.png", title=title
+    )
+    plots.loss_by_epoch(
+        progress.records, folder.path / "loss_by_epoch.png", title=title
+    )
+
+
+def _print_cuts(config: RunConfig, shape: tuple[int, int, int], classes: int) -> None:
+    table = Table(
+        title=f"{config.model}, one example of {shape[0]}x{shape[1]}x{shape[2]}"
+    )
+    for name in (
+        "cut",
+        "after",
+        "smashed",
+        "KiB f32",
+        "KiB f8",
+        "client params",
+        "client MMACs",
+        "client share",
+    ):
+        table.add_column(name, justify="left" if name == "after" else "right")
+    from jsplit.models import MODELS
+
+    for cut in cuts(MODELS[config.model](classes), shape):
+        table.add_row(
+            str(cut.number),
+            cut.name,
+            "x".join(map(str, cut.smashed_shape)),
+            f"{cut.values * 4 / 1024:.2f}",
+            f"{cut.values / 1024:.2f}",
+            f"{cut.client_params:,}",
+            f"{cut.client_macs / 1e6:.2f}",
+            f"{cut.client_share:.1%}",
+        )
+    _console().print(table)
+
+
+def _print_plan(experiment: Any, folder: RunFolder) -> None:
+    config, dataset = experiment.config, experiment.dataset
+    _say(f"data: {dataset.name}, {dataset.source}")
+    _say(
+        f"{config.model} cut after block {experiment.cut}, {config.clients} client(s), "
+        f"{config.gate} gate, {config.codec} up, {config.grad_codec} down, "
+        f"{config.epochs} epochs, in {folder.path}"
+    )
+    _say("compiling; the first epoch takes longer")
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    plain = summary["always_a_float32"]
+    table = Table(title=f"states {_shortened(summary['states'])}")
+    for name in ("", "this run", "always A, float32", "reduction"):
+        table.add_column(name, justify="left" if not name else "right")
+    table.add_row(
+        "test accuracy (best)",
+        f"{summary['test_accuracy']:.2%} ({summary['best_test_accuracy']:.2%})",
+        "not run",
+        "",
+    )
+    rows = [("sent, paper's account", "paper_payload"), ("sent, every byte", "total")]
+    for title, kind in rows:
+        mine, other = summary["bytes"][kind], plain["bytes"][kind]
+        table.add_row(
+            title, human_bytes(mine), human_bytes(other), f"/{other / mine:.2f}"
+        )
+    for kind, mine in summary["bytes"].items():
+        if isinstance(mine, dict) and any(
+            (*mine.values(), *plain["bytes"][kind].values())
+        ):
+            up, down = (human_bytes(mine[way]) for way in ("up", "down"))
+            were = plain["bytes"][kind]
+            table.add_row(
+                f"  {kind.replace('_', ' ')}",
+                f"{up} up, {down} down",
+                f"{human_bytes(were['up'])} up, {human_bytes(were['down'])} down",
+                "",
+            )
+    table.add_row(
+        "client computation",
+        f"{summary['client_macs'] / 1e9:.1f} GMAC",
+        f"{plain['client_macs'] / 1e9:.1f} GMAC",
+        f"/{summary['client_compute_reduction']:.2f}",
+    )
+    table.add_row("seconds", f"{summary['seconds']:.1f}", "not run", "")
+    _console().print(table)
+
+
+def _shortened(states: str) -> str:
+    """AABCCCC as `AABC4`: runs of more than three are counted."""
+    shown, place = "", 0
+    while place < len(states):
+        length = len(states[place:]) - len(states[place:].lstrip(states[place]))
+        shown += states[place] * length if length <= 3 else f"{states[place]}{length}"
+        place += length
+    return shown
+
+
+def _console() -> Console:
+    # Where the output is no terminal, the table must not be folded at 80 columns.
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)

@@ -1,0 +1,210 @@
+"""What a run is asked to do: one flat, frozen record, from file and flags."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jsplit.errors import InputError
+
+
+def _arg(text: str) -> Any:
+    return tyro.conf.arg(help=text)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every setting of a run. Unset ones (None) follow from the others."""
+
+    model: Annotated[str, _arg("Network: cnn, vgg11, vgg13 or resnet18.")] = "resnet18"
+    cut: Annotated[
+        int | None,
+        _arg("Blocks that the client holds; see --show-cuts. None: the model's usual."),
+    ] = None
+    dataset: Annotated[
+        str,
+        _arg(
+            "auto, cifar10, fashion_mnist, fashion_mnist_10k (embedded), or the path "
+            "of an .npz. auto: CIFAR-10 if it can be had, else the embedded set."
+        ),
+    ] = "auto"
+    data_dir: Annotated[
+        str | None, _arg("Where datasets lie. None: ~/tensorflow_datasets.")
+    ] = None
+    image_size: Annotated[
+        int | None, _arg("Edge of the images in pixels. None: as they are.")
+    ] = None
+    train_examples: Annotated[
+        int | None, _arg("Train on this many, balanced over classes. None: all.")
+    ] = None
+    test_examples: Annotated[
+        int | None, _arg("Test on this many, balanced over classes. None: all.")
+    ] = None
+    augment: Annotated[
+        bool, _arg("Random crops and flips of training images (frozen in state C).")
+    ] = True
+
+    clients: Annotated[int, _arg("How many clients hold the training set.")] = 1
+    topology: Annotated[
+        str, _arg("parallel (parts averaged after A) or sequential (in turns).")
+    ] = "parallel"
+    partition: Annotated[
+        str, _arg("iid, dirichlet:ALPHA (label skew) or uneven:ALPHA (sizes).")
+    ] = "iid"
+
+    gate: Annotated[str, _arg("loss (the paper's), periodic, freeze or always.")] = (
+        "loss"
+    )
+    threshold: Annotated[
+        float, _arg("loss gate: change of the mean loss that opens it.")
+    ] = 0.05
+    loss_rule: Annotated[
+        str, _arg("loss gate: abs, or drop (only a falling loss opens it).")
+    ] = "abs"
+    loss_reference: Annotated[
+        str, _arg("loss gate: change since the last decision for A, or previous epoch.")
+    ] = "decision"
+    warmup: Annotated[int, _arg("loss gate: first epochs that run in A anyway.")] = 0
+    period: Annotated[int, _arg("periodic gate: A every so many epochs.")] = 10
+    sync_epochs: Annotated[int, _arg("freeze gate: epochs of A before it shuts.")] = 5
+
+    codec: Annotated[
+        str,
+        _arg("Activations: float8 (searched), e5m2, e4m3, e3m4, bf16, identity."),
+    ] = "float8"
+    grad_codec: Annotated[str, _arg("Gradients: likewise.")] = "float8"
+    refresh_statistics: Annotated[
+        str, _arg("State B normalises by running or batch statistics.")
+    ] = "running"
+
+    epochs: Annotated[int, _arg("Epochs of any state.")] = 200
+    batch_size: Annotated[
+        int | None,
+        _arg("Examples of a server step. None: 128, over several clients 100."),
+    ] = None
+    learning_rate: Annotated[
+        float, _arg("SGD's, x0.2 after 30, 60 and 80 % of the epochs.")
+    ] = 0.05
+    momentum: Annotated[float, _arg("SGD's.")] = 0.9
+    weight_decay: Annotated[float, _arg("L2, on every parameter.")] = 5e-4
+    seed: Annotated[int, _arg("Of initial weights, partition, order, dropout.")] = 0
+
+    workdir: Annotated[
+        str | None, _arg("The run's folder. None: a new one under runs/.")
+    ] = None
+    chunk: Annotated[
+        int, _arg("Epochs per compiled call; progress and checkpoints come after each.")
+    ] = 1
+
+    @property
+    def server_batch(self) -> int:
+        """Examples of one server step."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return 128 if self.clients == 1 else 100
+
+
+SPEED_ONLY = frozenset({"chunk", "workdir", "data_dir"})
+"""Fields that may differ when a run is resumed: they do not change its result."""
+
+
+def check(config: RunConfig) -> None:
+    """Refuses numbers that no run can use.
+
+    Names (model, dataset, gate, codec, ...) are checked where they are looked up.
+
+    Raises:
+        InputError: naming the flag, its value and what is possible.
+    """
+    _at_least(config, 1, "epochs", "clients", "period", "sync_epochs", "chunk")
+    _at_least(config, 0, "warmup", "threshold", "momentum", "weight_decay", "seed")
+    for name in ("batch_size", "train_examples", "test_examples", "cut"):
+        if getattr(config, name) is not None:
+            _at_least(config, 1, name)
+    if config.image_size is not None:
+        _at_least(config, 4, "image_size")
+    for name in ("threshold", "learning_rate", "momentum", "weight_decay"):
+        value = getattr(config, name)
+        if not abs(value) < float("inf"):
+            raise InputError(f"{flag(name)} must be a finite number, got {value}")
+    if config.learning_rate <= 0:
+        raise InputError(
+            f"--learning-rate must be more than 0, got {config.learning_rate}"
+        )
+    if config.momentum >= 1:
+        raise InputError(f"--momentum must be less than 1, got {config.momentum}")
+    if config.seed >= 2**32:
+        raise InputError(f"--seed must be less than 2**32, got {config.seed}")
+
+
+def _at_least(config: RunConfig, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value < least:
+            raise InputError(f"{flag(name)} must be at least {least}, got {value}")
+
+
+def flag(name: str) -> str:
+    """A field's name as it is typed: `batch_size` is `--batch-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def read_toml(path: Path) -> RunConfig:
+    """The defaults that a config file states.
+
+    Raises:
+        InputError: if it is missing, not TOML, or has an unknown key or a value of the
+            wrong type.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"--config {path}: {error.strerror}; the ready ones lie in configs/"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path} is not TOML: {error}") from error
+    return from_mapping(values, f"--config {path}")
+
+
+def from_mapping(values: dict[str, Any], source: str) -> RunConfig:
+    """A config from plain values, each checked for name and type.
+
+    Raises:
+        InputError: naming `source`, the key and the value.
+    """
+    kinds = {field.name: field.type for field in dataclasses.fields(RunConfig)}
+    plain = {}
+    for name, value in values.items():
+        if name not in kinds:
+            raise InputError(
+                f"{source}: unknown setting {name!r}; the known ones are the flags of "
+                "--help, with _ for -"
+            )
+        allowed = _types(kinds[name])
+        if float in allowed and type(value) is int:
+            value = float(value)
+        if type(value) not in allowed:
+            names = " or ".join(sorted(kind.__name__ for kind in allowed))
+            raise InputError(f"{source}: {name} must be {names}, got {value!r}")
+        plain[name] = value
+    return RunConfig(**plain)
+
+
+def _types(annotation: Any) -> set[type]:
+    kind = annotation.__origin__
+    return set(getattr(kind, "__args__", (kind,)))
+
+
+def differences(config: RunConfig, other: RunConfig) -> list[str]:
+    """Settings that change the result and are not the same, as `--flag a, not b`."""
+    return [
+        f"{flag(field.name)} {getattr(other, field.name)}, not "
+        f"{getattr(config, field.name)}"
+        for field in dataclasses.fields(RunConfig)
+        if field.name not in SPEED_ONLY
+        and getattr(config, field.name) != getattr(other, field.name)
+    ]

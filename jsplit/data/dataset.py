@@ -1,0 +1,99 @@
+"""The value that the data room hands on: images, labels and where they came from."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Training images and labels, test images and labels, in this order."""
+
+_FIELDS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images, whole in memory.
+
+    Compare two by `fingerprint`: `==` on arrays would not give a truth value, so the
+    dataclass compares by identity.
+
+    Attributes:
+        name: What the dataset is called in a report.
+        train_images: uint8 [N, H, W, C].
+        train_labels: int32 [N], each in 0 .. num_classes - 1.
+        test_images: uint8 [M, H, W, C].
+        test_labels: int32 [M].
+        num_classes: Number of classes.
+        source: Where the arrays came from and what was done to them, for people.
+        fingerprint: sha256 (hex) over names, shapes, dtypes and bytes of the arrays;
+            equal arrays have equal fingerprints, whatever source they came from.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    num_classes: int
+    source: str
+    fingerprint: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of every image."""
+        _, height, width, channels = self.train_images.shape
+        return height, width, channels
+
+
+def arrays_of(dataset: Dataset) -> Arrays:
+    """Returns the four arrays in the order that `make_dataset` takes."""
+    return (
+        dataset.train_images,
+        dataset.train_labels,
+        dataset.test_images,
+        dataset.test_labels,
+    )
+
+
+def make_dataset(
+    name: str, arrays: Arrays, *, num_classes: int, source: str
+) -> Dataset:
+    """Builds a `Dataset` from arrays that are already known to be good.
+
+    Args:
+        name: What the dataset is called.
+        arrays: Images uint8 [N, H, W] (taken as one channel) or [N, H, W, C], labels of
+            any integer dtype.
+        num_classes: Number of classes.
+        source: Where the arrays came from.
+
+    Returns:
+        The dataset, with contiguous arrays in its own dtypes and its fingerprint.
+    """
+    train_images, train_labels, test_images, test_labels = arrays
+    final = (
+        _as_images(train_images),
+        np.ascontiguousarray(train_labels, dtype=np.int32),
+        _as_images(test_images),
+        np.ascontiguousarray(test_labels, dtype=np.int32),
+    )
+    return Dataset(
+        name, *final, num_classes=num_classes, source=source, fingerprint=_digest(final)
+    )
+
+
+def _as_images(images: np.ndarray) -> np.ndarray:
+    """Adds the channel axis to gray images [N, H, W]."""
+    return np.ascontiguousarray(images if images.ndim == 4 else images[..., None])
+
+
+def _digest(arrays: Arrays) -> str:
+    # 0.12 s for the 184 MB of CIFAR-10 where the processor has SHA instructions.
+    digest = hashlib.sha256()
+    for name, array in zip(_FIELDS, arrays, strict=True):
+        # Little-endian whatever the machine, so that fingerprints can be compared.
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{name} {array.shape} {array.dtype.name}\n".encode())
+        digest.update(little.data)
+    return digest.hexdigest()

@@ -1,0 +1,165 @@
+"""Fits a dataset to a model and a budget: image size, channels, number of examples."""
+
+import numpy as np
+
+from jsplit.data.dataset import Dataset, make_dataset
+from jsplit.errors import InputError
+
+_CHUNK = 1024
+_MIN_SIZE = 4
+
+
+def prepare_images(
+    dataset: Dataset,
+    *,
+    image_size: int | None,
+    channels: int | None,
+    train_examples: int | None,
+    test_examples: int | None,
+) -> Dataset:
+    """Returns the dataset with the asked sizes; None leaves a size as it is.
+
+    Smaller images are padded with zeros, centred (the odd row or column goes below and
+    to the right), so that no pixel is invented. Larger ones are averaged over areas,
+    exactly and rounded once. A library's filters would look a little sharper, but their
+    rounding differs between versions, and fingerprints should not.
+
+    Args:
+        dataset: What to start from.
+        image_size: Height and width wanted, at least 4; the images must be square.
+        channels: Channels wanted; gray images are repeated.
+        train_examples: How many training examples to keep; see `balanced_subset`.
+        test_examples: How many test examples to keep.
+
+    Raises:
+        InputError: A size that cannot be had.
+    """
+    height, width, depth = dataset.image_shape
+    notes: list[str] = []
+    keep_train = _subset("train", dataset.train_labels, train_examples, notes)
+    keep_test = _subset("test", dataset.test_labels, test_examples, notes)
+    if image_size is not None:
+        if image_size < _MIN_SIZE:
+            raise InputError(f"image_size is {image_size}; give {_MIN_SIZE} or more")
+        if height != width:
+            raise InputError(
+                f"image_size {image_size} needs square images and {dataset.name} has "
+                f"{height}x{width}; leave image_size unset or square the images"
+            )
+        if image_size != height:
+            verb = "padded" if image_size > height else "averaged"
+            notes.append(f"{verb} {height} -> {image_size}")
+    if channels is not None and channels != depth:
+        if depth != 1 or channels < 1:
+            raise InputError(
+                f"channels is {channels} and {dataset.name} has {depth}; only gray "
+                f"images can be repeated, so give {depth if depth > 1 else '1 or more'}"
+            )
+        notes.append(f"{channels} equal channels")
+    if not notes:
+        return dataset
+
+    def fit(images: np.ndarray) -> np.ndarray:
+        if image_size is not None and image_size > height:
+            images = _pad(images, image_size)
+        elif image_size is not None and image_size < height:
+            images = _area_average(images, image_size)
+        return np.repeat(images, (channels or depth) // depth, axis=-1)
+
+    return make_dataset(
+        dataset.name,
+        (
+            fit(dataset.train_images[keep_train]),
+            dataset.train_labels[keep_train],
+            fit(dataset.test_images[keep_test]),
+            dataset.test_labels[keep_test],
+        ),
+        num_classes=dataset.num_classes,
+        source="; ".join([dataset.source, *notes]),
+    )
+
+
+def balanced_subset(labels: np.ndarray, examples: int) -> np.ndarray:
+    """Returns which examples to keep: the first of each class, class by class in turn.
+
+    Args:
+        labels: Integers [N].
+        examples: How many to keep, at most N.
+
+    Returns:
+        Sorted indices int64 [examples]. Where every class has enough examples, the
+        counts of two classes differ by at most one.
+    """
+    by_class = np.argsort(labels, kind="stable")
+    sorted_labels = labels[by_class]
+    starts = np.searchsorted(sorted_labels, sorted_labels)
+    turn = np.empty(len(labels), np.int64)
+    turn[by_class] = np.arange(len(labels)) - starts
+    return np.sort(np.lexsort((labels, turn))[:examples])
+
+
+def normalization(
+    images: np.ndarray,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation of each channel, pixels taken as 0 .. 1.
+
+    Sums are exact integers, so the result depends neither on the order of the images
+    nor on the machine; it is rounded once, to float32.
+
+    Args:
+        images: uint8 [N, H, W, C], the training images.
+
+    Returns:
+        Two tuples of C numbers. A deviation is at least one gray level, 1/255, so that
+        a constant channel can be divided by it.
+    """
+    levels = np.arange(256)
+    means, deviations = [], []
+    for channel in range(images.shape[-1]):
+        counts = sum(
+            np.bincount(images[i : i + _CHUNK, ..., channel].ravel(), minlength=256)
+            for i in range(0, len(images), _CHUNK)
+        )
+        count, total, squares = (
+            int(np.sum(counts * levels**power)) for power in (0, 1, 2)
+        )
+        means.append(float(np.float32(total / (255 * count))))
+        variance = (count * squares - total**2) / (255 * count) ** 2
+        deviations.append(float(np.float32(max(variance**0.5, 1 / 255))))
+    return tuple(means), tuple(deviations)
+
+
+def _subset(
+    split: str, labels: np.ndarray, examples: int | None, notes: list[str]
+) -> np.ndarray | slice:
+    if examples is None or examples == len(labels):
+        return slice(None)
+    if not 1 <= examples <= len(labels):
+        raise InputError(
+            f"{split}_examples is {examples}; give 1 .. {len(labels)}, which is all"
+        )
+    notes.append(f"first {examples} {split} examples, class by class in turn")
+    return balanced_subset(labels, examples)
+
+
+def _pad(images: np.ndarray, size: int) -> np.ndarray:
+    missing = size - images.shape[1]
+    side = (missing // 2, missing - missing // 2)
+    return np.pad(images, ((0, 0), side, side, (0, 0)))
+
+
+def _area_average(images: np.ndarray, size: int) -> np.ndarray:
+    old = images.shape[1]
+    # In units of 1 / size of an old pixel, old pixel i spans [i * size, (i+1) * size]
+    # and new pixel j spans [j * old, (j+1) * old]. Integer weights keep every product
+    # and sum exact in float64, whatever order the matrix product adds in.
+    i, j = np.arange(old), np.arange(size)[:, None]
+    overlap = np.minimum((i + 1) * size, (j + 1) * old) - np.maximum(i * size, j * old)
+    weights = np.maximum(overlap, 0).astype(np.float64)
+    result = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    for start in range(0, len(images), _CHUNK):
+        chunk = images[start : start + _CHUNK].astype(np.float64).transpose(0, 3, 1, 2)
+        sums = weights @ chunk @ weights.T
+        rounded = (sums.astype(np.int64) + old**2 // 2) // old**2
+        result[start : start + _CHUNK] = rounded.transpose(0, 2, 3, 1)
+    return result

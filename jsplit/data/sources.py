@@ -1,0 +1,76 @@
+"""From a name to a dataset."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from jsplit.data.cifar10 import load_cifar10
+from jsplit.data.dataset import Dataset
+from jsplit.data.embedded import load_embedded
+from jsplit.data.fashion_mnist import load_fashion_mnist
+from jsplit.data.user_npz import load_npz
+from jsplit.errors import InputError
+
+NAMES = ("auto", "cifar10", "fashion_mnist", "fashion_mnist_10k")
+
+
+def load(
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    notify: Callable[[str], None] = print,
+) -> Dataset:
+    """Loads a dataset, whole, into memory.
+
+    **Guarantees.** A dataset named outright is that dataset or an error, never another
+    one. Equal names give equal fingerprints, whatever source had the data. Without a
+    network, and with a server that accepts and never answers, the error or the fallback
+    comes within 10 seconds. TensorFlow is never imported.
+
+    Args:
+        name: "cifar10", "fashion_mnist" (all of it), "fashion_mnist_10k" (the part that
+            comes with jsplit), the path of a `.npz` file, or "auto": CIFAR-10 where a
+            source has it, else fashion_mnist_10k, said in one line and in `source`.
+        data_dir: Where TFDS keeps its data and where downloads go; by default
+            $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        cache_dir: Where decoded arrays are kept; by default $XDG_CACHE_HOME/jsplit,
+            else ~/.cache/jsplit.
+        notify: Takes lines for people: a fallback, a download, a cache that cannot be
+            written.
+
+    Returns:
+        The dataset, images uint8 and labels int32.
+
+    Raises:
+        InputError: The name is unknown, no source has the data, or what is there is
+            broken.
+    """
+    if name.endswith(".npz"):
+        return load_npz(Path(name).expanduser())
+    if name not in NAMES:
+        raise InputError(
+            f"dataset {name!r} is unknown; choose {', '.join(NAMES)} or give the path "
+            "of a .npz file"
+        )
+    if name == "fashion_mnist_10k":
+        return load_embedded()
+    data_dir = data_dir or _folder("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    cache_dir = cache_dir or _folder("XDG_CACHE_HOME", "~/.cache") / "jsplit"
+    if name == "fashion_mnist":
+        return load_fashion_mnist(data_dir, cache_dir, notify)
+    try:
+        return load_cifar10(data_dir, cache_dir, notify)
+    except InputError as error:
+        if name != "auto":
+            raise
+        dataset = load_embedded()
+        notify(f"dataset auto: using {dataset.name}, not CIFAR-10, because {error}")
+        source = f"{dataset.source}; not CIFAR-10, because {error}"
+        return dataclasses.replace(dataset, source=source)
+
+
+def _folder(variable: str, default: str) -> Path:
+    # An empty variable counts as unset.
+    return Path(os.environ.get(variable) or default).expanduser()

@@ -1,0 +1,113 @@
+"""A user's own images, from one `.npz` file that is checked before it is believed."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jsplit.data.dataset import Dataset, make_dataset
+from jsplit.data.files import one_line
+from jsplit.errors import InputError
+
+_KEY_SETS = (
+    ("train_images", "train_labels", "test_images", "test_labels"),
+    ("x_train", "y_train", "x_test", "y_test"),
+)
+MAX_CLASSES = 65_536
+
+
+def load_npz(path: Path) -> Dataset:
+    """Loads `train_images`, `train_labels`, `test_images`, `test_labels` from a file.
+
+    `x_train`, `y_train`, `x_test`, `y_test` are taken, too. Images are uint8 [N, H, W]
+    or [N, H, W, C], of one shape in both splits; labels are integers [N] from 0. The
+    number of classes is the highest label + 1.
+
+    Raises:
+        InputError: The file cannot be read, or its arrays are not as said above.
+    """
+    try:
+        # Opened here: NumPy leaves a file that it cannot read to the garbage collector.
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise ValueError("one array, not an archive of arrays")
+            with stored:
+                arrays = {key: stored[key] for key in _keys(path, list(stored))}
+    except InputError:
+        raise
+    except Exception as error:  # Any parser may fail on foreign bytes.
+        raise InputError(
+            f"dataset {str(path)!r} cannot be read as .npz ({one_line(error)}); "
+            "write it with numpy.savez, plain arrays only"
+        ) from error
+    (
+        (x_train, train_images),
+        (y_train, train_labels),
+        (x_test, test_images),
+        (
+            y_test,
+            test_labels,
+        ),
+    ) = arrays.items()
+    for name, images in ((x_train, train_images), (x_test, test_images)):
+        _check_images(path, name, images)
+    for name, labels, images in (
+        (y_train, train_labels, train_images),
+        (y_test, test_labels, test_images),
+    ):
+        _check_labels(path, name, labels, len(images))
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise _refusal(
+            path,
+            f"{x_test} is {list(test_images.shape)} but {x_train} is "
+            f"{list(train_images.shape)}",
+            "give both splits images of one shape",
+        )
+    return make_dataset(
+        path.stem,
+        (train_images, train_labels, test_images, test_labels),
+        num_classes=int(max(train_labels.max(), test_labels.max())) + 1,
+        source=f"file {path}",
+    )
+
+
+def _keys(path: Path, found: list[str]) -> tuple[str, ...]:
+    for keys in _KEY_SETS:
+        if set(keys) <= set(found):
+            return keys
+    raise _refusal(
+        path,
+        f"it holds {', '.join(sorted(found)) or 'nothing'}",
+        f"name its arrays {', '.join(_KEY_SETS[0])}",
+    )
+
+
+def _check_images(path: Path, name: str, images: np.ndarray) -> None:
+    if images.dtype != np.uint8:
+        raise _refusal(
+            path, f"{name} is {images.dtype}", "scale pixels to 0..255, dtype uint8"
+        )
+    if images.ndim not in (3, 4) or images.size == 0:
+        raise _refusal(
+            path, f"{name} is {list(images.shape)}", "give [N, H, W] or [N, H, W, C]"
+        )
+
+
+def _check_labels(path: Path, name: str, labels: np.ndarray, count: int) -> None:
+    if labels.dtype.kind not in "iu":
+        raise _refusal(path, f"{name} is {labels.dtype}", "give integers 0, 1, 2, ...")
+    if labels.shape != (count,):
+        raise _refusal(
+            path,
+            f"{name} is {list(labels.shape)}",
+            f"give one label an image, [{count}]",
+        )
+    for label in (labels.min(), labels.max()):
+        if not 0 <= label < MAX_CLASSES:
+            raise _refusal(
+                path, f"{name} holds {label}", f"give labels 0 .. {MAX_CLASSES - 1}"
+            )
+
+
+def _refusal(path: Path, fault: str, remedy: str) -> InputError:
+    return InputError(f"dataset {str(path)!r}: {fault}; {remedy}")

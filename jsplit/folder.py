@@ -1,0 +1,137 @@
+"""A run's folder: what lies in it, and whose it is."""
+
+import datetime
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from jsplit.config import RunConfig, differences, from_mapping
+from jsplit.errors import InputError
+
+_FORMAT = "jsplit-run-1"
+
+
+class RunFolder:
+    """Paths of everything that a run keeps."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+
+
+def open_new(config: RunConfig, dataset: dict[str, Any]) -> RunFolder:
+    """Makes the folder of a new run and writes `config.json`.
+
+    Args:
+        config: its `workdir` names the folder; None makes a new one under `runs/`.
+        dataset: what is known of the data, kept beside the config.
+
+    Raises:
+        InputError: if the folder holds anything already or cannot be written.
+    """
+    path = Path(config.workdir) if config.workdir else _unused(config.model)
+    check_unused(path)
+    folder = RunFolder(path)
+    record = {"format": _FORMAT, "config": vars(config), "dataset": dataset}
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(folder.config, record)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return folder
+
+
+def check_unused(path: Path) -> None:
+    """Refuses a folder that a new run cannot have, before any work is done.
+
+    Raises:
+        InputError: if the folder holds anything already or cannot be written.
+    """
+    if not path.exists():
+        parent = next(p for p in path.absolute().parents if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise InputError(
+                f"--workdir {path}: {parent} cannot be written; name another"
+            )
+        return
+    if not path.is_dir():
+        raise InputError(f"--workdir {path} is a file; name a folder")
+    if not any(path.iterdir()):
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise InputError(f"--workdir {path} cannot be written; name another")
+        return
+    if RunFolder(path).config.is_file():
+        raise InputError(
+            f"--workdir {path} holds a run already; go on with it by --resume, or name "
+            "another folder"
+        )
+    raise InputError(
+        f"--workdir {path} holds files that are not a jsplit run; name another folder"
+    )
+
+
+def read(path: Path) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
+    """The folder of an earlier run, with its config and its dataset record.
+
+    Raises:
+        InputError: if the folder is not a jsplit run's.
+    """
+    folder = RunFolder(path)
+    try:
+        record = json.loads(folder.config.read_text(encoding="utf-8"))
+        if record["format"] != _FORMAT:
+            raise ValueError(f"format {record['format']!r}")
+        values, dataset = dict(record["config"]), dict(record["dataset"])
+    except FileNotFoundError as error:
+        raise InputError(
+            f"--workdir {path} has no config.json: not a jsplit run to resume"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--workdir {path}: config.json is unreadable ({error}); start anew "
+            "elsewhere"
+        ) from error
+    return folder, from_mapping(values, str(folder.config)), dataset
+
+
+def check_same(folder: RunFolder, asked: RunConfig, kept: RunConfig) -> None:
+    """Refuses to resume a run with settings that would change its result.
+
+    Raises:
+        InputError: naming each setting that differs.
+    """
+    differing = differences(kept, asked)
+    if differing:
+        raise InputError(
+            f"--resume: {folder.path} was started otherwise ({'; '.join(differing)}); "
+            "drop those flags, or start a new run in another --workdir"
+        )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that the file is either the old one or the whole new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _unused(model: str) -> Path:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = Path("runs") / f"{stamp}-{model}"
+    number = 2
+    while path.exists():
+        path = Path("runs") / f"{stamp}-{model}-{number}"
+        number += 1
+    return path
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"--workdir {path}: {error.strerror}; name another folder")

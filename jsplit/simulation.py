@@ -1,0 +1,256 @@
+"""A whole training on one machine, put together from its values."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jsplit import wire
+from jsplit.codecs import float8
+from jsplit.evaluate import HeldOut, make_held_out
+from jsplit.gate import Gate
+from jsplit.ledger import Ledger, Prices
+from jsplit.macs import macs
+from jsplit.part import Part
+from jsplit.protocol import (
+    IDENTITY_TRANSFORM,
+    EpochRecord,
+    Program,
+    Shards,
+    TrainState,
+    Transform,
+    make_program,
+    make_shards,
+)
+from jsplit.steps import Party, Steps, cross_entropy, init_party, make_steps, top_1
+from jsplit.topology import PARALLEL, Layout, Topology, lay_out
+from jsplit.typing import STATES, Codec
+
+TEST_BATCH = 500
+"""Examples of one evaluation step.
+
+The codec's search runs once a batch, so another size could move a score in its last
+digits; it is fixed so that scores compare.
+"""
+
+
+class Simulation(NamedTuple):
+    """A training, ready to run.
+
+    Attributes:
+        steps: the jit-compiled steps.
+        program: the scan over epochs.
+        state: before the first epoch.
+        shards: the training set, dealt out.
+        test: the held-out set.
+        key: that every epoch's randomness follows from.
+        layout: static sizes of an epoch.
+        prices: for the ledger.
+    """
+
+    steps: Steps
+    program: Program
+    state: TrainState
+    shards: Shards
+    test: HeldOut
+    key: jax.Array
+    layout: Layout
+    prices: Prices
+
+    def run(
+        self, step_sizes: Sequence[float] | np.ndarray
+    ) -> tuple[TrainState, EpochRecord, Ledger]:
+        """Trains one epoch for each step size, from the start, in one compiled scan.
+
+        Args:
+            step_sizes: what each epoch's optimizer updates are multiplied by: all 1
+                for an optimizer that has its own learning rate.
+
+        Returns:
+            The final state, the records stacked along a first axis, and the ledger.
+        """
+        sizes = jnp.asarray(step_sizes, jnp.float32)
+        # The program consumes the state that it is given; this one is kept.
+        state, record = self.program.run(
+            jax.tree.map(jnp.copy, self.state),
+            self.shards,
+            self.test,
+            self.key,
+            sizes,
+            jnp.ones(sizes.shape, bool),
+        )
+        states = "".join(STATES[state] for state in np.asarray(record.state))
+        return state, record, Ledger.of(self.prices, states)
+
+
+def make_simulation(
+    client: Part,
+    server: Part,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    *,
+    gate: Gate,
+    optimizer: optax.GradientTransformation,
+    codec: Codec | None = None,
+    grad_codec: Codec | None = None,
+    shares: Sequence[np.ndarray] | None = None,
+    topology: Topology = PARALLEL,
+    batch_size: int = 128,
+    transform: Transform = IDENTITY_TRANSFORM,
+    refresh_statistics: str = "running",
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
+    seed: int = 0,
+) -> Simulation:
+    """Puts a training together; nothing is compiled for training yet.
+
+    Args:
+        client: maps transformed examples `[b, ...]` to the activations at the cut,
+            float32.
+        server: maps those to outputs, for `loss`.
+        train: examples `[n, ...]` of any dtype that `transform` takes, labels `Int[n]`.
+        test: likewise.
+        gate: decides the states.
+        optimizer: of both sides, each with its own state.
+        codec: for activations; None: searched float8.
+        grad_codec: for gradients; None: searched float8.
+        shares: each client's examples, as indices into `train`; None: one client.
+        topology: how the clients share an epoch.
+        batch_size: examples of one server step.
+        transform: of raw examples.
+        refresh_statistics: see `make_steps`.
+        loss: of each example.
+        correct: of each example.
+        seed: of weights, order, augmentation and dropout.
+
+    Raises:
+        ValueError: if the lengths do not match, shares name an example twice or a
+            missing one, or a part with batch statistics takes no mask and the shares
+            need padding.
+    """
+    codec, grad_codec = codec or float8(), grad_codec or float8()
+    shares = [np.arange(len(train[0]))] if shares is None else shares
+    _check(train, test, shares)
+    sizes = [len(share) for share in shares]
+    layout = lay_out(sizes, topology, batch_size)
+    steps = make_steps(
+        client,
+        server,
+        client_optimizer=optimizer,
+        server_optimizer=optimizer,
+        codec=codec,
+        grad_codec=grad_codec,
+        loss=loss,
+        correct=correct,
+        refresh_statistics=refresh_statistics,
+    )
+    client_key, server_key, run_key = jax.random.split(jax.random.key(seed), 3)
+    x = transform.evaluate(jnp.asarray(train[0][:1]))
+    client_party = _init(client, optimizer, client_key, x)
+    smashed = jax.eval_shape(
+        lambda party, x, key: client.apply(
+            party.variables, x, mask=None, key=key, train=False
+        )[0],
+        client_party,
+        x,
+        run_key,
+    )
+    server_party = _init(
+        server, optimizer, server_key, jnp.zeros(smashed.shape, jnp.float32)
+    )
+    for part, party in ((client, client_party), (server, server_party)):
+        _check_padding(part, party, layout)
+    shape = smashed.shape[1:]
+    program = make_program(
+        steps,
+        gate,
+        codec,
+        layout,
+        smashed_shape=shape,
+        transform=transform,
+        loss=loss,
+        correct=correct,
+    )
+    prices = Prices(
+        examples=layout.examples,
+        clients=len(shares),
+        sequential=layout.groups > 1,
+        packets=sum(-(-size // layout.batch) for size in sizes),
+        values=math.prod(shape),
+        payload_bits=codec.payload_bits(shape),
+        grad_payload_bits=grad_codec.payload_bits(shape),
+        header_bytes=codec.header_bytes,
+        grad_header_bytes=grad_codec.header_bytes,
+        label_bytes=wire.label_bytes(int(train[1].max()) + 1),
+        part_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(client_party)),
+        plan_bytes=wire.PLAN_BYTES,
+        **_work(steps, grad_codec, client_party, x, smashed),
+    )
+    return Simulation(
+        steps=steps,
+        program=program,
+        state=program.init(client_party, server_party),
+        shards=make_shards(*train, shares, layout),
+        test=make_held_out(*test, TEST_BATCH),
+        key=run_key,
+        layout=layout,
+        prices=prices,
+    )
+
+
+def _init(
+    part: Part, optimizer: optax.GradientTransformation, key: jax.Array, x: jax.Array
+) -> Party:
+    return jax.jit(lambda key, x: init_party(part, optimizer, key, x))(key, x)
+
+
+def _work(
+    steps: Steps, grad_codec: Codec, client: Party, x: jax.Array, smashed: Any
+) -> dict[str, int]:
+    """A client's multiply-accumulates for one example, counted from its steps."""
+
+    def sync(client: Party, x: jax.Array, key: jax.Array, gradient: jax.Array) -> Party:
+        _, residual = steps.client_forward(client, x, None, key)
+        reply = grad_codec.encode(gradient)
+        return steps.client_backward(client, residual, reply, None, jnp.float32(1))
+
+    key = jax.random.key(0)
+    return {
+        "forward_macs": macs(steps.client_refresh, client, x, None, key),
+        "sync_macs": macs(sync, client, x, key, smashed),
+    }
+
+
+def _check(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    shares: Sequence[np.ndarray],
+) -> None:
+    for name, (examples, labels) in (("train", train), ("test", test)):
+        if len(examples) != len(labels) or not len(labels):
+            raise ValueError(
+                f"{name} needs as many labels as examples and at least one, got "
+                f"{len(examples)} examples and {len(labels)} labels"
+            )
+    dealt = np.concatenate([np.asarray(share) for share in shares])
+    if len(np.unique(dealt)) != len(dealt):
+        raise ValueError("shares must not name an example twice")
+    if len(dealt) and (dealt.min() < 0 or dealt.max() >= len(train[0])):
+        raise ValueError(f"shares must name examples from 0 to {len(train[0]) - 1}")
+
+
+def _check_padding(part: Part, party: Party, layout: Layout) -> None:
+    if part.masks or not (layout.padded or layout.offline_padded):
+        return
+    statistics = sorted(set(party.variables) - {"params"})
+    if statistics:
+        raise ValueError(
+            f"a module with {', '.join(statistics)} must take the keyword `mask` where "
+            f"batches are padded ({layout.examples} examples in batches of "
+            f"{layout.offline_batch}); take it, or choose a batch size that divides "
+            "every share"
+        )

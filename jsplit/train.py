@@ -1,0 +1,282 @@
+"""The loop around the compiled epochs: records, checkpoints, stopping, resuming."""
+
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jsplit
+from jsplit import checkpoint
+from jsplit.build import Experiment
+from jsplit.errors import InputError, RunError
+from jsplit.folder import RunFolder, write_json
+from jsplit.ledger import FLOAT32_BITS, Ledger
+from jsplit.protocol import EpochRecord, TrainState
+from jsplit.typing import OFFLINE, STATES
+from jsplit.writers import Writer, rewind
+
+Record = dict[str, Any]
+
+
+class Progress:
+    """Where a run stands: its state, and the records and ledger up to there."""
+
+    def __init__(self, experiment: Experiment):
+        self.state: TrainState = experiment.simulation.state
+        self.records: list[Record] = []
+        self.ledger = Ledger(experiment.simulation.prices)
+        # Whether the store was rewritten since it was last saved.
+        self.store_changed = False
+
+    @property
+    def epochs(self) -> int:
+        """Epochs finished."""
+        return len(self.records)
+
+    @property
+    def seconds(self) -> float:
+        """Spent on them, over all sittings."""
+        return self.records[-1]["seconds"] if self.records else 0.0
+
+
+def resume(experiment: Experiment, folder: RunFolder) -> Progress:
+    """Goes back to the newest checkpoint; to the start if there is none yet.
+
+    Parameters, optimizers, gate, store, states and ledger are bit for bit those of a
+    run that was never interrupted.
+
+    Raises:
+        InputError: if the data is not what the run was started with.
+        RunError: if the checkpoint is damaged or the records do not reach it.
+    """
+    progress = Progress(experiment)
+    epochs = checkpoint.latest(folder.checkpoints)
+    if epochs is None:
+        rewind(folder.metrics, 0)
+        return progress
+    small, store = _parts(experiment.simulation.state)
+    small, meta, _ = checkpoint.restore(folder.checkpoints, epochs, small, None)
+    if meta["fingerprint"] != experiment.dataset.fingerprint:
+        raise InputError(
+            f"--resume: {folder.path} was trained on other data than "
+            f"{experiment.dataset.source}; give it the data it was started with"
+        )
+    if int(small["gate"].state) == OFFLINE:
+        store = checkpoint.restore(folder.checkpoints, epochs, small, store)[2]
+    progress.state = TrainState(**small, store=store)
+    progress.records = rewind(folder.metrics, epochs)
+    if progress.epochs != epochs:
+        raise RunError(
+            f"{folder.metrics} ends at epoch {progress.epochs}, before the checkpoint "
+            f"of epoch {epochs}; put it back, or start anew in another --workdir"
+        )
+    progress.ledger = Ledger.of(experiment.simulation.prices, meta["states"])
+    return progress
+
+
+def train(
+    experiment: Experiment,
+    folder: RunFolder,
+    progress: Progress,
+    writers: Sequence[Writer],
+    stopping: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Trains to the last epoch, or until `stopping()`; whether it got to the end.
+
+    After each chunk of epochs the records are written, then a checkpoint. So whatever
+    kills the process, the newest checkpoint and the records up to it are whole.
+
+    Raises:
+        RunError: if the training loss is not finite; the last good checkpoint and the
+            records up to it are kept.
+    """
+    config, chunk = experiment.config, experiment.config.chunk
+    paces: list[float] = []
+    while progress.epochs < config.epochs and not stopping():
+        first = progress.epochs
+        due = np.arange(first, first + chunk)
+        active = due < config.epochs
+        step_sizes = experiment.step_sizes[np.minimum(due, config.epochs - 1)]
+        before = time.perf_counter()
+        state, outcome = experiment.simulation.program.run(
+            progress.state,
+            experiment.simulation.shards,
+            experiment.simulation.test,
+            experiment.simulation.key,
+            jnp.asarray(step_sizes),
+            jnp.asarray(active),
+        )
+        outcome = jax.device_get(outcome)
+        spent = (time.perf_counter() - before) / int(active.sum())
+        progress.state = state
+        paces.append(spent)
+        for place in range(int(active.sum())):
+            record = _record(outcome, place, first + place + 1)
+            _check_finite(record, folder, first)
+            progress.ledger.add(record["state"])
+            progress.store_changed |= record["state"] != STATES[OFFLINE]
+            record |= _accounts(progress.ledger)
+            record |= {
+                "epochs": config.epochs,
+                "learning_rate": float(step_sizes[place]),
+                "seconds": progress.seconds + spent,
+                # The first call also compiled; the median of the last few forgets it.
+                "eta_seconds": (config.epochs - record["epoch"])
+                * statistics.median(paces[-5:]),
+            }
+            progress.records.append(record)
+            for writer in writers:
+                writer.write(record)
+        _save(experiment, folder, progress)
+    return progress.epochs == config.epochs
+
+
+def summarize(experiment: Experiment, progress: Progress) -> dict[str, Any]:
+    """What `summary.json` holds: the run in figures, beside plain split learning."""
+    config, ledger = experiment.config, progress.ledger
+    plain = plain_ledger(experiment)
+    accuracies = [record["test_accuracy"] for record in progress.records]
+    return {
+        "dataset": experiment.dataset.name,
+        "dataset_source": experiment.dataset.source,
+        "train_examples": len(experiment.dataset.train_labels),
+        "test_examples": len(experiment.dataset.test_labels),
+        "image_shape": list(experiment.dataset.image_shape),
+        "model": config.model,
+        "cut": experiment.cut,
+        "clients": config.clients,
+        "topology": config.topology,
+        "partition": config.partition,
+        "gate": config.gate,
+        "codec": config.codec,
+        "grad_codec": config.grad_codec,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "states": ledger.states,
+        "test_accuracy": accuracies[-1],
+        "best_test_accuracy": max(accuracies),
+        "communication_reduction": ledger.communication_reduction,
+        "client_compute_reduction": ledger.client_compute_reduction,
+        "wire_reduction": plain.wire_bytes / ledger.wire_bytes,
+        "bytes": {
+            **ledger.wire,
+            "total": ledger.wire_bytes,
+            "paper_payload": ledger.paper_bits // 8,
+        },
+        "client_macs": ledger.client_macs,
+        "always_a_float32": {
+            "bytes": {
+                **plain.wire,
+                "total": plain.wire_bytes,
+                "paper_payload": plain.paper_bits // 8,
+            },
+            "client_macs": plain.client_macs,
+        },
+        "seconds": progress.seconds,
+        "device": device(),
+        "versions": versions(),
+    }
+
+
+def plain_ledger(experiment: Experiment) -> Ledger:
+    """The ledger of the same run as plain split learning: all A, float32."""
+    bits = FLOAT32_BITS * experiment.simulation.prices.values
+    prices = dataclasses.replace(
+        experiment.simulation.prices,
+        payload_bits=bits,
+        grad_payload_bits=bits,
+        header_bytes=0,
+        grad_header_bytes=0,
+    )
+    return Ledger.of(prices, "A" * experiment.config.epochs)
+
+
+def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
+    """Writes `summary.json`, whole or not at all."""
+    write_json(folder.summary, json.loads(json.dumps(summary)))
+
+
+def device() -> str:
+    """What the run computed on, for people."""
+    kind = jax.devices()[0].device_kind
+    if jax.default_backend() == "cpu":
+        return f"cpu, {os.cpu_count()} cores, {platform.machine()}"
+    return f"{jax.device_count()} x {kind}"
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a figure may depend on."""
+    names = ("jax", "jaxlib", "flax", "optax", "ml_dtypes", "numpy")
+    found = {"jsplit": jsplit.__version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in names}
+
+
+def _parts(state: TrainState) -> tuple[dict[str, Any], Any]:
+    """The small part, saved every time, and the store, saved when C needs it."""
+    small = {name: value for name, value in vars(state).items() if name != "store"}
+    return small, state.store
+
+
+def _save(experiment: Experiment, folder: RunFolder, progress: Progress) -> None:
+    small, store = _parts(progress.state)
+    needed = int(small["gate"].state) == OFFLINE and progress.store_changed
+    meta = {
+        "states": progress.ledger.states,
+        "fingerprint": experiment.dataset.fingerprint,
+    }
+    checkpoint.save(
+        folder.checkpoints,
+        progress.epochs,
+        small,
+        meta,
+        store=store if needed else None,
+    )
+    if needed:
+        progress.store_changed = False
+
+
+def _record(outcome: EpochRecord, place: int, epoch: int) -> Record:
+    train, test = outcome.train, outcome.test
+    return {
+        "epoch": epoch,
+        "state": STATES[int(outcome.state[place])],
+        "train_loss": float(train.loss[place]) / int(train.examples[place]),
+        "train_accuracy": int(train.correct[place]) / int(train.examples[place]),
+        "test_loss": float(test.loss[place]) / int(test.examples[place]),
+        "test_accuracy": int(test.correct[place]) / int(test.examples[place]),
+    }
+
+
+def _accounts(ledger: Ledger) -> Record:
+    return {
+        "paper_bytes": ledger.paper_bits // 8,
+        "wire_bytes": ledger.wire_bytes,
+        "communication_reduction": ledger.communication_reduction,
+        "client_compute_reduction": ledger.client_compute_reduction,
+    }
+
+
+def _check_finite(record: Record, folder: RunFolder, kept: int) -> None:
+    loss = record["train_loss"]
+    if math.isfinite(loss):
+        return
+    where = (
+        f"the checkpoint of epoch {checkpoint.latest(folder.checkpoints)} in "
+        f"{folder.checkpoints} is kept"
+        if kept
+        else "nothing was saved yet"
+    )
+    raise RunError(
+        f"the training loss became {loss} in epoch {record['epoch']} (state "
+        f"{record['state']}); {where}; start a new run with a lower --learning-rate"
+    )

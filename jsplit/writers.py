@@ -1,0 +1,226 @@
+"""Where the record of each epoch goes: a JSON Lines file, TensorBoard, the console.
+
+A record is a flat mapping, one per epoch, with some or all of these names:
+
+    epoch, epochs             1-based, and how many there will be
+    state                     "A", "B" or "C": what the gate chose for this epoch
+    train_loss, test_loss     nats per example
+    train_accuracy, test_accuracy              fractions
+    paper_bytes, wire_bytes                    sent so far, by either ledger
+    communication_reduction, client_compute_reduction      so far, against always A
+    learning_rate, seconds, eta_seconds        seconds so far, and still to come
+
+A writer skips a name that it does not know or that is missing.
+"""
+
+import datetime
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+STATE_STYLES = {"A": "bold cyan", "B": "bold yellow", "C": "bold magenta"}
+
+TAGS = {
+    "train_loss": "train/loss",
+    "train_accuracy": "train/accuracy",
+    "learning_rate": "train/learning_rate",
+    "test_loss": "test/loss",
+    "test_accuracy": "test/accuracy",
+    "paper_bytes": "traffic/paper_bytes",
+    "wire_bytes": "traffic/wire_bytes",
+    "communication_reduction": "traffic/reduction",
+    "client_compute_reduction": "compute/client_reduction",
+    "seconds": "time/seconds",
+}
+
+
+class Writer(Protocol):
+    """Takes the record of each epoch, in order, until it is closed."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Takes one epoch's record; on return it is where a reader can see it."""
+
+    def close(self) -> None:
+        """Ends the output; nothing may be written afterwards."""
+
+
+class JsonlWriter:
+    """Appends each record to a file as one line of strict JSON, synced to disk.
+
+    Numbers that are not finite become null, which JSON does not have otherwise.
+    """
+
+    def __init__(self, path: Path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends one line; it survives a power cut from here on."""
+        plain = {name: _plain(value) for name, value in record.items()}
+        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def rewind(path: Path, epochs: int) -> list[dict[str, Any]]:
+    """Cuts a JSON Lines file back to its first epochs, for a run that resumes there.
+
+    Everything from the first torn or damaged line on goes too. The file changes in
+    one step, and a missing file stays missing.
+
+    Args:
+      path: a file of `JsonlWriter`'s.
+      epochs: how many records to keep.
+
+    Returns:
+      The records kept: fewer than `epochs` if the file does not hold so many.
+    """
+    path = Path(path)
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    records: list[dict[str, Any]] = []
+    for line in lines[:epochs]:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    if path.exists():
+        temporary = path.with_name(path.name + ".tmp")
+        with open(temporary, "wb") as file:
+            file.writelines(line + b"\n" for line in lines[: len(records)])
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    return records
+
+
+class TensorBoardWriter:
+    """Writes scalars for TensorBoard, by epoch; `gate/state` is 0, 1, 2 for A, B, C.
+
+    A resumed run goes on in the same folder: what an earlier process logged after
+    `start_epoch` finished epochs is hidden. Events are written as they come, by
+    tensorboardX's file writer but without its queue and thread, so that no record is
+    lost to a kill. TensorBoard keeps float32, so byte counts above 16 MiB are rounded.
+    """
+
+    def __init__(self, folder: Path, start_epoch: int):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        # Its name has whole seconds: a second writer within one must not overwrite.
+        suffix = f".{os.getpid()}.{time.time_ns()}"
+        self._events = EventsWriter(str(Path(folder) / "events"), suffix)
+        self._add(start_epoch + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Writes the epoch's scalars; those that are None are left out."""
+        scalars = {TAGS[k]: v for k, v in record.items() if k in TAGS and v is not None}
+        if record.get("state") in STATE_STYLES:
+            scalars["gate/state"] = "ABC".index(record["state"])
+        values = [
+            Summary.Value(tag=t, simple_value=float(v)) for t, v in scalars.items()
+        ]
+        self._add(int(record["epoch"]), summary=Summary(value=values))
+
+    def close(self) -> None:
+        """Closes the event file."""
+        self._events.close()
+
+    def _add(self, step: int, **what: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, **what))
+        self._events.flush()
+
+
+class ConsoleWriter:
+    """Shows progress: one live line on a terminal, one plain line an epoch elsewhere.
+
+    Under the live line runs the strip of all states so far. Close it in a `finally`:
+    the live line hides the cursor.
+
+    Args:
+      stream: where to write; its `isatty` decides. Default: standard output.
+      states: those of the epochs before a resume, such as "AAB", to open the strip.
+    """
+
+    def __init__(self, stream: TextIO | None = None, states: str = ""):
+        self._stream = sys.stdout if stream is None else stream
+        self._states = states
+        self._live: Live | None = None
+        if self._stream.isatty():
+            console = Console(file=self._stream, highlight=False)
+            self._live = Live(console=console, auto_refresh=False)
+            self._live.start()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Shows the record at once."""
+        self._states += record.get("state") or ""
+        if self._live is None:
+            print("  ".join(line_parts(record)), file=self._stream, flush=True)
+            return
+        parts = (Text(p, STATE_STYLES.get(p, "")) for p in line_parts(record))
+        line = Text("  ").join(parts)
+        strip = Text.assemble(*((s, STATE_STYLES.get(s, "")) for s in self._states))
+        self._live.update(Text("\n").join([line, strip]), refresh=True)
+
+    def close(self) -> None:
+        """Leaves the last line standing and gives the cursor back."""
+        if self._live is not None:
+            self._live.stop()
+
+
+def line_parts(record: Mapping[str, Any]) -> list[str]:
+    """Formats a record for people, as the parts of one line.
+
+    Example: `epoch  3/12`, `A`, `loss 0.4123`, `test 84.30%`, `sent 5.2 MiB`,
+    `comm /3.10`, `ETA 0:00:42`. A number that is missing or not finite shows as "-".
+    """
+    total = str(record.get("epochs", "?"))
+    sent, eta = (_finite(record.get(k)) for k in ("wire_bytes", "eta_seconds"))
+    left = "-" if eta is None else datetime.timedelta(seconds=max(0, round(eta)))
+    return [
+        f"epoch {record.get('epoch', '?'):>{len(total)}}/{total}",
+        str(record.get("state", "-")),
+        f"loss {_number(record, 'train_loss', '.4f')}",
+        f"test {_number(record, 'test_accuracy', '.2%')}",
+        f"sent {'-' if sent is None else human_bytes(int(sent))}",
+        f"comm /{_number(record, 'communication_reduction', '.2f')}",
+        f"ETA {left}",
+    ]
+
+
+def human_bytes(count: int) -> str:
+    """Formats a count of bytes in binary units: `999 B`, `1.5 KiB`, `20.0 MiB`."""
+    units = iter(("KiB", "MiB", "GiB", "TiB"))
+    value, unit = float(count), "B"
+    # What would round to 1024.0 goes to the next unit.
+    while value >= (1024 if unit == "B" else 1023.95) and unit != "TiB":
+        value, unit = value / 1024, next(units)
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def _number(record: Mapping[str, Any], name: str, spec: str) -> str:
+    value = _finite(record.get(name))
+    return "-" if value is None else format(value, spec)
+
+
+def _finite(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _plain(value: Any) -> Any:
+    """Turns NumPy and JAX scalars into Python's, and what is not finite into None."""
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,8 @@
+"""`python run.py --model resnet18 --clients 10`: see `--help`."""
+
+import sys
+
+from jsplit.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["run", *sys.argv[1:]], prog="run.py"))

@@ -1,0 +1,26 @@
+"""What every test runs under: CPU, strict promotion, repeatable examples.
+
+Strict dtype and rank promotion find the silent float32/bfloat16 mix and the silent
+broadcast, both of which would change what crosses the cut. flax's convolution, dense,
+batch-norm and dropout layers and optax's optimisers pass; `flax.linen.avg_pool` does
+not (it divides by a NumPy integer), so models take means instead.
+"""
+
+import os
+
+# Before JAX is imported; set it outside to run the tests on an accelerator.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A compile may fall into any example, so no deadline; derandomised, so that a clean
+# clone fails where the author's did. HYPOTHESIS_PROFILE=thorough looks further.
+hypothesis.settings.register_profile(
+    "default", deadline=None, max_examples=50, derandomize=True
+)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

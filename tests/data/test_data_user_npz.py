@@ -1,0 +1,162 @@
+"""A user's file is used as it is or refused in one line that names file and remedy."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jsplit.data import load
+from jsplit.errors import InputError
+
+KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def good() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    return {
+        "train_images": rng.integers(0, 256, (6, 8, 5, 3), np.uint8),
+        "train_labels": np.array([0, 1, 2, 0, 1, 2]),
+        "test_images": rng.integers(0, 256, (2, 8, 5, 3), np.uint8),
+        "test_labels": np.array([3, 0], np.uint8),
+    }
+
+
+def save(path: Path, arrays: dict[str, Any]) -> str:
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def test_a_good_file_is_used(tmp_path: Path) -> None:
+    arrays = good()
+    dataset = load(save(tmp_path / "mine.npz", arrays))
+    for key in KEYS:
+        np.testing.assert_array_equal(getattr(dataset, key), arrays[key])
+    assert dataset.name == "mine" and dataset.num_classes == 4
+    assert dataset.image_shape == (8, 5, 3)
+    assert dataset.train_labels.dtype == dataset.test_labels.dtype == np.int32
+    assert str(tmp_path) in dataset.source
+
+
+def test_short_names_gray_images_and_fortran_order_are_taken(tmp_path: Path) -> None:
+    arrays = good()
+    gray = {
+        "x_train": np.asfortranarray(arrays["train_images"][..., 0]),
+        "y_train": arrays["train_labels"],
+        "x_test": arrays["test_images"][..., 0],
+        "y_test": arrays["test_labels"],
+    }
+    dataset = load(save(tmp_path / "gray.npz", gray))
+    np.testing.assert_array_equal(dataset.train_images, arrays["train_images"][..., :1])
+    whole = {**arrays, "train_images": arrays["train_images"][..., :1]}
+    whole["test_images"] = arrays["test_images"][..., :1]
+    assert dataset.fingerprint == load(save(tmp_path / "b.npz", whole)).fingerprint
+
+
+def test_the_fingerprint_tells_splits_shapes_and_labels_apart(tmp_path: Path) -> None:
+    arrays = good()
+    swapped = {
+        "train_images": arrays["test_images"],
+        "train_labels": arrays["test_labels"],
+        "test_images": arrays["train_images"],
+        "test_labels": arrays["train_labels"],
+    }
+    turned = {
+        **arrays,
+        "train_images": arrays["train_images"].reshape(6, 5, 8, 3),
+        "test_images": arrays["test_images"].reshape(2, 5, 8, 3),
+    }
+    relabelled = {**arrays, "test_labels": np.array([3, 1])}
+    prints = {
+        load(save(tmp_path / f"{i}.npz", each)).fingerprint
+        for i, each in enumerate((arrays, swapped, turned, relabelled))
+    }
+    assert len(prints) == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("train_images", np.zeros((6, 8, 5, 3)), "is float64; scale pixels"),
+        ("test_images", np.zeros((2, 8, 5, 3), np.int64), "is int64; scale pixels"),
+        ("train_images", np.zeros((6, 8), np.uint8), r"is \[6, 8\]; give \[N, H"),
+        ("test_images", np.zeros((0, 8, 5, 3), np.uint8), r"is \[0, 8, 5, 3\]; give"),
+        ("test_images", np.zeros((2, 8, 4, 3), np.uint8), "images of one shape"),
+        ("train_labels", np.zeros(6), "is float64; give integers"),
+        ("train_labels", np.zeros(6, bool), "is bool; give integers"),
+        ("train_labels", np.zeros(5, int), r"is \[5\]; give one label an image, \[6\]"),
+        ("train_labels", np.zeros((6, 1), int), r"is \[6, 1\]; give one label"),
+        ("test_labels", np.array([0, -1]), "holds -1; give labels 0"),
+        ("test_labels", np.array([0, 10**12]), "holds 1000000000000; give labels"),
+        ("test_labels", np.array([0, None]), "allow_pickle=False"),
+        ("test_labels", None, "test_images, train_images, train_labels; name its"),
+    ],
+)
+def test_a_bad_array_is_refused(
+    tmp_path: Path, key: str, value: np.ndarray | None, fault: str
+) -> None:
+    arrays = {**good(), key: value}
+    if value is None:
+        del arrays[key]
+    with pytest.raises(InputError, match=fault) as caught:
+        load(save(tmp_path / "bad.npz", arrays))
+    assert "bad.npz" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def whole_file() -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **good())
+    return buffer.getvalue()
+
+
+def one_array() -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros(3))
+    return buffer.getvalue()
+
+
+def flipped(at: int) -> bytes:
+    raw = bytearray(whole_file())
+    raw[at] ^= 255
+    return bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no archive",
+        pickle.dumps({"train_images": 1}),
+        one_array(),
+        whole_file()[:400],
+        whole_file()[:-30],
+        flipped(500),
+        None,
+    ],
+    ids=["empty", "text", "pickle", "npy", "head", "torn", "flipped", "absent"],
+)
+def test_a_file_that_is_no_npz_is_refused(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "bad.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read as .npz") as caught:
+        load(str(path))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_pickle_in_the_file_is_never_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    arrays = {**good(), "test_labels": np.array([Trap(), Trap()], object)}
+    with pytest.raises(InputError):
+        load(save(tmp_path / "trap.npz", arrays))
+    assert not (tmp_path / "sprung").exists()

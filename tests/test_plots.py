@@ -1,0 +1,155 @@
+import sys
+
+import matplotlib.colors
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from jsplit import plots
+from jsplit.errors import InputError
+
+PLOTS = [plots.accuracy_against_bytes, plots.loss_by_epoch]
+
+
+def records(states, first=1, **columns):
+    sent = np.cumsum([{"A": 2, "B": 1, "C": 0}[s] * 2**20 for s in states])
+    return [
+        {
+            "epoch": first + i,
+            "epochs": len(states),
+            "state": state,
+            "train_loss": 2.0 / (i + 1),
+            "test_loss": 2.5 / (i + 1),
+            "test_accuracy": 1 - 1 / (i + 2),
+            "paper_bytes": int(sent[i]),
+        }
+        | {name: values[i] for name, values in columns.items()}
+        for i, state in enumerate(states)
+    ]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures as they were when saved, to look into."""
+    figures = []
+    save = Figure.savefig
+
+    def keep(figure, *args, **kwargs):
+        figures.append(figure)
+        return save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def share_of(path, colour):
+    wanted = np.array(matplotlib.colors.to_rgb(colour)) * 255
+    return (np.abs(pixels(path) - wanted).max(axis=-1) < 6).mean()
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+@pytest.mark.parametrize(
+    "run",
+    [
+        records("A"),
+        records("AAABAABCABC"),
+        records("AAAB" * 10 + "C" * 160),
+        records("ABCC", first=31),
+        records("AB", train_loss=[None, float("nan")], test_loss=[None, None]),
+        records("AB", test_accuracy=[None, float("inf")], paper_bytes=[0, 0]),
+        records("AAA", train_loss=[1.0, 1e30, float("inf")]),
+        [{"epoch": 1}, {"epoch": 2}],
+    ],
+    ids=["one", "twelve", "200", "resumed", "nan", "zero", "diverged", "bare"],
+)
+def test_any_run_gives_a_picture_and_nothing_else(tmp_path, plot, run):
+    plot(run, tmp_path / "picture.png", title="set, model, seed 0")
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+    height, width, _ = pixels(tmp_path / "picture.png").shape
+    assert width > 900 and height > 600
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+def test_states_are_told_by_colour(tmp_path, plot):
+    for states in ("AB", "AABC"):
+        plot(records(states), tmp_path / "picture.png", title="")
+        for state, (colour, _, _) in plots.STATES.items():
+            seen = share_of(tmp_path / "picture.png", colour) > 1e-5
+            assert seen == (state in states)
+
+
+def test_each_point_is_at_its_bytes_and_accuracy_with_its_states_marker(
+    tmp_path, drawn
+):
+    plots.accuracy_against_bytes(
+        records("ABCA", test_accuracy=[0.2, 0.3, None, 0.5]),
+        tmp_path / "picture.png",
+        title="Fashion-MNIST, VGG11, seed 3",
+    )
+    (axes,) = drawn[0].axes
+    points = {s.get_label()[0]: s.get_offsets().tolist() for s in axes.collections}
+    assert points == {"A": [[2, 0.2], [5, 0.5]], "B": [[3, 0.3]]}
+    assert axes.get_title() == "Fashion-MNIST, VGG11, seed 3"
+    assert len({marker for _, marker, _ in plots.STATES.values()}) == 3
+
+
+@pytest.mark.parametrize(("states", "scale"), [("A" * 12, "linear"), ("A" * 60, "log")])
+def test_bytes_are_logarithmic_only_over_a_wide_range(tmp_path, drawn, states, scale):
+    plots.accuracy_against_bytes(records(states), tmp_path / "p.png", title="")
+    assert drawn[0].axes[0].get_xscale() == scale
+
+
+def test_losses_that_are_not_finite_leave_a_gap_and_a_cross(tmp_path, drawn):
+    run = records("AABC", train_loss=[2.0, None, float("nan"), 1.0])
+    plots.loss_by_epoch(run, tmp_path / "picture.png", title="t")
+    lines = {line.get_label(): line for line in drawn[0].axes[0].lines}
+    train = lines["train"].get_ydata()
+    assert np.isnan(train).tolist() == [False, True, True, False]
+    assert lines["train loss not finite"].get_xdata().tolist() == [2, 3]
+    assert np.isfinite(lines["test"].get_ydata()).all()
+
+
+def test_the_strip_lines_up_with_the_epochs(tmp_path, drawn):
+    plots.loss_by_epoch(records("AABC", first=5), tmp_path / "p.png", title="t")
+    axes, strip = drawn[0].axes
+    boxes = [(p.get_x(), p.get_width()) for p in strip.patches]
+    assert boxes == [(4.5, 2), (6.5, 1), (7.5, 1)]
+    assert [text.get_text() for text in strip.texts] == ["A", "B", "C"]
+    assert axes.get_xlim() == strip.get_xlim() == (4.5, 8.5)
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+def test_no_records_are_refused(tmp_path, plot):
+    with pytest.raises(InputError, match="no epochs"):
+        plot([], tmp_path / "picture.png", title="")
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+def test_a_failed_drawing_leaves_the_old_picture(tmp_path, plot, monkeypatch):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"old")
+
+    def half(_, temporary, **__):
+        temporary.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(OSError):
+        plot(records("AB"), path, title="")
+    assert [p.name for p in tmp_path.iterdir()] == ["picture.png"]
+    assert path.read_bytes() == b"old"
+
+
+def test_other_formats_by_suffix(tmp_path):
+    plots.loss_by_epoch(records("AB"), tmp_path / "picture.svg", title="t")
+    assert "<svg" in (tmp_path / "picture.svg").read_text()
+
+
+def test_pyplot_is_not_touched():
+    assert "matplotlib.pyplot" not in sys.modules
