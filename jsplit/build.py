@@ -40,7 +40,7 @@ class Experiment(NamedTuple):
     Attributes:
         config: it was built from.
         dataset: after fitting to the config.
-        cut: where the network is cut, for people: `3 (layer1.1)`.
+        cut: where the network is cut, for people: `3 (layer1_1)`.
         simulation: the training itself.
         step_sizes: learning rate of each epoch, float32 `[epochs]`.
     """

@@ -4,6 +4,7 @@ A gate is a value made of two pure functions, as an optax transformation is. Its
 numbers (threshold, period, ...) ride in its state, so changing one never recompiles.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -81,21 +82,24 @@ def loss_gate(
     Args:
         threshold: in units of the loss, finite and >= 0. With rule `abs`, 0 is
             always A; a huge one gives A, B, C, C, ...
-        initial_loss: the reference before the first epoch, for classification the
-            loss of a blind guess, `log(classes)`.
+        initial_loss: the reference before the first epoch, finite; for classification
+            the loss of a blind guess, `log(classes)`.
         rule: `abs` as above, or `drop`: `delta = reference - mean_loss`, so that only
             a falling loss opens the gate.
         reference: the loss at the last `decision` for A, or that of the `previous`
             epoch.
         warmup: the first so many epochs run in A whatever the loss.
 
-    A loss that is not finite never opens the gate.
+    A loss that is not finite never opens the gate (a warm-up epoch runs in A all the
+    same) and never becomes the reference, so that later losses are judged as before.
 
     Raises:
         ValueError: if an argument is outside what is said above.
     """
     if not 0 <= threshold < float("inf"):
         raise ValueError(f"threshold must be finite and at least 0, got {threshold}")
+    if not math.isfinite(initial_loss):
+        raise ValueError(f"initial_loss must be finite, got {initial_loss}")
     if rule not in ("abs", "drop"):
         raise ValueError(f"rule must be 'abs' or 'drop', got {rule!r}")
     if reference not in ("decision", "previous"):
@@ -116,9 +120,10 @@ def loss_gate(
         fall = memory.reference - mean_loss
         delta = jnp.abs(fall) if rule == "abs" else fall
         epoch = memory.epoch + 1
-        opens = (delta >= memory.threshold) | (epoch < memory.warmup)
+        finite = jnp.isfinite(mean_loss)
+        opens = (finite & (delta >= memory.threshold)) | (epoch < memory.warmup)
         state = jax.lax.cond(opens, lambda: _int(SYNC), lambda: _closed(gate.state))
-        moved = opens if reference == "decision" else True
+        moved = finite & opens if reference == "decision" else finite
         anchor = jnp.where(moved, mean_loss, memory.reference)
         return GateState(state, memory._replace(reference=anchor, epoch=epoch))
 

@@ -244,7 +244,6 @@ def _make_exchange(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """An epoch in which clients send: A if `sync`, else B."""
     members, batch = layout.members, layout.batch
-    places = jnp.arange(layout.slots, dtype=jnp.int32)
 
     def exchange(
         state: TrainState,
@@ -255,8 +254,9 @@ def _make_exchange(
         sync: bool,
     ) -> tuple[TrainState, Metrics]:
         keys = client_keys(key, layout)
-        order = _vmap2(_shuffle)(keys, shards.rows, shards.counts)
+        order = epoch_order(keys, shards)
         labels = shards.labels[order]
+        held = _held(shards.counts, layout.slots)
 
         def turn(
             carry: tuple[Party, Party, Packet], group: jax.Array
@@ -274,7 +274,7 @@ def _make_exchange(
 
                 mask = None
                 if layout.padded:
-                    mask = batch_of(places < shards.counts[..., None])
+                    mask = batch_of(held)
                 draws = jax.vmap(jax.random.fold_in, (0, None))(keys[group], number)
                 draws = jax.vmap(jax.random.split)(draws)
                 x = jax.vmap(transform.train)(
@@ -339,7 +339,7 @@ def _offline(
     the client that made them are frozen.
     """
     rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), store)
-    valid = jnp.arange(layout.slots) < counts[..., None]
+    valid = _held(counts, layout.slots)
     order_key, step_key = jax.random.split(jax.random.fold_in(key, 2))
     order = _shuffled(order_key, valid.reshape(-1))[: layout.examples]
     wanted = layout.offline_steps * layout.offline_batch
@@ -379,11 +379,29 @@ def client_keys(key: jax.Array, layout: Layout) -> jax.Array:
     return keys.reshape(layout.groups, layout.members)
 
 
-def _shuffle(key: jax.Array, index: jax.Array, count: jax.Array) -> jax.Array:
-    """A client's examples in the epoch's order, its padding last."""
-    valid = jnp.arange(index.shape[0]) < count
-    # Steps fold small numbers into the client's key; this one is out of their reach.
-    return index[_shuffled(jax.random.fold_in(key, 2**31 - 1), valid)]
+def epoch_order(keys: jax.Array, shards: Shards) -> jax.Array:
+    """Every client's examples in an epoch's order, its padding last.
+
+    Args:
+        keys: each client's key for the epoch, `[groups, members]`.
+        shards: who holds what.
+
+    Returns:
+        `Int32[groups, members, slots]`, indices into `shards.examples`.
+    """
+
+    def one(key: jax.Array, rows: jax.Array, count: jax.Array) -> jax.Array:
+        valid = jnp.arange(rows.shape[0]) < count
+        # Steps fold small numbers into the client's key; this is out of their reach.
+        return rows[_shuffled(jax.random.fold_in(key, 2**31 - 1), valid)]
+
+    return jax.vmap(jax.vmap(one))(keys, shards.rows, shards.counts)
+
+
+def _held(counts: jax.Array, slots: int) -> jax.Array:
+    """Which slots hold an example, `Bool[groups, members, slots]`."""
+    places = jax.lax.broadcasted_iota(jnp.int32, (*counts.shape, slots), counts.ndim)
+    return places < counts[..., None]
 
 
 def _shuffled(key: jax.Array, valid: jax.Array) -> jax.Array:
@@ -404,7 +422,3 @@ def _write(
         return jax.lax.dynamic_update_slice(leaf, new[None], start)
 
     return Packet(*map(place, stored, rows))
-
-
-def _vmap2(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    return jax.vmap(jax.vmap(function))

@@ -118,6 +118,12 @@ def average(trees: Tree, weights: jax.Array) -> Tree:
     def leaf_mean(leaf: jax.Array) -> jax.Array:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf.max(axis=0)
-        return jnp.einsum("m,m...->...", weights.astype(leaf.dtype), leaf)
+        # The default precision of an accelerator would round parameters to TF32.
+        return jnp.einsum(
+            "m,m...->...",
+            weights.astype(leaf.dtype),
+            leaf,
+            precision=jax.lax.Precision.HIGHEST,
+        )
 
     return jax.tree.map(leaf_mean, trees)

@@ -237,6 +237,7 @@ def test_piped_console_flushes_each_line():
         "ConsoleWriter().write({'epoch': 1})\nos._exit(0)\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("PYTHONUNBUFFERED", None)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.stdout.startswith("epoch 1/?") and done.stderr == ""

@@ -72,10 +72,12 @@ def float8(*names: str) -> Codec:
 
     | input | result |
     |---|---|
-    | all zeros, or nothing but magnitudes below 2**-126 | zeros |
+    | all zeros | zeros, signs kept |
+    | magnitudes below 2**-126 | zeros where the backend flushes such (a CPU does) |
     | empty | an empty payload |
     | inf | the format's largest value, with its sign (OCP 8-bit saturation mode) |
-    | NaN | NaN; the other values are coded as if it were zero |
+    | NaN | NaN |
+    | the values beside inf or NaN | coded as if that were zero |
 
     Args:
         *names: of `e5m2`, `e4m3`, `e3m4`.
@@ -101,7 +103,8 @@ def float8(*names: str) -> Codec:
         for index, offset in candidates:
             fmt = FORMATS[index]
             top = _exponent(jnp.float32(ml_dtypes.finfo(fmt.dtype).max))
-            scale = jnp.clip(top + offset - exponent, -_SCALE_LIMIT, _SCALE_LIMIT)
+            # Not below top - 127, where the format's largest value would decode to inf.
+            scale = jnp.clip(top + offset - exponent, top - 127, _SCALE_LIMIT)
             scaled = finite * _exp2(scale)
             error = _cast(finite, scale, fmt).astype(jnp.float32) - scaled
             # In units of the largest magnitude, so that squares cannot overflow.

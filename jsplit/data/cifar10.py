@@ -133,7 +133,7 @@ def _fetch_archive(data_dir: Path, notify: Callable[[str], None]) -> Path:
     except OSError as error:
         raise InputError(
             f"dataset {NAME} is neither cached, nor prepared by TFDS, nor supplied as "
-            f"an archive in {data_dir}, and cannot be downloaded ({one_line(error)}); "
+            f"an archive in {data_dir}, and cannot be downloaded ({error}); "
             f"put {ARCHIVE} (sha256 {ARCHIVE_SHA256}) at {path} or use the dataset "
             "fashion_mnist_10k, which needs no network"
         ) from error

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from jsplit.data.files import one_line, replacing
+from jsplit.data.files import replacing
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 8.0
@@ -38,17 +38,18 @@ def check_reachable(url: str) -> None:
             response = requests.head(
                 url, timeout=(CONNECT_SECONDS, ANSWER_SECONDS), allow_redirects=True
             )
-            outcome.append("" if response.ok else f"HTTP {response.status_code}")
+            outcome.append("" if response.ok else _refusal(url, response.status_code))
         except Exception as error:  # Handed over to the thread that waits.
-            outcome.append(one_line(error))
+            outcome.append(_failure(url, error))
 
     # In a thread, because a name look-up can block for longer than any socket timeout.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(REACH_SECONDS)
-    reason = outcome[0] if outcome else f"no answer within {REACH_SECONDS:g} s"
-    if reason:
-        raise OSError(reason)
+    if not outcome:
+        raise OSError(f"{url} gives no answer within {REACH_SECONDS:g} s")
+    if outcome[0]:
+        raise OSError(outcome[0])
 
 
 def download(url: str, path: Path, *, sha256: str, size: int) -> None:
@@ -70,9 +71,13 @@ def download(url: str, path: Path, *, sha256: str, size: int) -> None:
     digest = hashlib.sha256()
     received = 0
     limits = (CONNECT_SECONDS, SILENCE_SECONDS)
-    with requests.get(url, stream=True, timeout=limits) as response:
-        response.raise_for_status()
-        with replacing(path) as file:
+    try:
+        with (
+            requests.get(url, stream=True, timeout=limits) as response,
+            replacing(path) as file,
+        ):
+            if not response.ok:
+                raise OSError(_refusal(url, response.status_code))
             for chunk in response.iter_content(_CHUNK_BYTES):
                 received += len(chunk)
                 if received > size:
@@ -88,3 +93,17 @@ def download(url: str, path: Path, *, sha256: str, size: int) -> None:
                     f"{url} sent {received} bytes with sha256 {digest.hexdigest()}, "
                     f"expected {size} bytes with {sha256}"
                 )
+    except requests.RequestException as error:
+        raise OSError(_failure(url, error)) from error
+
+
+def _refusal(url: str, status: int) -> str:
+    return f"{url} answers HTTP {status}"
+
+
+def _failure(url: str, error: Exception) -> str:
+    # The kind of the innermost error says enough; the texts that requests and urllib3
+    # wrap round it run over several hundred characters.
+    wrapped = [arg for arg in error.args if isinstance(arg, Exception)]
+    inner = wrapped[0] if wrapped else error
+    return f"{url} cannot be fetched, {type(getattr(inner, 'reason', inner)).__name__}"

@@ -167,7 +167,7 @@ def _fetch(data_dir: Path, notify: Callable[[str], None]) -> Path:
     except OSError as error:
         raise InputError(
             f"dataset {NAME} is neither prepared by TFDS nor supplied as its four idx "
-            f"files in {data_dir}, and cannot be downloaded ({one_line(error)}); "
+            f"files in {data_dir}, and cannot be downloaded ({error}); "
             f"install Debian's dataset-fashion-mnist, put the files into {folder}, or "
             "use the dataset fashion_mnist_10k, which needs no network"
         ) from error

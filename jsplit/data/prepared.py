@@ -69,9 +69,10 @@ def read_prepared(folder: Path) -> Arrays:
             for split in ("train", "test")
         )
     except Exception as error:  # Foreign bytes, or a reader that is not installed.
+        missing = isinstance(error, ImportError)
         raise InputError(
             f"the folder {folder} prepared by TFDS cannot be read ({one_line(error)}); "
-            "remove it or prepare it again"
+            f"{'install that module' if missing else 'prepare it again'} or remove it"
         ) from error
     return *train, *test
 
@@ -126,11 +127,10 @@ def _tf_records(path: str) -> Iterator[bytes]:
     """Yields the records of a TFRecord file: length, its CRC, bytes, their CRC.
 
     The CRCs are not checked: CRC-32C in Python would take minutes, and PNG has its own.
+    A file cut inside a record fails to parse; one cut between two has too few records.
     """
     with open(path, "rb") as file:
         while head := file.read(12):
             (length,) = struct.unpack("<Q4x", head)
-            body = file.read(length + 4)
-            if len(body) != length + 4:
-                raise ValueError(f"{path} is truncated")
-            yield body[:-4]
+            yield file.read(length)
+            file.seek(4, 1)

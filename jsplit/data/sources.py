@@ -9,6 +9,7 @@ from jsplit.data.cifar10 import load_cifar10
 from jsplit.data.dataset import Dataset
 from jsplit.data.embedded import load_embedded
 from jsplit.data.fashion_mnist import load_fashion_mnist
+from jsplit.data.files import one_line
 from jsplit.data.user_npz import load_npz
 from jsplit.errors import InputError
 
@@ -59,16 +60,34 @@ def load(
     data_dir = data_dir or _folder("TFDS_DATA_DIR", "~/tensorflow_datasets")
     cache_dir = cache_dir or _folder("XDG_CACHE_HOME", "~/.cache") / "jsplit"
     if name == "fashion_mnist":
-        return load_fashion_mnist(data_dir, cache_dir, notify)
+        return _load_from(load_fashion_mnist, data_dir, cache_dir, notify)
     try:
-        return load_cifar10(data_dir, cache_dir, notify)
+        return _load_from(load_cifar10, data_dir, cache_dir, notify)
     except InputError as error:
         if name != "auto":
             raise
         dataset = load_embedded()
         notify(f"dataset auto: using {dataset.name}, not CIFAR-10, because {error}")
-        source = f"{dataset.source}; not CIFAR-10, because {error}"
+        # An InputError reads "fault; remedy", and only the fault is worth recording.
+        fault = str(error).partition("; ")[0]
+        source = f"{dataset.source}; not CIFAR-10, because {fault}"
         return dataclasses.replace(dataset, source=source)
+
+
+def _load_from(
+    loader: Callable[[Path, Path, Callable[[str], None]], Dataset],
+    data_dir: Path,
+    cache_dir: Path,
+    notify: Callable[[str], None],
+) -> Dataset:
+    try:
+        return loader(data_dir, cache_dir, notify)
+    except OSError as error:
+        # A folder that may not even be looked into; what else fails, loaders explain.
+        raise InputError(
+            f"data folder {data_dir} cannot be read ({one_line(error)}); "
+            "check its permissions or name another"
+        ) from error
 
 
 def _folder(variable: str, default: str) -> Path:

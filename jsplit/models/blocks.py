@@ -1,5 +1,6 @@
 """A model is a list of named blocks that can be cut between any two of them."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -7,23 +8,29 @@ from flax import linen as nn
 
 
 class Block(NamedTuple):
-    """One block: its name, and a module called as `module(x, train=, mask=)`."""
+    """One block of a network.
+
+    Attributes:
+        name: also in the variable tree, on whichever side of the cut it lands.
+        make: `make(name=...)` gives its module, called as `module(x, train=, mask=)`.
+    """
 
     name: str
-    module: nn.Module
+    make: Callable[..., nn.Module]
 
 
 class Chain(nn.Module):
-    """Blocks applied in order; each keeps its own name in the variable tree."""
+    """Blocks applied in order."""
 
-    blocks: tuple[nn.Module, ...]
+    blocks: tuple[Block, ...]
 
+    @nn.compact
     def __call__(
         self, x: jax.Array, *, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         """The last block's output; `mask` is `Bool[b]`, False for padded rows."""
         for block in self.blocks:
-            x = block(x, train=train, mask=mask)
+            x = block.make(name=block.name)(x, train=train, mask=mask)
         return x
 
 
@@ -37,5 +44,4 @@ def split(blocks: tuple[Block, ...], cut: int) -> tuple[Chain, Chain]:
         raise ValueError(
             f"cut must leave blocks on both sides, 1 to {len(blocks) - 1}, got {cut}"
         )
-    modules = tuple(block.module for block in blocks)
-    return Chain(modules[:cut]), Chain(modules[cut:])
+    return Chain(blocks[:cut]), Chain(blocks[cut:])

@@ -1,5 +1,7 @@
 """A small network that makes tests and first tries quick."""
 
+from functools import partial
+
 from jsplit.models.blocks import Block
 from jsplit.models.layers import ConvBlock, Head
 
@@ -11,7 +13,7 @@ def cnn(classes: int) -> tuple[Block, ...]:
         classes: logits that come out.
     """
     convs = [
-        Block(f"conv{number}", ConvBlock(width, pool=True, name=f"conv{number}"))
+        Block(f"conv{number}", partial(ConvBlock, width, pool=True))
         for number, width in enumerate((16, 32, 64), start=1)
     ]
-    return (*convs, Block("head", Head(classes, hidden=(64,), name="head")))
+    return (*convs, Block("head", partial(Head, classes, hidden=(64,))))

@@ -45,7 +45,7 @@ def cuts(blocks: tuple[Block, ...], image_shape: tuple[int, int, int]) -> list[C
     x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     rows = []
     for index in range(1, len(blocks) + 1):
-        chain = Chain(tuple(block.module for block in blocks[:index]))
+        chain = Chain(blocks[:index])
         variables = jax.eval_shape(chain.init, jax.random.key(0), x)
         smashed = jax.eval_shape(chain.apply, variables, x)
         params = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

@@ -3,8 +3,9 @@
 XLA:CPU runs a native convolution inside a scan 20 to 90 times slower than outside,
 and one whose weights differ by client (vmapped) 20 times slower than as a matrix
 product. Everything here runs inside a scan, so on a CPU a convolution is im2col and a
-matrix product; on a GPU or TPU it is the native one. Pooling is a maximum over a
-reshape, whose gradient is 2.6 times faster on a CPU than that of a window reduction.
+matrix product; on a GPU or TPU it is the native one. Pooling is three
+maxima of strided slices, whose gradient is 6 to 9 times faster on a CPU than that of
+a window reduction (128 images of 16x16x64: 2.2 to 2.6 ms against 20 to 23).
 """
 
 from typing import Literal
@@ -120,11 +121,16 @@ def max_pool(x: jax.Array) -> jax.Array:
     An image of one row or column is left as it is, so that a deep network also takes
     small images.
     """
-    b, h, w, c = x.shape
+    h, w = x.shape[1:3]
     if min(h, w) < 2:
         return x
     x = x[:, : h // 2 * 2, : w // 2 * 2]
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+    # Not a maximum over a reshape: its gradient looks for the values equal to the
+    # maximum, and where XLA computes those a second time with other rounding it finds
+    # none and loses the gradient. Each comparison here stands for itself.
+    upper = jnp.maximum(x[:, ::2, ::2], x[:, ::2, 1::2])
+    lower = jnp.maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2])
+    return jnp.maximum(upper, lower)
 
 
 class ConvBlock(nn.Module):

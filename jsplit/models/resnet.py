@@ -1,5 +1,7 @@
 """ResNet18 in its CIFAR form (He et al. 2016): a 3x3 stem and no first pooling."""
 
+from functools import partial
+
 import jax
 from flax import linen as nn
 
@@ -35,15 +37,10 @@ def resnet18(classes: int) -> tuple[Block, ...]:
     """
     residuals = [
         Block(
-            f"layer{stage}.{index}",
-            Residual(
-                64 * 2 ** (stage - 1),
-                stride=2 if stage > 1 and index == 0 else 1,
-                name=f"layer{stage}_{index}",
-            ),
+            f"layer{stage}_{number}", partial(Residual, 64 * 2 ** (stage - 1), stride)
         )
         for stage in (1, 2, 3, 4)
-        for index in (0, 1)
+        for number, stride in ((0, 1 if stage == 1 else 2), (1, 1))
     ]
-    stem = Block("stem", ConvBlock(64, name="stem"))
-    return (stem, *residuals, Block("head", Head(classes, name="head")))
+    stem = Block("stem", partial(ConvBlock, 64))
+    return (stem, *residuals, Block("head", partial(Head, classes)))

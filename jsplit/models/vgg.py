@@ -1,5 +1,7 @@
 """VGG11 and VGG13 in the form used for 32x32 images (Simonyan & Zisserman 2015)."""
 
+from functools import partial
+
 from jsplit.models.blocks import Block
 from jsplit.models.layers import ConvBlock, Head
 
@@ -26,8 +28,8 @@ def vgg(name: str, classes: int) -> tuple[Block, ...]:
         for index, width in enumerate(stage)
     ]
     convs = [
-        Block(f"conv{number}", ConvBlock(width, pool, name=f"conv{number}"))
+        Block(f"conv{number}", partial(ConvBlock, width, pool))
         for number, (width, pool) in enumerate(widths, start=1)
     ]
-    head = Head(classes, hidden=(512, 512), dropout=0.5, name="head")
+    head = partial(Head, classes, hidden=(512, 512), dropout=0.5)
     return (*convs, Block("head", head))

@@ -34,7 +34,7 @@ def test_a_file_arrives_whole(site: Site, tmp_path: Path) -> None:
         (CONTENT + b"x", None, "more than the expected 256000 bytes"),
         (CONTENT[:-1] + b"x", None, "with sha256"),
         (CONTENT[:-1], None, "255999 bytes with sha256"),
-        (CONTENT[:-1], len(CONTENT), "IncompleteRead|with sha256"),
+        (CONTENT[:-1], len(CONTENT), "IncompleteRead|ProtocolError"),
         (None, None, "404"),
     ],
 )
@@ -56,19 +56,19 @@ def test_other_bytes_are_refused_and_the_old_file_stays(
 
 
 def test_a_missing_page_is_not_reachable(site: Site) -> None:
-    with pytest.raises(OSError, match="HTTP 404"):
+    with pytest.raises(OSError, match="/nothing answers HTTP 404"):
         check_reachable(f"{site.url}/nothing")
 
 
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    with pytest.raises(OSError, match="ConnectionError"):
+    with pytest.raises(OSError, match="NewConnectionError"):
         check_reachable(f"http://127.0.0.1:{port}/")
 
 
 def test_no_name_service() -> None:
-    with pytest.raises(OSError, match="tests have no network"):
+    with pytest.raises(OSError, match="http://example.org/ cannot be fetched, NameRes"):
         check_reachable("http://example.org/")
 
 
@@ -86,7 +86,7 @@ def test_the_whole_question_has_a_limit_below_ten_seconds(
     monkeypatch.setattr(socket, "getaddrinfo", stuck)
     monkeypatch.setattr(room, "REACH_SECONDS", 0.5)
     start = time.monotonic()
-    with pytest.raises(OSError, match="no answer within 0.5 s"):
+    with pytest.raises(OSError, match="gives no answer within 0.5 s"):
         check_reachable("http://example.org/")
     assert asked.is_set() and time.monotonic() - start < 5
     done.set()
@@ -96,8 +96,10 @@ def test_a_server_that_falls_silent_does_not_hang_the_download(
     silent_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "SILENCE_SECONDS", 0.3)
-    with pytest.raises(OSError, match="timed out"):
+    start = time.monotonic()
+    with pytest.raises(OSError, match="ReadTimeoutError"):
         fetch(silent_url, tmp_path / "file")
+    assert time.monotonic() - start < 4
     assert not list(tmp_path.iterdir())
 
 

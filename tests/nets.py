@@ -1,0 +1,59 @@
+"""Small networks and data that several tests share."""
+
+import jax
+import numpy as np
+import optax
+from flax import linen as nn
+
+from jsplit.models import MODELS, split
+from jsplit.part import Part, from_flax
+
+OPTIMIZER = optax.chain(
+    optax.add_decayed_weights(5e-4), optax.trace(0.9), optax.scale(-1.0)
+)
+
+
+class Encoder(nn.Module):
+    """A client part without batch statistics."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.relu(nn.Dense(8)(x))
+
+
+class Classifier(nn.Module):
+    """A server part without batch statistics."""
+
+    classes: int = 3
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.Dense(self.classes)(x)
+
+
+def dense_parts(classes: int = 3) -> tuple[Part, Part]:
+    return from_flax(Encoder()), from_flax(Classifier(classes))
+
+
+def cnn_parts(classes: int = 3, cut: int = 1) -> tuple[Part, Part]:
+    client, server = split(MODELS["cnn"](classes), cut)
+    return from_flax(client), from_flax(server)
+
+
+def blobs(count: int, seed: int = 0, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Points `Float32[n, 5]` around one centre a class: easy to learn."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(7).normal(size=(classes, 5)) * 2
+    labels = rng.integers(0, classes, count).astype(np.int32)
+    points = centres[labels] + rng.normal(size=(count, 5))
+    return points.astype(np.float32), labels
+
+
+def images(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Images `Float32[n, 8, 8, 1]` of three classes, brighter in another place each."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count).astype(np.int32)
+    pixels = rng.normal(size=(count, 8, 8, 1)).astype(np.float32)
+    for label in range(3):
+        pixels[labels == label, label * 2 : label * 2 + 3] += 1
+    return pixels, labels

@@ -1,0 +1,209 @@
+"""The accounts against Python integers worked out by other means."""
+
+import dataclasses
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jsplit.ledger import DIRECTIONS, KINDS, Ledger, Prices
+
+HEADLINE = "AB" * 5 + "C" * 190
+
+SMALL = Prices(
+    examples=60,
+    clients=3,
+    sequential=False,
+    packets=6,
+    values=100,
+    payload_bits=800,
+    grad_payload_bits=800,
+    header_bytes=2,
+    grad_header_bytes=3,
+    label_bytes=1,
+    part_bytes=1_000,
+    plan_bytes=5,
+    forward_macs=7,
+    sync_macs=20,
+)
+
+# What a gate can give: an A first, and never a C straight after an A.
+runs = st.lists(st.sampled_from("ABC"), max_size=12).map(
+    lambda tail: "A" + "".join(tail).replace("AC", "AB")
+)
+
+
+def priced(**changes):
+    return dataclasses.replace(SMALL, **changes)
+
+
+def plain(**changes):
+    """Float32 both ways."""
+    return priced(payload_bits=3200, grad_payload_bits=3200, **changes)
+
+
+# The paper's account
+
+
+def test_the_papers_headline_comes_out_exactly():
+    ledger = Ledger.of(SMALL, HEADLINE)
+    assert ledger.communication_reduction == 4 * 400 / 15
+    assert f"{ledger.communication_reduction:.1f}" == "106.7"
+
+
+def test_all_a_in_float32_is_the_unit():
+    assert Ledger.of(plain(), "A" * 17).communication_reduction == 1
+    assert Ledger.of(plain(), "A" * 17).client_compute_reduction == 1
+
+
+@given(states=runs)
+def test_the_paper_counts_payload_of_activations_and_gradients_alone(states):
+    prices = priced(payload_bits=800, grad_payload_bits=1600)
+    ledger = Ledger.of(prices, states)
+    bits = sum({"A": 800 + 1600, "B": 800, "C": 0}[state] * 60 for state in states)
+    assert ledger.paper_bits == bits
+    payloads = ledger.wire["activations"]["up"] + ledger.wire["gradients"]["down"]
+    assert 8 * payloads == bits
+    reduction = Fraction(len(states) * 2 * 60 * 100 * 32, bits)
+    assert ledger.communication_reduction == float(reduction)
+
+
+@given(states=runs)
+def test_clients_compute_forward_in_b_and_both_passes_in_a(states):
+    ledger = Ledger.of(SMALL, states)
+    macs = sum({"A": 20, "B": 7, "C": 0}[state] * 60 for state in states)
+    assert ledger.client_macs == macs
+    assert ledger.client_compute_reduction == float(
+        Fraction(len(states) * 20 * 60, macs)
+    )
+
+
+def test_a_long_run_on_a_large_set_does_not_overflow():
+    # VGG11 at cut 2 on CIFAR-10: 8x8x128 activations, 200 epochs all in A.
+    values, examples, epochs = 8 * 8 * 128, 50_000, 200
+    macs = 32 * 32 * 27 * 64 + 16 * 16 * 576 * 128
+    prices = plain(
+        examples=examples,
+        clients=1,
+        values=values,
+        forward_macs=macs,
+        sync_macs=3 * macs,
+    )
+    prices = dataclasses.replace(
+        prices, payload_bits=32 * values, grad_payload_bits=32 * values
+    )
+    ledger = Ledger.of(prices, "A" * epochs)
+    assert ledger.paper_bits == 5_242_880_000_000
+    assert ledger.wire["activations"]["up"] == 327_680_000_000
+    assert ledger.client_macs == 3 * macs * 10_000_000 == 619_315_200_000_000
+    assert ledger.communication_reduction == 1
+
+
+# The wire's account
+
+
+@given(states=runs, sequential=st.booleans(), clients=st.integers(1, 5))
+def test_the_whole_is_the_sum_of_its_kinds(states, sequential, clients):
+    ledger = Ledger.of(priced(sequential=sequential, clients=clients), states)
+    assert tuple(ledger.wire) == KINDS
+    assert all(tuple(by) == DIRECTIONS for by in ledger.wire.values())
+    kinds = [by[direction] for by in ledger.wire.values() for direction in by]
+    assert ledger.wire_bytes == sum(kinds)
+    assert ledger.states == states
+
+
+@given(states=runs, sequential=st.booleans())
+def test_an_epoch_of_c_adds_nothing_to_any_kind(states, sequential):
+    prices = priced(sequential=sequential)
+    before, after = Ledger.of(prices, states), Ledger.of(prices, states + "CCC")
+    assert after.wire == before.wire
+    assert (after.paper_bits, after.client_macs) == (
+        before.paper_bits,
+        before.client_macs,
+    )
+
+
+@given(runs)
+def test_each_kind_follows_from_the_states(states):
+    wire = Ledger.of(SMALL, states).wire
+    a, b = states.count("A"), states.count("B")
+    assert wire["activations"] == {"up": (a + b) * 6000, "down": 0}
+    assert wire["gradients"] == {"up": 0, "down": a * 6000}
+    assert wire["headers"] == {"up": (a + b) * 12, "down": a * 18}
+    assert wire["control"] == {"up": 0, "down": (a + b) * 15}
+
+
+@given(states=runs)
+def test_labels_cross_once(states):
+    assert Ledger.of(SMALL, states).wire["labels"] == {"up": 60, "down": 0}
+
+
+def test_labels_cross_with_the_first_epoch_that_needs_them():
+    assert Ledger.of(SMALL, "").wire["labels"]["up"] == 0
+    assert Ledger.of(SMALL, "CC").wire["labels"]["up"] == 0
+    assert Ledger.of(SMALL, "CCB").wire["labels"]["up"] == 60
+
+
+def parts_moved(states, clients, sequential):
+    """Parts up and down, by watching which version of the part each client holds."""
+    newest, held = 0, [0] * clients
+    up = down = 0
+    for state in states:
+        if state == "C":
+            continue
+        if not sequential and state == "A":
+            up += clients  # all train side by side and hand theirs in
+            newest += 1
+            down += clients  # the mean is nobody's own part
+            held = [newest] * clients
+            continue
+        for client in range(clients):
+            if held[client] != newest:
+                down += 1
+                held[client] = newest
+            if state == "A":
+                newest += 1
+                held[client] = newest
+                up += 1
+    return up, down
+
+
+@given(states=runs, clients=st.integers(2, 5), sequential=st.booleans())
+def test_client_parts_move_only_to_who_lacks_the_newest(states, clients, sequential):
+    prices = priced(clients=clients, sequential=sequential)
+    up, down = parts_moved(states, clients, sequential)
+    wire = Ledger.of(prices, states).wire
+    assert wire["client_parts"] == {"up": 1000 * up, "down": 1000 * down}
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_single_client_never_sends_its_part(sequential):
+    prices = priced(clients=1, sequential=sequential)
+    wire = Ledger.of(prices, "AABCA").wire
+    assert wire["client_parts"] == {"up": 0, "down": 0}
+
+
+# Errors
+
+
+@pytest.mark.parametrize("state", ["D", "", "AB", "a"])
+def test_a_state_that_is_none_is_refused_and_nothing_is_entered(state):
+    ledger = Ledger.of(SMALL, "A")
+    before = ledger.wire_bytes
+    with pytest.raises(ValueError, match="state must be A, B or C"):
+        ledger.add(state)
+    assert (ledger.states, ledger.wire_bytes) == ("A", before)
+
+
+def test_a_run_that_has_sent_nothing_has_no_reduction():
+    with pytest.raises(ValueError, match="has sent nothing"):
+        _ = Ledger(SMALL).communication_reduction
+    with pytest.raises(ValueError, match="has sent nothing"):
+        _ = Ledger(SMALL).client_compute_reduction
+
+
+def test_two_ledgers_share_nothing():
+    first, second = Ledger(SMALL), Ledger(SMALL)
+    first.add("A")
+    assert second.wire_bytes == 0

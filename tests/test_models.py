@@ -1,0 +1,343 @@
+"""Layers and networks against flax, lax and counts made by hand."""
+
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from jsplit.models import MODELS, USUAL_CUTS, Chain, cuts, split
+from jsplit.models.layers import Conv, Norm, convolve, max_pool
+
+CLASSES = 10
+
+
+def whole(name):
+    return Chain(MODELS[name](CLASSES))
+
+
+@functools.cache
+def table(name):
+    return cuts(MODELS[name](CLASSES), (32, 32, 3))
+
+
+def shapes_of(chain):
+    x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    return jax.eval_shape(chain.init, jax.random.key(0), x)
+
+
+@functools.cache
+def variables_of(name):
+    """Random variables of the right shapes, statistics among them."""
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path[0].key == "batch_stats" or path[-1].key == "scale":
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        scale = np.float32(math.prod(leaf.shape[:-1]) ** -0.5)
+        return scale * rng.standard_normal(leaf.shape, np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes_of(whole(name)))
+
+
+def owned(variables, chain):
+    """What the blocks of a chain own of the whole network's variables."""
+    names = [block.name for block in chain.blocks]
+    return {
+        kind: {name: tree[name] for name in names if name in tree}
+        for kind, tree in variables.items()
+    }
+
+
+@functools.cache
+def products(name):
+    """Each convolution and dense layer: block, input and kernel shape, stride."""
+    found = []
+
+    def record(call, args, kwargs, context):
+        layer = context.module
+        if context.method_name == "__call__" and isinstance(layer, Conv | nn.Dense):
+            shape = args[0].shape
+            window = (layer.size,) * 2 if isinstance(layer, Conv) else ()
+            kernel = (*window, shape[-1], layer.features)
+            found.append((layer.path[0], shape, kernel, getattr(layer, "stride", 1)))
+        return call(*args, **kwargs)
+
+    x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    with nn.intercept_methods(record):
+        jax.eval_shape(whole(name).init, jax.random.key(0), x)
+    return found
+
+
+# Convolutions
+
+
+def assert_lowerings_agree(x_shape, kernel_shape, stride):
+    """Values and gradients agree but for the order of float32 sums.
+
+    The tolerance is 1e-5 of the largest magnitude of what is compared.
+    """
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal(x_shape, np.float32))
+    kernel = jnp.asarray(rng.standard_normal(kernel_shape, np.float32))
+    image = [-(-side // stride) for side in x_shape[1:3]]
+    output = (x_shape[0], *image, kernel_shape[-1])
+    cotangent = jnp.asarray(rng.standard_normal(output, np.float32))
+
+    def run(x, kernel, cotangent):
+        results = []
+        for lowering in ("im2col", "native"):
+            y, pullback = jax.vjp(
+                lambda x, k, way=lowering: convolve(x, k, stride, way), x, kernel
+            )
+            results.append((y, *pullback(cotangent)))
+        return results
+
+    for im2col, native in zip(*jax.jit(run)(x, kernel, cotangent), strict=True):
+        assert im2col.shape == native.shape
+        largest = float(jnp.abs(native).max())
+        np.testing.assert_allclose(im2col, native, rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_lowerings_agree_on_every_convolution_of_the_models(name):
+    earlier = {
+        layer[1:]
+        for other in list(MODELS)[: list(MODELS).index(name)]
+        for layer in products(other)
+    }
+    layers = {layer[1:] for layer in products(name) if len(layer[2]) == 4}
+    assert layers
+    for layer in sorted(layers - earlier):
+        assert_lowerings_agree(*layer)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("image", [(7, 10), (1, 2)])
+def test_the_lowerings_agree_on_odd_and_tiny_images(image, stride, size):
+    assert_lowerings_agree((3, *image, 4), (size, size, 4, 5), stride)
+
+
+def test_a_convolution_pads_by_half_its_kernel_and_halves_by_its_stride():
+    x = jnp.ones((1, 5, 5, 1))
+    kernel = jnp.ones((3, 3, 1, 1))
+    for lowering in ("im2col", "native"):
+        y = convolve(x, kernel, 2, lowering)[0, :, :, 0]
+        np.testing.assert_array_equal(y, [[4, 6, 4], [6, 9, 6], [4, 6, 4]])
+
+
+# Pooling and normalisation
+
+
+@pytest.mark.parametrize("image", [(4, 6), (5, 7), (2, 3)])
+def test_pooling_is_flax_max_pool_and_drops_an_odd_row_or_column(image):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.permutation(3 * math.prod(image)).reshape(1, *image, 3) / 64)
+    x = x.astype(jnp.float32)
+
+    def flax_pool(x):
+        return nn.max_pool(x, (2, 2), (2, 2), "VALID")
+
+    @jax.jit
+    def both(x):
+        results = []
+        for pool in (max_pool, flax_pool):
+            y, pullback = jax.vjp(pool, x)
+            results.append((y, *pullback(y)))
+        return results
+
+    ours, flaxs = both(x)
+    chex.assert_trees_all_equal(ours, flaxs)
+
+
+def test_pooling_loses_no_gradient_where_values_are_equal():
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x)))(jnp.zeros((1, 4, 4, 1)))
+    assert jnp.sum(gradient) == 4
+
+
+@pytest.mark.parametrize("image", [(1, 1), (1, 6), (5, 1)])
+def test_an_image_of_one_row_or_column_is_not_pooled(image):
+    x = jnp.arange(2.0 * math.prod(image)).reshape(1, *image, 2)
+    np.testing.assert_array_equal(max_pool(x), x)
+
+
+@pytest.fixture(scope="module")
+def normalise():
+    norm, x = Norm(), jnp.zeros((1, 3, 3, 2))
+    start = norm.init(jax.random.key(0), x, train=False, mask=None)
+
+    @jax.jit
+    def run(x, mask):
+        return norm.apply(start, x, train=True, mask=mask, mutable=["batch_stats"])
+
+    return run
+
+
+IMAGES = np.random.default_rng(0).normal(3, 2, (6, 3, 3, 2)).astype(np.float32)
+
+
+def test_padded_rows_do_not_move_the_normalisation(normalise):
+    mask = np.array([True, False, True, True, False, True])
+    filled = np.where(mask.reshape(-1, 1, 1, 1), IMAGES, 1e6).astype(np.float32)
+    y, moved = normalise(filled, mask)
+    expected, expected_moved = normalise(IMAGES[mask], None)
+    np.testing.assert_allclose(np.asarray(y)[mask], expected, atol=1e-5)
+    chex.assert_trees_all_close(moved, expected_moved, rtol=1e-5)
+
+
+def test_a_full_mask_is_no_mask(normalise):
+    y, moved = normalise(IMAGES, np.ones(6, bool))
+    expected, expected_moved = normalise(IMAGES, None)
+    np.testing.assert_allclose(y, expected, atol=1e-6)
+    chex.assert_trees_all_close(moved, expected_moved, rtol=1e-6)
+
+
+def test_a_batch_of_nothing_but_padding_stays_finite(normalise):
+    chex.assert_tree_all_finite(normalise(IMAGES, np.zeros(6, bool)))
+    chex.assert_tree_all_finite(normalise(np.zeros_like(IMAGES), np.zeros(6, bool)))
+
+
+def test_running_statistics_move_by_a_tenth(normalise):
+    _, moved = normalise(IMAGES, None)
+    (statistics,) = moved["batch_stats"].values()
+    mean, var = IMAGES.mean(axis=(0, 1, 2)), IMAGES.var(axis=(0, 1, 2))
+    np.testing.assert_allclose(statistics["mean"], 0.1 * mean, rtol=1e-4)
+    np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * var, rtol=1e-4)
+
+
+# Cutting
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_client_and_server_are_the_whole_network_at_every_cut(name):
+    # In evaluation, and all in one program, so that the same operations give the same
+    # bits. (Compiled apart, XLA may fuse the halves in another way than the whole.)
+    variables, blocks = variables_of(name), MODELS[name](CLASSES)
+    x = np.random.default_rng(1).standard_normal((2, 8, 8, 3), np.float32)
+
+    @jax.jit
+    def run(variables, x):
+        outputs = [whole(name).apply(variables, x)]
+        for cut in range(1, len(blocks)):
+            client, server = split(blocks, cut)
+            assert len(client.blocks) == cut
+            smashed = client.apply(owned(variables, client), x)
+            outputs.append(server.apply(owned(variables, server), smashed))
+        return outputs
+
+    expected, *outputs = run(variables, x)
+    chex.assert_shape(expected, (2, CLASSES))
+    assert jnp.ptp(expected) > 0.01
+    assert len(outputs) == len(blocks) - 1
+    for actual in outputs:
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_client_and_server_own_the_whole_networks_variables(name):
+    client, _ = split(MODELS[name](CLASSES), USUAL_CUTS[name])
+    expected = owned(shapes_of(whole(name)), client)
+    chex.assert_trees_all_equal_shapes(shapes_of(client), expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_cut_that_leaves_a_side_empty_is_refused(name):
+    blocks = MODELS[name](CLASSES)
+    for cut in (-1, 0, len(blocks), len(blocks) + 1):
+        with pytest.raises(ValueError, match=f"1 to {len(blocks) - 1}, got {cut}"):
+            split(blocks, cut)
+    assert 1 <= USUAL_CUTS[name] < len(blocks)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_cut_table_agrees_with_the_layers_themselves(name):
+    blocks, variables = MODELS[name](CLASSES), variables_of(name)
+    rows = table(name)
+    assert [row.number for row in rows] == list(range(1, len(blocks)))
+    assert [row.name for row in rows] == [block.name for block in blocks[:-1]]
+    costs = {block.name: 0 for block in blocks}
+    for block, (_, *image, _), kernel, stride in products(name):
+        pixels = math.prod(-(-side // stride) for side in image)
+        costs[block] += pixels * math.prod(kernel)
+    shares = [row.client_share for row in rows]
+    assert shares == sorted(set(shares)) and 0 < shares[0] and shares[-1] < 1
+    for row in rows:
+        client, _ = split(blocks, row.number)
+        params = owned(variables, client)["params"]
+        assert row.client_params == sum(leaf.size for leaf in jax.tree.leaves(params))
+        assert row.client_macs == sum(costs[block.name] for block in client.blocks)
+        assert row.client_share == row.client_macs / sum(costs.values())
+        assert row.values == math.prod(row.smashed_shape)
+
+
+def test_the_cut_table_agrees_with_a_real_network():
+    client, _ = split(MODELS["cnn"](CLASSES), 2)
+    row = cuts(MODELS["cnn"](CLASSES), (14, 14, 1))[1]
+    init = jax.jit(client.init_with_output)
+    smashed, variables = init(jax.random.key(0), jnp.ones((3, 14, 14, 1)))
+    assert smashed.shape == (3, *row.smashed_shape)
+    sizes = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
+    assert sum(sizes) == row.client_params == 16 * 9 + 32 + 16 * 32 * 9 + 64
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "smashed"),
+    [
+        ("cnn", 1, (16, 16, 16)),
+        ("vgg11", 2, (8, 8, 128)),
+        ("vgg13", 4, (8, 8, 128)),
+        ("resnet18", 3, (32, 32, 64)),
+    ],
+)
+def test_the_usual_cuts_send_what_they_always_sent(name, cut, smashed):
+    assert USUAL_CUTS[name] == cut
+    assert table(name)[cut - 1].smashed_shape == smashed
+
+
+# Networks
+
+
+@pytest.mark.parametrize(
+    ("name", "params"), [("vgg11", 9_753_674), ("resnet18", 11_173_962)]
+)
+def test_networks_have_the_published_number_of_parameters(name, params):
+    leaves = jax.tree.leaves(shapes_of(whole(name))["params"])
+    assert sum(leaf.size for leaf in leaves) == params
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [14, 28, 32])
+def test_networks_take_every_image_size_channels_and_classes(name, side, channels):
+    x = jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
+    chain = Chain(MODELS[name](100))
+    logits, variables = jax.eval_shape(chain.init_with_output, jax.random.key(0), x)
+    assert logits == jax.ShapeDtypeStruct((2, 100), jnp.float32)
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(variables)}
+    assert dtypes == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet18"])
+def test_padded_images_do_not_move_the_networks_statistics(name):
+    # Two blocks are enough: each kind of block hands the mask on to its layers.
+    chain = Chain(MODELS[name](CLASSES)[:2])
+    variables = owned(variables_of(name), chain)
+    x = np.random.default_rng(1).standard_normal((4, 8, 8, 3), np.float32)
+    x[2:] = 100.0
+    mask = np.array([True, True, False, False])
+
+    @jax.jit
+    def run(variables, x, mask):
+        train = functools.partial(
+            chain.apply, variables, train=True, mutable=["batch_stats"]
+        )
+        return train(x, mask=mask), train(x[:2], mask=None)
+
+    (y, moved), (expected, expected_moved) = run(variables, x, mask)
+    np.testing.assert_allclose(y[:2], expected, rtol=1e-4, atol=1e-4)
+    chex.assert_trees_all_close(moved, expected_moved, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,410 @@
+"""The epoch scan: what each state does and sends, and what does not matter."""
+
+import dataclasses
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jsplit import data
+from jsplit.codecs import float8, identity
+from jsplit.gate import always_gate, freeze_gate, loss_gate, periodic_gate
+from jsplit.protocol import client_keys, epoch_order
+from jsplit.simulation import make_simulation
+from jsplit.topology import PARALLEL, SEQUENTIAL
+from jsplit.typing import STATES
+from tests.nets import OPTIMIZER, blobs, cnn_parts, dense_parts, images
+
+TRAIN, TEST = blobs(60), blobs(30, seed=1)
+LR = 0.05
+
+
+def simulate(parts=None, train=TRAIN, test=TEST, **more):
+    client, server = parts or dense_parts()
+    settings = {"gate": always_gate(), "optimizer": OPTIMIZER, "batch_size": 20}
+    return make_simulation(client, server, train, test, **{**settings, **more})
+
+
+def states_of(record):
+    return "".join(STATES[state] for state in np.asarray(record.state))
+
+
+def deal(sizes):
+    return np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+
+
+def by_hand(simulation, epochs, train=TRAIN):
+    """State A of one client, by the step functions alone: no scan, no topology."""
+    steps, layout = simulation.steps, simulation.layout
+    client, server = simulation.state.client, simulation.state.server
+    for epoch in range(epochs):
+        key = jax.random.fold_in(simulation.key, epoch)
+        keys = client_keys(key, layout)
+        order = np.asarray(epoch_order(keys, simulation.shards))[0, 0]
+        for number in range(layout.steps):
+            rows = order[number * layout.batch : (number + 1) * layout.batch]
+            draw = jax.random.split(jax.random.fold_in(keys[0, 0], number))[1]
+            packet, residual = steps.client_forward(client, train[0][rows], None, draw)
+            server_key = jax.random.fold_in(jax.random.fold_in(key, 1), number)
+            packets = jax.tree.map(lambda leaf: leaf[None], packet)
+            server, _, replies = steps.server_step_with_reply(
+                server,
+                packets,
+                train[1][rows][None],
+                None,
+                server_key,
+                jnp.float32(LR),
+            )
+            reply = jax.tree.map(lambda leaf: leaf[0], replies)
+            client = steps.client_backward(
+                client, residual, reply, None, jnp.float32(LR)
+            )
+    return client, server
+
+
+@pytest.mark.parametrize("topology", [PARALLEL, SEQUENTIAL], ids=lambda t: t.name)
+def test_one_client_in_any_topology_equals_no_topology_at_all(topology):
+    """The scan against the bare steps: the same floats up to XLA's fusing, 1e-6."""
+    simulation = simulate(topology=topology, codec=float8(), grad_codec=float8())
+    state, _, _ = simulation.run([LR] * 3)
+    client, server = by_hand(simulation, 3)
+    chex.assert_trees_all_close((state.client, state.server), (client, server), 1e-6)
+
+
+def test_one_client_parallel_equals_one_client_sequential_to_the_bit():
+    ends = [
+        simulate(topology=topology).run([LR] * 3)[0]
+        for topology in (PARALLEL, SEQUENTIAL)
+    ]
+    chex.assert_trees_all_equal(*ends)
+
+
+def test_state_a_with_the_identity_codec_is_plain_unsplit_training():
+    """Whole epochs, same batches: to 1e-6, since XLA fuses the two otherwise."""
+    simulation = simulate(codec=identity(), grad_codec=identity())
+    state, _, _ = simulation.run([LR] * 3)
+
+    def mean_loss(params, x, y):
+        hidden = jax.nn.relu(x @ params[0]["kernel"] + params[0]["bias"])
+        logits = hidden @ params[1]["kernel"] + params[1]["bias"]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+    sides = (simulation.state.client, simulation.state.server)
+    params = tuple(side.variables["params"]["Dense_0"] for side in sides)
+    opt_state = OPTIMIZER.init(params)
+    for epoch in range(3):
+        keys = client_keys(jax.random.fold_in(simulation.key, epoch), simulation.layout)
+        order = np.asarray(epoch_order(keys, simulation.shards)).reshape(3, 20)
+        for rows in order:
+            gradients = jax.grad(mean_loss)(params, TRAIN[0][rows], TRAIN[1][rows])
+            updates, opt_state = OPTIMIZER.update(gradients, opt_state, params)
+            params = jax.tree.map(lambda p, u: p + LR * u, params, updates)
+    ends = tuple(
+        side.variables["params"]["Dense_0"] for side in (state.client, state.server)
+    )
+    chex.assert_trees_all_close(ends, params, atol=1e-6, rtol=1e-5)
+
+
+def test_a_huge_threshold_gives_a_b_c_c_and_zero_gives_a_for_ever():
+    huge = simulate(gate=loss_gate(1e9, initial_loss=1.0))
+    state, record, ledger = huge.run([LR] * 5)
+    assert states_of(record) == ledger.states == "ABCCC"
+    zero = loss_gate(0.0, initial_loss=1.0).init()
+    again = dataclasses.replace(huge.state, gate=zero)
+    _, record, _ = huge._replace(state=again).run([LR] * 5)
+    assert states_of(record) == "AAAAA"
+
+
+def test_state_b_leaves_the_client_untouched_and_state_c_the_store_as_well():
+    simulation = simulate(cnn_parts(), images(40), images(20, 1), gate=freeze_gate(1))
+    ends = [simulation.state]
+    for epochs in (1, 2, 3):
+        ends.append(simulation.run([LR] * epochs)[0])
+    start, a, b, c = ends
+    chex.assert_trees_all_equal(b.client, a.client)
+    chex.assert_trees_all_equal(c.client, a.client)
+    chex.assert_trees_all_equal(c.store, b.store)
+    for before, after in ((start, a), (a, b), (b, c)):
+        old, new = (jax.tree.leaves(s.server.variables) for s in (before, after))
+        assert not all(np.array_equal(o, n) for o, n in zip(old, new, strict=True))
+    assert not np.array_equal(a.store.packets.payload, b.store.packets.payload)
+
+
+def test_state_c_still_lowers_the_training_loss():
+    simulation = simulate(gate=freeze_gate(1))
+    _, record, _ = simulation.run([LR] * 12)
+    assert states_of(record) == "AB" + 10 * "C"
+    losses = np.asarray(record.train.loss)
+    assert losses[-1] < 0.8 * losses[2]
+
+
+def test_trace_shows_that_state_c_calls_no_client_code_and_b_no_gradient():
+    simulation = simulate()
+    jaxpr = jax.make_jaxpr(simulation.program.run)(
+        simulation.state,
+        simulation.shards,
+        simulation.test,
+        simulation.key,
+        jnp.ones(1),
+        jnp.ones(1, bool),
+    )
+    branches = _branches_on_the_state(jaxpr.jaxpr)
+    called = [_called(branch.jaxpr) for branch in branches]
+    clients = {"client_forward", "client_refresh", "client_backward"}
+    assert called[0] & clients == {"client_forward", "client_backward"}
+    assert "server_step_with_reply" in called[0]
+    assert called[1] & clients == {"client_refresh"}
+    assert "server_step" in called[1] and "server_step_with_reply" not in called[1]
+    assert not called[2] & clients
+    assert "server_step" in called[2] and "server_step_with_reply" not in called[2]
+
+
+def _inner(jaxpr):
+    return [
+        sub
+        for eqn in jaxpr.eqns
+        for sub in jax.extend.core.jaxprs_in_params(eqn.params)
+    ]
+
+
+def _branches_on_the_state(jaxpr):
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "cond" and len(eqn.params["branches"]) == 3:
+            return eqn.params["branches"]
+    for sub in _inner(jaxpr):
+        if found := _branches_on_the_state(sub):
+            return found
+    return None
+
+
+def _called(jaxpr):
+    names = {eqn.params["name"] for eqn in jaxpr.eqns if "name" in eqn.params}
+    return names.union(*map(_called, _inner(jaxpr)))
+
+
+def test_another_threshold_seed_or_learning_rate_compiles_nothing_anew():
+    traced = []
+
+    def loss(outputs, labels):
+        traced.append(1)
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+
+    simulation = simulate(loss=loss, gate=loss_gate(0.1, initial_loss=1.0))
+    simulation.run([LR] * 2)
+    first = len(traced)
+    for threshold, seed, rate in ((0.5, 1, 0.1), (3.0, 2, 0.01)):
+        gate = loss_gate(threshold, initial_loss=2.0, warmup=1).init()
+        state = dataclasses.replace(simulation.state, gate=gate)
+        simulation._replace(state=state, key=jax.random.key(seed)).run([rate] * 2)
+    assert len(traced) == first > 0
+
+
+def test_another_period_compiles_nothing_anew():
+    simulation = simulate(gate=periodic_gate(2))
+    _, record, _ = simulation.run([LR] * 6)
+    assert states_of(record) == "ABABAB"
+    size = simulation.program.run._cache_size()
+    state = dataclasses.replace(simulation.state, gate=periodic_gate(3).init())
+    _, record, _ = simulation._replace(state=state).run([LR] * 6)
+    assert states_of(record) == "ABCABC"
+    assert simulation.program.run._cache_size() == size == 1
+
+
+def test_chunks_of_1_3_or_all_epochs_give_the_same_states_and_parameters():
+    """States exactly; parameters to 1e-6, since another scan length is recompiled."""
+    simulation = simulate(gate=loss_gate(0.15, initial_loss=math.log(3)))
+    epochs = 7
+    ends = []
+    for chunk in (1, 3, epochs):
+        state = jax.tree.map(jnp.copy, simulation.state)
+        states = ""
+        for first in range(0, epochs, chunk):
+            active = jnp.arange(first, first + chunk) < epochs
+            state, record = simulation.program.run(
+                state,
+                simulation.shards,
+                simulation.test,
+                simulation.key,
+                jnp.full(chunk, LR),
+                active,
+            )
+            states += states_of(record)[: int(active.sum())]
+        ends.append((states, state))
+    assert ends[0][0] == ends[1][0] == ends[2][0]
+    assert set(ends[0][0]) >= {"A", "B"}
+    for _, state in ends:
+        assert int(state.epoch) == epochs
+        chex.assert_trees_all_close(state, ends[0][1], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("topology", [PARALLEL, SEQUENTIAL], ids=lambda t: t.name)
+@pytest.mark.parametrize("sizes", [(5, 5), (7, 1, 3), (1, 1, 9), (11,)], ids=str)
+def test_each_epoch_of_each_state_uses_every_example_exactly_once(topology, sizes):
+    """Labels are powers of two in the loss: its sum is exact only if none repeats."""
+    count = sum(sizes)
+    examples, labels = TRAIN[0][:count], np.arange(count, dtype=np.int32)
+
+    def powers(outputs, labels):
+        weight = jnp.exp2(labels.astype(jnp.float32))
+        return weight + 0.0 * outputs.sum(axis=-1)
+
+    simulation = simulate(
+        dense_parts(count),
+        (examples, labels),
+        (examples, labels),
+        shares=deal(sizes),
+        topology=topology,
+        batch_size=4,
+        gate=freeze_gate(1),
+        loss=powers,
+    )
+    _, record, _ = simulation.run([0.0] * 4)
+    assert states_of(record) == "ABCC"
+    np.testing.assert_array_equal(record.train.loss, [2.0**count - 1] * 4)
+    np.testing.assert_array_equal(record.train.examples, [count] * 4)
+
+
+@settings(max_examples=20)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=5),
+    topology=st.sampled_from([PARALLEL, SEQUENTIAL]),
+    batch=st.integers(1, 16),
+)
+def test_epoch_order_is_a_permutation_of_each_clients_shard(sizes, topology, batch):
+    from jsplit.protocol import make_shards
+    from jsplit.topology import lay_out
+
+    shares = deal(sizes)
+    layout = lay_out(sizes, topology, batch)
+    examples = np.zeros((sum(sizes), 1), np.float32)
+    shards = make_shards(examples, np.zeros(sum(sizes)), shares, layout)
+    orders = [
+        np.asarray(epoch_order(client_keys(jax.random.key(seed), layout), shards))
+        for seed in (0, 1)
+    ]
+    for order in orders:
+        rows = order.reshape(len(sizes), -1)
+        for share, row in zip(shares, rows, strict=True):
+            assert sorted(row[: len(share)]) == list(share)
+    if max(sizes) > 8:
+        assert not np.array_equal(*orders)
+
+
+def test_parallel_clients_average_their_parts_weighted_by_examples():
+    """One step of two clients with 4 and 2 examples, against each on its own."""
+    both = simulate(shares=deal((4, 2)), batch_size=8, codec=identity())
+    state, _, _ = both.run([LR])
+    alone = []
+    for share in deal((4, 2)):
+        one = simulate(
+            train=(TRAIN[0][share], TRAIN[1][share]), batch_size=8, codec=identity()
+        )
+        # The server that both saw, and each client's gradient of its own mean loss.
+        alone.append(one.run([LR])[0].client)
+    expected = jax.tree.map(lambda a, b: (4 * a + 2 * b) / 6, *alone)
+    chex.assert_trees_all_close(state.client, expected, atol=1e-6)
+
+
+def test_sequential_clients_are_one_client_that_visits_the_shards_in_turn():
+    """With the codec's packets and the order per shard the same, so is the result."""
+    shares = deal((20, 20, 20))
+    turns = simulate(shares=shares, topology=SEQUENTIAL)
+    state, _, _ = turns.run([LR])
+    client, server = turns.state.client, turns.state.server
+    key = jax.random.fold_in(turns.key, 0)
+    orders = np.asarray(epoch_order(client_keys(key, turns.layout), turns.shards))
+    for number, rows in enumerate(orders[:, 0]):
+        packet, residual = turns.steps.client_forward(
+            client, TRAIN[0][rows], None, turns.key
+        )
+        packets = jax.tree.map(lambda leaf: leaf[None], packet)
+        server_key = jax.random.fold_in(jax.random.fold_in(key, 1), number)
+        server, _, replies = turns.steps.server_step_with_reply(
+            server, packets, TRAIN[1][rows][None], None, server_key, jnp.float32(LR)
+        )
+        reply = jax.tree.map(lambda leaf: leaf[0], replies)
+        client = turns.steps.client_backward(
+            client, residual, reply, None, jnp.float32(LR)
+        )
+    chex.assert_trees_all_close((state.client, state.server), (client, server), 1e-6)
+
+
+def test_store_holds_codes_and_the_header_of_each_examples_packet():
+    simulation = simulate(gate=freeze_gate(1))
+    state, _, _ = simulation.run([LR] * 2)
+    payload, header = state.store.packets
+    assert payload.dtype == header.dtype == jnp.uint8
+    key = jax.random.fold_in(simulation.key, 1)
+    order = epoch_order(client_keys(key, simulation.layout), simulation.shards)
+    np.testing.assert_array_equal(state.store.labels, TRAIN[1][np.asarray(order)])
+    for number in range(3):
+        rows = slice(20 * number, 20 * number + 20)
+        packet = simulation.steps.client_refresh(
+            state.client, TRAIN[0][np.asarray(order)[0, 0, rows]], None, key
+        )
+        np.testing.assert_array_equal(payload[0, 0, rows], packet.payload)
+        for row in header[0, 0, rows]:
+            np.testing.assert_array_equal(row, packet.header)
+
+
+def test_augmented_runs_are_repeatable_and_seeds_differ():
+    train, test = images(40), images(20, 1)
+    raw = (np.clip(train[0] * 40 + 100, 0, 255).astype(np.uint8), train[1])
+    raw_test = (np.clip(test[0] * 40 + 100, 0, 255).astype(np.uint8), test[1])
+    from jsplit.protocol import Transform
+
+    transform = Transform(
+        lambda key, x: data.preprocess(
+            data.augment(key, x, padding=1, flip=True), (0.4,), (0.2,)
+        ),
+        lambda x: data.preprocess(x, (0.4,), (0.2,)),
+    )
+    runs = [
+        simulate(cnn_parts(), raw, raw_test, transform=transform, seed=seed)
+        for seed in (0, 0, 1)
+    ]
+    ends = [run.run([LR] * 2)[0].client for run in runs]
+    chex.assert_trees_all_equal(ends[0], ends[1])
+    leaf = jax.tree.leaves(ends[0].variables["params"])[0]
+    assert not np.array_equal(leaf, jax.tree.leaves(ends[2].variables["params"])[0])
+
+
+def test_shares_and_lengths_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="as many labels as examples"):
+        simulate(train=(TRAIN[0], TRAIN[1][:-1]))
+    with pytest.raises(ValueError, match="twice"):
+        simulate(shares=[np.arange(5), np.arange(4, 9)])
+    with pytest.raises(ValueError, match="from 0 to 59"):
+        simulate(shares=[np.arange(5), np.asarray([60])])
+
+
+def test_a_module_with_statistics_and_no_mask_is_refused_where_batches_are_padded():
+    from flax import linen as nn
+
+    from jsplit.part import from_flax
+
+    class Unmasked(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.BatchNorm(use_running_average=not train)(nn.Dense(4)(x))
+
+    parts = (from_flax(Unmasked()), dense_parts()[1])
+    with pytest.raises(ValueError, match="must take the keyword `mask`"):
+        simulate(parts, batch_size=7)
+    assert simulate(parts, batch_size=20).layout.steps == 3
+
+
+def test_outputs_stay_finite_with_a_codec_whatever_the_activations():
+    """Tiny and huge inputs pass the wire as finite numbers, as float8 promises."""
+    scaled = (TRAIN[0] * np.float32(1e30), TRAIN[1])
+    simulation = simulate(train=scaled)
+    packet, _ = simulation.steps.client_forward(
+        simulation.state.client, scaled[0][:20], None, simulation.key
+    )
+    assert np.isfinite(float8().decode(packet)).all()
