@@ -103,8 +103,15 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
     """Makes everything that a run needs; nothing is compiled or trained yet.
 
     Raises:
-        InputError: if the clients cannot share the training set as asked.
+        InputError: if the clients cannot share the training set as asked, or a batch
+            is larger than all of it.
     """
+    examples = len(dataset.train_labels)
+    if config.batch_size is not None and config.batch_size > examples:
+        raise InputError(
+            f"--batch-size {config.batch_size} is more than the {examples} training "
+            "examples; take a smaller one"
+        )
     blocks = blocks_of(config, dataset)
     index = config.cut or USUAL_CUTS[config.model]
     client, server = map(from_flax, split(blocks, index))

@@ -5,6 +5,8 @@ import dataclasses
 import difflib
 import io
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,22 +20,13 @@ from rich.table import Table
 
 from jsplit import folder as folders
 from jsplit import plots
-from jsplit.build import (
-    build,
-    check_names,
-    load_dataset,
-)
-from jsplit.config import RunConfig, check, read_toml
+from jsplit.build import Experiment, blocks_of, build, check_names, load_dataset
+from jsplit.config import RunConfig, check, read_toml, wanted
+from jsplit.data import Dataset
 from jsplit.errors import InputError, RunError
 from jsplit.folder import RunFolder
 from jsplit.models import cuts
-from jsplit.train import (
-    Progress,
-    resume,
-    summarize,
-    train,
-    write_summary,
-)
+from jsplit.train import Progress, resume, summarize, train, write_summary
 from jsplit.writers import (
     ConsoleWriter,
     JsonlWriter,
@@ -92,8 +85,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
         raise InputError(f"unknown command {argv[0]!r}; the command is: jsplit run")
     except InputError as error:
         return _complain(error, 2)
-    except RunError as error:
+    except (RunError, OSError) as error:
         return _complain(error, 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted before the run began", INTERRUPTED)
 
 
 def run(argv: Sequence[str], prog: str) -> int:
@@ -102,38 +97,56 @@ def run(argv: Sequence[str], prog: str) -> int:
     config = command.settings
     check(config)
     check_names(config)
-    if command.resume and config.workdir is None:
-        raise InputError("--resume needs the run's folder: add --workdir FOLDER")
-    if config.workdir and not command.resume and not command.show_cuts:
-        folders.check_unused(Path(config.workdir))
-    dataset = load_dataset(config, _say)
     if command.show_cuts:
-        _print_cuts(config, dataset.image_shape, dataset.num_classes)
+        _print_cuts(config, load_dataset(config, _say))
         return 0
-    experiment = build(config, dataset)
     if command.resume:
-        folder, kept, _ = folders.read(Path(config.workdir or ""))
+        if config.workdir is None:
+            raise InputError("--resume needs the run's folder: add --workdir FOLDER")
+        folder, kept, described = folders.read(folders.path_of(config.workdir))
         folders.check_same(folder, config, kept)
+        dataset = load_dataset(config, _say)
+        folders.check_data(folder, described, dataset)
+        experiment = build(config, dataset)
         progress = resume(experiment, folder)
         _say(f"resuming {folder.path} after epoch {progress.epochs}")
     else:
+        if config.workdir is not None:
+            folders.check_unused(folders.path_of(config.workdir))
+        dataset = load_dataset(config, _say)
+        experiment = build(config, dataset)
         described = {
             name: getattr(dataset, name) for name in ("name", "source", "fingerprint")
         }
         folder = folders.open_new(config, described)
         progress = Progress(experiment)
-    _print_plan(experiment, folder)
-    if not _train(experiment, folder, progress):
-        _say(
-            f"saved after epoch {progress.epochs}; go on with: {prog} --resume "
-            f"--workdir {folder.path}"
-        )
-        return INTERRUPTED
-    summary = summarize(experiment, progress)
-    write_summary(folder, summary)
-    _draw(folder, progress, summary)
-    _print_summary(summary)
-    _say(f"all of it is in {folder.path}")
+    return _carry_out(experiment, folder, progress, prog)
+
+
+def _carry_out(
+    experiment: Experiment, folder: RunFolder, progress: Progress, prog: str
+) -> int:
+    """Trains and reports; from here on there is a folder to go on with."""
+    resuming = f"{prog} --resume --workdir {shlex.quote(str(folder.path))}"
+    try:
+        _print_plan(experiment, folder, progress)
+        if not _train(experiment, folder, progress):
+            _say(f"saved after epoch {progress.epochs}; go on with: {resuming}")
+            return INTERRUPTED
+        summary = summarize(experiment, progress)
+        write_summary(folder, summary)
+        _draw(folder, progress, summary)
+        _print_summary(summary)
+        _say(f"all of it is in {folder.path}")
+    except KeyboardInterrupt:
+        return _complain(f"interrupted; go on with: {resuming}", INTERRUPTED)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # Python flushes at its end once more, and would complain in its own way.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RunError(
+            f"writing failed ({error}); mend that, then go on with: {resuming}"
+        ) from error
     return 0
 
 
@@ -149,9 +162,8 @@ def parse(argv: Sequence[str], prog: str) -> RunCommand:
     config_file, workdir = _option(argv, "--config"), _option(argv, "--workdir")
     if config_file is not None:
         base = read_toml(Path(config_file))
-    if "--resume" in argv and workdir is not None:
-        kept = folders.read(Path(workdir))[1]
-        base = kept if config_file is None else base
+    elif "--resume" in argv and workdir:
+        base = folders.read(folders.path_of(workdir))[1]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -166,7 +178,7 @@ def parse(argv: Sequence[str], prog: str) -> RunCommand:
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise InputError(f"{_unboxed(said.getvalue())}; see --help") from None
+        raise InputError(_misread(_unboxed(said.getvalue()), argv)) from None
     if unknown:
         raise InputError(_unknown(unknown[0]))
     return command
@@ -176,46 +188,51 @@ def _option(argv: Sequence[str], name: str) -> str | None:
     """The value of one option, read before the parser knows its defaults."""
     value = None
     for place, word in enumerate(argv):
-        if word == name and place + 1 < len(argv):
-            value = argv[place + 1]
-        elif word.startswith(f"{name}="):
-            value = word.removeprefix(f"{name}=")
+        option, equals, text = word.partition("=")
+        if option.startswith("--") and option.replace("_", "-") == name:
+            value = text if equals else next(iter(argv[place + 1 :]), None)
     return value
+
+
+def _misread(text: str, argv: Sequence[str]) -> str:
+    """What the parser says of a value, in our words."""
+    named = re.search(r"--[a-z-]+", text)
+    if named is None:
+        return f"{text}; see --help"
+    value = _option(argv, named[0])
+    if value is None or "Missing" in text:
+        return f"{named[0]} needs a value; see --help"
+    name = named[0].removeprefix("--").replace("-", "_")
+    return f"{named[0]} must be {wanted(name)}, got {value!r}; see --help"
 
 
 def _unknown(word: str) -> str:
     known = ["--" + f.name.replace("_", "-") for f in dataclasses.fields(RunConfig)]
-    known += ["--config", "--resume", "--show-cuts"]
+    known += ["--no-augment", "--config", "--resume", "--show-cuts"]
+    if not word.startswith("-"):
+        return f"{word!r} belongs to no option; see --help"
     near = difflib.get_close_matches(word.split("=")[0], known, n=1)
     hint = f"did you mean {near[0]}?" if near else "see --help"
     return f"unknown option {word!r}; {hint}"
 
 
 def _unboxed(text: str) -> str:
-    """What a parser's box says before its first rule, as one line."""
+    """What a parser's box says, as one line."""
     lines = [line.strip("│╭╮╰╯ ") for line in text.splitlines()]
-    said: list[str] = []
-    for line in lines:
-        if line.startswith("─") or not line:
-            if said:
-                break
-            continue
-        said.append(line)
-    return " ".join(said)
+    return " ".join(line for line in lines if line.strip("─-"))
 
 
-def _train(experiment: Any, folder: RunFolder, progress: Progress) -> bool:
-    writers: list[Writer] = [
-        JsonlWriter(folder.metrics),
-        TensorBoardWriter(folder.tensorboard, progress.epochs),
-        ConsoleWriter(states=progress.ledger.states),
-    ]
-    try:
-        with _stop_at_signal() as stopping:
-            return train(experiment, folder, progress, writers, stopping)
-    finally:
-        for writer in writers:
-            writer.close()
+def _train(experiment: Experiment, folder: RunFolder, progress: Progress) -> bool:
+    with contextlib.ExitStack() as stack:
+        stopping = stack.enter_context(_stop_at_signal())
+        writers: list[Writer] = []
+        for make in (
+            lambda: JsonlWriter(folder.metrics),
+            lambda: TensorBoardWriter(folder.tensorboard, progress.epochs),
+            lambda: ConsoleWriter(states=progress.ledger.states),
+        ):
+            writers.append(stack.enter_context(contextlib.closing(make())))
+        return train(experiment, folder, progress, writers, stopping)
 
 
 @contextlib.contextmanager
@@ -227,7 +244,9 @@ def _stop_at_signal() -> Iterator[Callable[[], bool]]:
         nonlocal asked
         asked = True
         # Straight to the descriptor: a print could land inside another print.
-        os.write(2, b"\nstopping after this chunk; again to stop at once\n")
+        os.write(2, b"\nstopping when this chunk is saved; again to stop at once\n")
+        if sys.stdout.isatty():
+            os.write(1, b"\x1b[?25h")  # A second one leaves no time to show the cursor.
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, signal.SIG_DFL)
 
@@ -243,7 +262,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _complain(error: Exception, code: int) -> int:
+def _complain(error: Exception | str, code: int) -> int:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return code
 
@@ -262,10 +281,9 @@ def _draw(folder: RunFolder, progress: Progress, summary: dict[str, Any]) -> Non
     )
 
 
-def _print_cuts(config: RunConfig, shape: tuple[int, int, int], classes: int) -> None:
-    table = Table(
-        title=f"{config.model}, one example of {shape[0]}x{shape[1]}x{shape[2]}"
-    )
+def _print_cuts(config: RunConfig, dataset: Dataset) -> None:
+    shape = dataset.image_shape
+    table = Table(title=f"{config.model}, one example of {'x'.join(map(str, shape))}")
     for name in (
         "cut",
         "after",
@@ -277,9 +295,7 @@ def _print_cuts(config: RunConfig, shape: tuple[int, int, int], classes: int) ->
         "client share",
     ):
         table.add_column(name, justify="left" if name == "after" else "right")
-    from jsplit.models import MODELS
-
-    for cut in cuts(MODELS[config.model](classes), shape):
+    for cut in cuts(blocks_of(config, dataset), shape):
         table.add_row(
             str(cut.number),
             cut.name,
@@ -293,7 +309,7 @@ def _print_cuts(config: RunConfig, shape: tuple[int, int, int], classes: int) ->
     _console().print(table)
 
 
-def _print_plan(experiment: Any, folder: RunFolder) -> None:
+def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> None:
     config, dataset = experiment.config, experiment.dataset
     _say(f"data: {dataset.name}, {dataset.source}")
     _say(
@@ -301,7 +317,8 @@ def _print_plan(experiment: Any, folder: RunFolder) -> None:
         f"{config.gate} gate, {config.codec} up, {config.grad_codec} down, "
         f"{config.epochs} epochs, in {folder.path}"
     )
-    _say("compiling; the first epoch takes longer")
+    if progress.epochs < config.epochs:
+        _say("compiling; the first epoch takes longer")
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
@@ -335,8 +352,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
             )
     table.add_row(
         "client computation",
-        f"{summary['client_macs'] / 1e9:.1f} GMAC",
-        f"{plain['client_macs'] / 1e9:.1f} GMAC",
+        f"{summary['client_macs'] / 1e9:,.3f} GMAC",
+        f"{plain['client_macs'] / 1e9:,.3f} GMAC",
         f"/{summary['client_compute_reduction']:.2f}",
     )
     table.add_row("seconds", f"{summary['seconds']:.1f}", "not run", "")

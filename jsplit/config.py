@@ -107,6 +107,9 @@ class RunConfig:
         return 128 if self.clients == 1 else 100
 
 
+_MOST = 1_000_000
+"""Of any count: far above what is used, far below what overflows."""
+
 SPEED_ONLY = frozenset({"chunk", "workdir", "data_dir"})
 """Fields that may differ when a run is resumed: they do not change its result."""
 
@@ -119,13 +122,15 @@ def check(config: RunConfig) -> None:
     Raises:
         InputError: naming the flag, its value and what is possible.
     """
-    _at_least(config, 1, "epochs", "clients", "period", "sync_epochs", "chunk")
-    _at_least(config, 0, "warmup", "threshold", "momentum", "weight_decay", "seed")
+    for name in ("epochs", "clients", "period", "sync_epochs", "chunk"):
+        _in_range(config, name, 1, _MOST)
     for name in ("batch_size", "train_examples", "test_examples", "cut"):
-        if getattr(config, name) is not None:
-            _at_least(config, 1, name)
-    if config.image_size is not None:
-        _at_least(config, 4, "image_size")
+        _in_range(config, name, 1, _MOST)
+    _in_range(config, "image_size", 4, 1024)
+    _in_range(config, "warmup", 0, _MOST)
+    _in_range(config, "seed", 0, 2**32 - 1)
+    for name in ("threshold", "momentum", "weight_decay"):
+        _in_range(config, name, 0, float("inf"))
     for name in ("threshold", "learning_rate", "momentum", "weight_decay"):
         value = getattr(config, name)
         if not abs(value) < float("inf"):
@@ -136,15 +141,16 @@ def check(config: RunConfig) -> None:
         )
     if config.momentum >= 1:
         raise InputError(f"--momentum must be less than 1, got {config.momentum}")
-    if config.seed >= 2**32:
-        raise InputError(f"--seed must be less than 2**32, got {config.seed}")
+    if config.workdir is not None and (not config.workdir or "\0" in config.workdir):
+        raise InputError(f"--workdir must name a folder, got {config.workdir!r}")
 
 
-def _at_least(config: RunConfig, least: int, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value < least:
-            raise InputError(f"{flag(name)} must be at least {least}, got {value}")
+def _in_range(config: RunConfig, name: str, least: int, most: float) -> None:
+    value = getattr(config, name)
+    if value is not None and value < least:
+        raise InputError(f"{flag(name)} must be at least {least}, got {value}")
+    if value is not None and value > most:
+        raise InputError(f"{flag(name)} must be at most {most}, got {value}")
 
 
 def flag(name: str) -> str:
@@ -188,8 +194,7 @@ def from_mapping(values: dict[str, Any], source: str) -> RunConfig:
         if float in allowed and type(value) is int:
             value = float(value)
         if type(value) not in allowed:
-            names = " or ".join(sorted(kind.__name__ for kind in allowed))
-            raise InputError(f"{source}: {name} must be {names}, got {value!r}")
+            raise InputError(f"{source}: {name} must be {wanted(name)}, got {value!r}")
         plain[name] = value
     return RunConfig(**plain)
 
@@ -197,6 +202,13 @@ def from_mapping(values: dict[str, Any], source: str) -> RunConfig:
 def _types(annotation: Any) -> set[type]:
     kind = annotation.__origin__
     return set(getattr(kind, "__args__", (kind,)))
+
+
+def wanted(name: str) -> str:
+    """What a setting takes, for people: `a whole number`."""
+    kinds = {field.name: _types(field.type) for field in dataclasses.fields(RunConfig)}
+    said = {int: "a whole number", float: "a number", bool: "true or false"}
+    return next((said[kind] for kind in kinds[name] if kind in said), "text")
 
 
 def differences(config: RunConfig, other: RunConfig) -> list[str]:

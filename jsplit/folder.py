@@ -34,16 +34,26 @@ def open_new(config: RunConfig, dataset: dict[str, Any]) -> RunFolder:
     Raises:
         InputError: if the folder holds anything already or cannot be written.
     """
-    path = Path(config.workdir) if config.workdir else _unused(config.model)
+    path = path_of(config.workdir) if config.workdir else _unused(config.model)
     check_unused(path)
     folder = RunFolder(path)
     record = {"format": _FORMAT, "config": vars(config), "dataset": dataset}
+    made = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_json(folder.config, record)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        if made and path.is_dir():
+            path.rmdir()
+        raise InputError(
+            f"--workdir {path}: {error.strerror}; name another folder"
+        ) from error
     return folder
+
+
+def path_of(workdir: str) -> Path:
+    """The folder that `--workdir` names; `~` is the user's home."""
+    return Path(workdir).expanduser()
 
 
 def check_unused(path: Path) -> None:
@@ -61,7 +71,8 @@ def check_unused(path: Path) -> None:
         return
     if not path.is_dir():
         raise InputError(f"--workdir {path} is a file; name a folder")
-    if not any(path.iterdir()):
+    # A run killed before it began leaves no more than this.
+    if {entry.name for entry in path.iterdir()} <= {"config.json.tmp"}:
         if not os.access(path, os.W_OK | os.X_OK):
             raise InputError(f"--workdir {path} cannot be written; name another")
         return
@@ -89,12 +100,13 @@ def read(path: Path) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
         values, dataset = dict(record["config"]), dict(record["dataset"])
     except FileNotFoundError as error:
         raise InputError(
-            f"--workdir {path} has no config.json: not a jsplit run to resume"
+            f"--workdir {path} holds no run to resume (no config.json); name the "
+            "folder of one, or leave --resume out to start one"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"--workdir {path}: config.json is unreadable ({error}); start anew "
-            "elsewhere"
+            f"--workdir {path}: its config.json is not a jsplit run's ({error}); put "
+            "the right one back, or start a new run in another --workdir"
         ) from error
     return folder, from_mapping(values, str(folder.config)), dataset
 
@@ -113,14 +125,37 @@ def check_same(folder: RunFolder, asked: RunConfig, kept: RunConfig) -> None:
         )
 
 
+def check_data(folder: RunFolder, record: dict[str, Any], dataset: Any) -> None:
+    """Refuses to resume a run with other data than it was started with.
+
+    Args:
+        folder: of the run.
+        record: of the data that it was started with, as `read` gives it.
+        dataset: of now.
+
+    Raises:
+        InputError: if they differ.
+    """
+    if record.get("fingerprint") != dataset.fingerprint:
+        raise InputError(
+            f"--resume: {folder.path} was started on other data "
+            f"({record.get('source')}) than is there now ({dataset.source}); bring "
+            "that data back, or start a new run in another --workdir"
+        )
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON so that the file is either the old one or the whole new one."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _unused(model: str) -> Path:
@@ -131,7 +166,3 @@ def _unused(model: str) -> Path:
         path = Path("runs") / f"{stamp}-{model}-{number}"
         number += 1
     return path
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(f"--workdir {path}: {error.strerror}; name another folder")

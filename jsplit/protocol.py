@@ -338,8 +338,8 @@ def _offline(
     packet it came in, so batches are mixed anew every epoch. Their augmentation and
     the client that made them are frozen.
     """
-    rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[3:]), store)
     valid = _held(counts, layout.slots)
+    rows = jax.tree.map(lambda leaf: leaf.reshape(valid.size, *leaf.shape[3:]), store)
     order_key, step_key = jax.random.split(jax.random.fold_in(key, 2))
     order = _shuffled(order_key, valid.reshape(-1))[: layout.examples]
     wanted = layout.offline_steps * layout.offline_batch

@@ -97,10 +97,11 @@ def train(
     kills the process, the newest checkpoint and the records up to it are whole.
 
     Raises:
-        RunError: if the training loss is not finite; the last good checkpoint and the
-            records up to it are kept.
+        RunError: if a loss is not finite, or the device fails; the last good checkpoint
+            and the records up to it are kept.
     """
-    config, chunk = experiment.config, experiment.config.chunk
+    config = experiment.config
+    chunk = min(config.chunk, config.epochs)
     paces: list[float] = []
     while progress.epochs < config.epochs and not stopping():
         first = progress.epochs
@@ -108,15 +109,21 @@ def train(
         active = due < config.epochs
         step_sizes = experiment.step_sizes[np.minimum(due, config.epochs - 1)]
         before = time.perf_counter()
-        state, outcome = experiment.simulation.program.run(
-            progress.state,
-            experiment.simulation.shards,
-            experiment.simulation.test,
-            experiment.simulation.key,
-            jnp.asarray(step_sizes),
-            jnp.asarray(active),
-        )
-        outcome = jax.device_get(outcome)
+        try:
+            state, outcome = experiment.simulation.program.run(
+                progress.state,
+                experiment.simulation.shards,
+                experiment.simulation.test,
+                experiment.simulation.key,
+                jnp.asarray(step_sizes),
+                jnp.asarray(active),
+            )
+            outcome = jax.device_get(outcome)
+        except jax.errors.JaxRuntimeError as error:
+            raise RunError(
+                f"epoch {first + 1} failed on {device()} ({str(error).strip()[:200]}); "
+                "if it lacks memory, take a smaller --batch-size or --train-examples"
+            ) from error
         spent = (time.perf_counter() - before) / int(active.sum())
         progress.state = state
         paces.append(spent)
@@ -267,8 +274,12 @@ def _accounts(ledger: Ledger) -> Record:
 
 
 def _check_finite(record: Record, folder: RunFolder, kept: int) -> None:
-    loss = record["train_loss"]
-    if math.isfinite(loss):
+    broken = [
+        f"the {kind} loss became {record[name]}"
+        for kind, name in (("training", "train_loss"), ("test", "test_loss"))
+        if not math.isfinite(record[name])
+    ]
+    if not broken:
         return
     where = (
         f"the checkpoint of epoch {checkpoint.latest(folder.checkpoints)} in "
@@ -277,6 +288,6 @@ def _check_finite(record: Record, folder: RunFolder, kept: int) -> None:
         else "nothing was saved yet"
     )
     raise RunError(
-        f"the training loss became {loss} in epoch {record['epoch']} (state "
-        f"{record['state']}); {where}; start a new run with a lower --learning-rate"
+        f"{broken[0]} in epoch {record['epoch']} (state {record['state']}); {where}; "
+        "start a new run with a lower --learning-rate in another --workdir"
     )

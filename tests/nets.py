@@ -31,6 +31,20 @@ class Classifier(nn.Module):
         return nn.Dense(self.classes)(x)
 
 
+class NormedEncoder(nn.Module):
+    """A client part with batch statistics that heeds the mask."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None):
+        x = nn.Dense(8)(x.reshape(len(x), -1))
+        mask = None if mask is None else mask[:, None]
+        return nn.relu(nn.BatchNorm(use_running_average=not train)(x, mask=mask))
+
+
+def normed_parts() -> tuple[Part, Part]:
+    return from_flax(NormedEncoder()), from_flax(Classifier())
+
+
 def dense_parts(classes: int = 3) -> tuple[Part, Part]:
     return from_flax(Encoder()), from_flax(Classifier(classes))
 

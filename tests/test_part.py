@@ -45,12 +45,23 @@ class ByMask(nn.Module):
         return nn.BatchNorm(use_running_average=not train)(x, mask=mask)
 
 
+class Counting(nn.Module):
+    """Counts its calls, whether it trains or not, wherever it is allowed to."""
+
+    @nn.compact
+    def __call__(self, x):
+        calls = self.variable("calls", "count", lambda: jnp.zeros((), jnp.int32))
+        if self.is_mutable_collection("calls") and not self.is_initializing():
+            calls.value += 1
+        return x
+
+
 class Nothing(nn.Module):
     def __call__(self, x):
         return jnp.tanh(x)
 
 
-MODULES = [Plain, ByTrain, ByDeterministic, ByRunningAverage, ByMask, Nothing]
+MODULES = [Plain, ByTrain, ByDeterministic, ByRunningAverage, ByMask, Counting, Nothing]
 WITH_STATISTICS = [ByTrain, ByRunningAverage, ByMask]
 
 
@@ -86,6 +97,12 @@ def test_statistics_move_in_training_only(module):
         strict=True,
     ):
         assert not np.array_equal(old, new)
+
+
+def test_any_collection_is_carried_along_and_updated_in_training_only():
+    for train, calls in ((False, 0), (True, 1)):
+        _, after = applied(Counting, train=train)
+        assert after["calls"]["count"] == calls
 
 
 @pytest.mark.parametrize("module", [ByRunningAverage, ByMask])

@@ -3,8 +3,6 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis.extra import numpy as hnp
 
 from jsplit import wire
 from jsplit.codecs import CODECS
@@ -35,9 +33,11 @@ def test_a_packet_comes_back_as_it_was_serialized(name):
 
 
 @pytest.mark.parametrize("dtype", PAYLOADS)
-@given(words=hnp.arrays(np.uint32, (6, 2)), header=hnp.arrays(np.uint8, 2))
-def test_every_bit_pattern_survives_nan_payloads_among_them(dtype, words, header):
-    payload = words.view(dtype)
+def test_every_bit_pattern_survives_nan_payloads_among_them(dtype):
+    special = [0x7FC00001, 0xFFC12345, 0x7F800001, 0x80000000, 1, 0x7FFFFF, 0x7F800000]
+    words = np.random.default_rng(0).integers(0, 2**32, (20, 2), np.uint32)
+    words.flat[: len(special)] = special
+    payload, header = words.view(dtype), np.array([200, 7], np.uint8)
     packet = Packet(jnp.asarray(payload), jnp.asarray(header))
     parsed = wire.parse(wire.serialize(packet), payload.shape, dtype, 2)
     assert np.asarray(parsed.payload).tobytes() == words.tobytes()
