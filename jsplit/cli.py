@@ -43,8 +43,10 @@ train), B (activations up only) or C (nothing is sent: the server trains on what
 stored), and everything sent is an 8-bit float of searched format (arXiv 2107.09786).
 
 First try: python run.py --config configs/quickstart.toml
-Compare:   --gate always --codec identity --grad-codec identity is plain split learning.
-Look:      --show-cuts prints what each cut of a model sends and computes.
+
+Plain split learning: --gate always --codec identity --grad-codec identity.
+
+To look: --show-cuts prints what each cut of a model sends and computes.
 """
 
 
@@ -85,6 +87,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
         raise InputError(f"unknown command {argv[0]!r}; the command is: jsplit run")
     except InputError as error:
         return _complain(error, 2)
+    except BrokenPipeError:
+        _forget_output()
+        return 1
     except (RunError, OSError) as error:
         return _complain(error, 1)
     except KeyboardInterrupt:
@@ -142,8 +147,7 @@ def _carry_out(
         return _complain(f"interrupted; go on with: {resuming}", INTERRUPTED)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
-            # Python flushes at its end once more, and would complain in its own way.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _forget_output()
         raise RunError(
             f"writing failed ({error}); mend that, then go on with: {resuming}"
         ) from error
@@ -260,6 +264,11 @@ def _stop_at_signal() -> Iterator[Callable[[], bool]]:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _forget_output() -> None:
+    """Lets Python flush at its end without complaint where nobody reads any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(error: Exception | str, code: int) -> int:

@@ -166,8 +166,16 @@ class Ledger:
 
     @property
     def client_compute_reduction(self) -> float:
-        """Client work of all-A over this run's, in multiply-accumulates."""
+        """Client work of all-A over this run's, in multiply-accumulates.
+
+        1 for a client part without any; what nothing costs cannot be cut.
+
+        Raises:
+            ValueError: before the first epoch.
+        """
         p = self.prices
+        if self.states and not p.sync_macs:
+            return 1.0
         return _ratio(len(self.states) * p.examples * p.sync_macs, self.client_macs)
 
 
@@ -177,5 +185,5 @@ def _counts(states: str) -> Mapping[str, int]:
 
 def _ratio(plain: int, spent: int) -> float:
     if not spent:
-        raise ValueError("a run that has sent nothing has no reduction yet")
+        raise ValueError("there is no reduction before the first epoch")
     return float(Fraction(plain, spent))

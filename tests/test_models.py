@@ -67,7 +67,7 @@ def products(name):
             found.append((layer.path[0], shape, kernel, getattr(layer, "stride", 1)))
         return call(*args, **kwargs)
 
-    x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     with nn.intercept_methods(record):
         jax.eval_shape(whole(name).init, jax.random.key(0), x)
     return found
@@ -213,27 +213,37 @@ def test_running_statistics_move_by_a_tenth(normalise):
 # Cutting
 
 
+def composed(name, cut, variables, x):
+    client, server = split(MODELS[name](CLASSES), cut)
+    assert len(client.blocks) == cut
+    smashed = client.apply(owned(variables, client), x)
+    return server.apply(owned(variables, server), smashed)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_client_and_server_are_the_whole_network_at_every_cut(name):
-    # In evaluation, and all in one program, so that the same operations give the same
-    # bits. (Compiled apart, XLA may fuse the halves in another way than the whole.)
-    variables, blocks = variables_of(name), MODELS[name](CLASSES)
+    # The same operations on the same variables in the same order, by their trace.
+    x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    variables = shapes_of(whole(name))
+    expected = str(jax.make_jaxpr(whole(name).apply)(variables, x))
+    for cut in range(1, len(MODELS[name](CLASSES))):
+        parts = functools.partial(composed, name, cut)
+        assert str(jax.make_jaxpr(parts)(variables, x)) == expected, f"cut {cut}"
+
+
+def test_client_and_server_give_the_whole_networks_logits_to_the_bit():
+    # In one program: compiled apart, XLA may fuse the halves in another way.
+    variables = variables_of("cnn")
     x = np.random.default_rng(1).standard_normal((2, 8, 8, 3), np.float32)
 
     @jax.jit
     def run(variables, x):
-        outputs = [whole(name).apply(variables, x)]
-        for cut in range(1, len(blocks)):
-            client, server = split(blocks, cut)
-            assert len(client.blocks) == cut
-            smashed = client.apply(owned(variables, client), x)
-            outputs.append(server.apply(owned(variables, server), smashed))
-        return outputs
+        cuts_ = [composed("cnn", cut, variables, x) for cut in (1, 2, 3)]
+        return whole("cnn").apply(variables, x), cuts_
 
-    expected, *outputs = run(variables, x)
+    expected, outputs = run(variables, x)
     chex.assert_shape(expected, (2, CLASSES))
     assert jnp.ptp(expected) > 0.01
-    assert len(outputs) == len(blocks) - 1
     for actual in outputs:
         np.testing.assert_array_equal(actual, expected)
 
@@ -310,14 +320,29 @@ def test_networks_have_the_published_number_of_parameters(name, params):
     assert sum(leaf.size for leaf in leaves) == params
 
 
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [("cnn", (4, 4, 64)), ("vgg13", (1, 1, 512)), ("resnet18", (4, 4, 512))],
+)
+def test_networks_shrink_the_image_to_the_published_size(name, last):
+    assert table(name)[-1].smashed_shape == last
+
+
+@functools.cache
+def hundred_classes(name, side, channels):
+    x = jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
+    chain = Chain(MODELS[name](100))
+    return jax.eval_shape(chain.init_with_output, jax.random.key(0), x)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("side", [14, 28, 32])
 def test_networks_take_every_image_size_channels_and_classes(name, side, channels):
-    x = jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
-    chain = Chain(MODELS[name](100))
-    logits, variables = jax.eval_shape(chain.init_with_output, jax.random.key(0), x)
+    logits, variables = hundred_classes(name, side, channels)
     assert logits == jax.ShapeDtypeStruct((2, 100), jnp.float32)
+    # The variables do not depend on the image's size.
+    assert variables == hundred_classes(name, 32, channels)[1]
     dtypes = {leaf.dtype for leaf in jax.tree.leaves(variables)}
     assert dtypes == {jnp.dtype("float32")}
 

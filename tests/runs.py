@@ -1,0 +1,109 @@
+"""The whole program, small enough for tests: in this process or in one of its own."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from jsplit.build import Experiment, build, load_dataset
+from jsplit.cli import main
+from jsplit.folder import RunFolder, read
+from jsplit.train import resume
+
+ROOT = Path(__file__).parent.parent
+EPOCHS = 16
+STATES = "AAB" + "C" * (EPOCHS - 3)
+TINY = (
+    *("--model", "cnn", "--dataset", "fashion_mnist_10k", "--image-size", "8"),
+    *("--train-examples", "200", "--test-examples", "100"),
+    *("--gate", "freeze", "--sync-epochs", "2", "--epochs", str(EPOCHS)),
+)
+"""Two steps an epoch, all three states, and one program to compile."""
+
+
+def run_here(*flags: object) -> int:
+    """`run.py` with these flags, in this process."""
+    return main(["run", *map(str, flags)], prog="run.py")
+
+
+@contextlib.contextmanager
+def start(*flags: object, cache: Path, **how: Any) -> Iterator[subprocess.Popen]:
+    """`run.py` with these flags, in a process of its own that does not outlive this."""
+    settings = {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+    settings |= {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "run.py", *map(str, flags)],
+        **{"cwd": ROOT, "env": os.environ | settings, "text": True, **how},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def compile_once(base: Path) -> Iterator[Path]:
+    """Keeps what is compiled under `base`, the session's own temporary folder."""
+    folder = base / "compiled"
+    names = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }
+    kept = {name: getattr(jax.config, name) for name in names}
+    for name, value in names.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield folder
+    for name, value in kept.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def experiment_of(path: Path) -> Experiment:
+    """The experiment of a run's folder, to read its checkpoints with."""
+    config = read(path)[1]
+    return build(config, load_dataset(config, print))
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """The records in `metrics.jsonl`; none if it is missing."""
+    metrics = path / "metrics.jsonl"
+    text = metrics.read_text() if metrics.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def result_of(path: Path, experiment: Experiment) -> dict[str, Any]:
+    """All that a run computed, without what it took: fit for `==`."""
+    progress = resume(experiment, RunFolder(path))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(progress.state)
+    summary = json.loads((path / "summary.json").read_text())
+    del summary["seconds"]
+    unlike = ("seconds", "eta_seconds")
+    return {
+        "arrays": {
+            jax.tree_util.keystr(name): (str(leaf.dtype), np.asarray(leaf).tobytes())
+            for name, leaf in leaves
+        },
+        "records": [
+            {name: value for name, value in line.items() if name not in unlike}
+            for line in lines_of(path)
+        ],
+        "summary": summary,
+    }
+
+
+def files_under(path: Path) -> list[str]:
+    """Everything below a folder, by name."""
+    return sorted(str(entry.relative_to(path)) for entry in path.rglob("*"))

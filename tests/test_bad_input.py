@@ -1,0 +1,261 @@
+"""What cannot be run is refused at once: one line, exit code 2, nothing left behind."""
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jsplit import cli
+from jsplit.data import cifar10, fashion_mnist
+from tests.runs import TINY, files_under, run_here
+
+BAD_FLAGS = {
+    # One flag, and what its refusal must say: the value and a way out.
+    "--model lenet": ("'lenet'", "cnn"),
+    "--model=": ("--model ''", "cnn"),
+    "--dataset mnist": ("'mnist'", "fashion_mnist_10k"),
+    "--dataset missing.npz": ("'missing.npz'", "No such file"),
+    "--gate never": ("--gate 'never'", "periodic"),
+    "--codec float4": ("--codec 'float4'", "e5m2"),
+    "--grad-codec float4": ("--grad-codec 'float4'", "identity"),
+    "--topology ring": ("--topology 'ring'", "sequential"),
+    "--partition sorted": ("partition 'sorted'", "dirichlet:ALPHA"),
+    "--partition dirichlet:-1": ("'-1'", "dirichlet:0.3"),
+    "--loss-rule rise": ("--loss-rule 'rise'", "drop"),
+    "--loss-reference best": ("--loss-reference 'best'", "previous"),
+    "--refresh-statistics none": ("--refresh-statistics 'none'", "batch"),
+    "--cut 0": ("--cut", "at least 1, got 0"),
+    "--cut 4": ("--cut 4", "after block 1 to 3"),
+    "--cut 1.5": ("--cut", "a whole number, got '1.5'"),
+    "--clients 0": ("--clients", "at least 1, got 0"),
+    "--clients 201": ("201", "1 .. 200"),
+    "--threshold -1": ("--threshold", "at least 0, got -1"),
+    "--threshold nan": ("--threshold", "finite number, got nan"),
+    "--threshold high": ("--threshold", "a number, got 'high'"),
+    "--epochs 0": ("--epochs", "at least 1, got 0"),
+    "--epochs=": ("--epochs", "a whole number, got ''"),
+    "--epochs 99999999999999999999": ("--epochs", "at most 1000000"),
+    "--epochs": ("--epochs needs a value", "--help"),
+    "--chunk 0": ("--chunk", "at least 1, got 0"),
+    "--chunk 99999999999999999999": ("--chunk", "at most 1000000"),
+    "--seed -1": ("--seed", "at least 0, got -1"),
+    "--seed 4294967296": ("--seed", "at most 4294967295"),
+    "--batch-size 0": ("--batch-size", "at least 1, got 0"),
+    "--batch_size x": ("--batch-size", "a whole number, got 'x'"),
+    "--batch-size 201": ("--batch-size 201", "200 training examples"),
+    "--image-size 3": ("--image-size", "at least 4, got 3"),
+    "--image-size 100000000": ("--image-size", "at most 1024"),
+    "--learning-rate nan": ("--learning-rate", "finite number, got nan"),
+    "--learning-rate 0": ("--learning-rate", "more than 0, got 0"),
+    "--momentum 1": ("--momentum", "less than 1, got 1"),
+    "--weight-decay inf": ("--weight-decay", "finite number, got inf"),
+    "--train-examples 99999": ("99999", "1 .. 10000"),
+    "--warmup 99999999999": ("--warmup", "at most 1000000"),
+    "--epoch 3": ("'--epoch'", "did you mean --epochs?"),
+    "--no-augmnt": ("'--no-augmnt'", "did you mean --no-augment?"),
+    "--frobnicate": ("'--frobnicate'", "--help"),
+    "--augment=False": ("'False' belongs to no option", "--help"),
+    "--workdir=": ("--workdir", "must name a folder, got ''"),
+    "--config missing.toml": ("missing.toml: No such file", "configs/"),
+    "--config .": ("--config .: Is a directory", "configs/"),
+    "--config": ("--config needs a value", "--help"),
+}
+
+BAD_CONFIGS = {
+    "epochs = \n": ("not TOML", "line 1"),
+    "epocs = 3": ("unknown setting 'epocs'", "--help"),
+    "[run]\nepochs = 3": ("unknown setting 'run'", "--help"),
+    'epochs = "3"': ("epochs must be a whole number, got '3'", ""),
+    "epochs = true": ("epochs must be a whole number, got True", ""),
+    "cut = 1.5": ("cut must be a whole number, got 1.5", ""),
+    "augment = 1": ("augment must be true or false, got 1", ""),
+    "threshold = [1]": ("threshold must be a number, got [1]", ""),
+    "model = 3": ("model must be text, got 3", ""),
+    "threshold = nan": ("--threshold must be a finite number, got nan", ""),
+    'workdir = "a\\u0000b"': ("--workdir must name a folder", "a\\x00b"),
+}
+
+
+@pytest.fixture(autouse=True)
+def never_builds(monkeypatch, tmp_path):
+    """In an empty folder, with a training that must not even be put together."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a bad input got as far as building")
+
+    monkeypatch.setattr("jsplit.build.make_simulation", refuse)
+    monkeypatch.chdir(tmp_path)
+
+
+def refusal(capsys, *flags: object) -> str:
+    """The one line on standard error that these flags are refused with."""
+    before = files_under(Path.cwd())
+    assert run_here(*flags) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
+    assert shown.err.endswith("\n") and "Traceback" not in shown.err + shown.out
+    assert "\x1b" not in shown.err
+    assert files_under(Path.cwd()) == before
+    return shown.err
+
+
+@pytest.mark.parametrize("flags", BAD_FLAGS)
+def test_a_bad_flag_is_refused_in_one_line_that_names_value_and_remedy(capsys, flags):
+    said = refusal(capsys, *TINY, "--workdir", "w", *shlex.split(flags))
+    for part in BAD_FLAGS[flags]:
+        assert part in said
+
+
+@pytest.mark.parametrize("text", BAD_CONFIGS)
+def test_a_bad_config_file_is_refused_in_one_line_that_says_what_is_wrong(capsys, text):
+    Path("my.toml").write_text(text)
+    said = refusal(capsys, "--config", "my.toml")
+    for part in BAD_CONFIGS[text]:
+        assert part in said
+
+
+def test_a_config_file_that_is_no_text_is_refused(capsys):
+    Path("my.toml").write_bytes(b"\xff\xfe\x00")
+    assert "my.toml is not TOML" in refusal(capsys, "--config=my.toml")
+
+
+@pytest.mark.parametrize("words", [["train"], ["--epochs", "3"]])
+def test_an_unknown_command_is_refused_and_the_known_one_named(capsys, words):
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert repr(words[0]) in said and "jsplit run" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"PK nonsense", b"", b"\x93NUMPY\x01\x00v"])
+def test_a_corrupt_npz_is_refused(capsys, content):
+    Path("my.npz").write_bytes(content)
+    said = refusal(capsys, "--dataset", "my.npz", "--workdir", "w")
+    assert "'my.npz'" in said and "numpy.savez" in said
+
+
+def test_an_npz_without_the_arrays_is_refused(capsys):
+    np.savez("my.npz", images=np.zeros((4, 8, 8, 1), np.uint8))
+    assert "my.npz" in refusal(capsys, "--dataset", "my.npz", "--workdir", "w")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion_mnist"])
+def test_a_dataset_named_outright_is_not_replaced_where_there_is_no_network(
+    capsys, monkeypatch, name
+):
+    def unreachable(url):
+        raise OSError(f"{url} cannot be fetched")
+
+    for module in (cifar10, fashion_mnist):
+        monkeypatch.setattr(module, "check_reachable", unreachable)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_DIR", Path("none"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path.cwd() / "cache"))
+    monkeypatch.delenv("JSPLIT_CIFAR10_ARCHIVE", raising=False)
+    said = refusal(capsys, "--dataset", name, "--data-dir", ".", "--workdir", "w")
+    assert name in said and "cannot be fetched" in said and "fashion_mnist_10k" in said
+
+
+def test_a_workdir_that_is_a_file_or_under_one_is_refused(capsys):
+    Path("w").write_text("mine")
+    assert "w is a file; name a folder" in refusal(capsys, *TINY, "--workdir", "w")
+    said = refusal(capsys, *TINY, "--workdir", "w/run")
+    assert "w cannot be written; name another" in said
+    assert Path("w").read_text() == "mine"
+
+
+def test_a_workdir_with_files_of_another_is_refused_and_left_alone(capsys):
+    Path("w").mkdir()
+    Path("w/notes.txt").write_text("mine")
+    said = refusal(capsys, *TINY, "--workdir", "w")
+    assert "not a jsplit run; name another folder" in said
+
+
+def test_a_workdir_that_holds_a_run_is_refused_without_resume(capsys):
+    _keep_config("w")
+    said = refusal(capsys, *TINY, "--workdir", "w")
+    assert "holds a run already" in said and "--resume" in said
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_workdir_that_cannot_be_written_is_refused(capsys, monkeypatch, exists):
+    # Root may write anywhere, so the system's answer is made up.
+    if exists:
+        Path("w").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    said = refusal(capsys, *TINY, "--workdir", "w")
+    assert "cannot be written; name another" in said
+
+
+def test_a_workdir_that_the_system_refuses_leaves_nothing_half_made(
+    capsys, monkeypatch
+):
+    monkeypatch.setattr(cli, "build", lambda config, dataset: None)
+    said = refusal(capsys, *TINY, "--workdir", "/proc/jsplit/run")
+    assert "/proc/jsplit/run" in said and "name another folder" in said
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    said = refusal(capsys, *TINY, "--workdir", "w")
+    assert "No space left on device; name another folder" in said
+
+
+def test_resume_without_a_workdir_is_refused(capsys):
+    assert "add --workdir FOLDER" in refusal(capsys, "--resume")
+    Path("my.toml").write_text("epochs = 3")
+    said = refusal(capsys, "--config", "my.toml", "--resume")
+    assert "add --workdir FOLDER" in said
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "foreign", "file"])
+def test_resume_of_a_folder_without_a_run_is_refused(capsys, kind):
+    if kind == "file":
+        Path("w").write_text("mine")
+    elif kind != "missing":
+        Path("w").mkdir()
+    if kind == "foreign":
+        Path("w/notes.txt").write_text("mine")
+    said = refusal(capsys, "--resume", "--workdir", "w")
+    assert "--workdir w" in said and ("no run" in said or "not a jsplit run" in said)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"format": "other"}', '{"format": "jsplit-run-1"}', "\0"],
+)
+def test_resume_with_a_corrupt_config_is_refused(capsys, text):
+    Path("w").mkdir()
+    Path("w/config.json").write_text(text)
+    said = refusal(capsys, "--resume", "--workdir", "w")
+    assert "w: its config.json is not a jsplit run's" in said
+
+
+def test_resume_with_a_config_of_wrong_settings_is_refused(capsys):
+    _keep_config("w", epochs="many")
+    said = refusal(capsys, "--resume", "--workdir", "w")
+    assert "w/config.json: epochs must be a whole number, got 'many'" in said
+
+
+def test_resume_with_another_config_names_each_flag_and_both_values(capsys):
+    _keep_config("w", epochs=3)
+    said = refusal(
+        capsys, "--resume", "--workdir", "w", "--epochs", 5, "--gate", "always"
+    )
+    assert "--epochs 5, not 3" in said and "--gate always, not loss" in said
+
+
+def test_resume_with_other_data_is_refused_before_the_first_checkpoint(capsys):
+    _keep_config("w", dataset="fashion_mnist_10k")
+    said = refusal(capsys, "--resume", "--workdir", "w")
+    assert "started on other data (what was there then)" in said
+
+
+def _keep_config(workdir: str, **config: object) -> None:
+    """A folder as a killed run leaves it, before its first checkpoint."""
+    Path(workdir).mkdir()
+    data = {"name": "it", "source": "what was there then", "fingerprint": "0"}
+    record = {"format": "jsplit-run-1", "config": config, "dataset": data}
+    (Path(workdir) / "config.json").write_text(json.dumps(record))

@@ -1,0 +1,266 @@
+"""The command line: settings from file and flags, and what a finished run shows."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from jsplit import checkpoint, cli
+from jsplit.config import RunConfig, differences, read_toml
+from tests.runs import EPOCHS, ROOT, STATES, TINY, compile_once, lines_of, run_here
+
+LINE = re.compile(
+    r"epoch +\d+/\d+  [ABC]  loss \d+\.\d{4}  test \d+\.\d\d%  sent [\d.]+ [KM]?i?B  "
+    r"comm /\d+\.\d\d  ETA \d:\d\d:\d\d"
+)
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run: its folder, what it printed, and its summary."""
+    path = tmp_path_factory.mktemp("finished") / "my run ü"
+    with (
+        compile_once(tmp_path_factory.getbasetemp()),
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        assert run_here(*TINY, "--workdir", path) == 0
+    assert err.getvalue() == ""
+    summary = json.loads((path / "summary.json").read_text())
+    return SimpleNamespace(path=path, out=out.getvalue(), summary=summary)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The settings that flags come to, without a run."""
+
+    def settings(*flags: object) -> RunConfig:
+        return cli.parse([str(flag) for flag in flags], "run.py").settings
+
+    return settings
+
+
+# What a finished run leaves
+
+
+def test_the_summary_says_what_was_run_and_what_came_out(finished):
+    summary = finished.summary
+    assert summary["dataset"] == "fashion_mnist_10k"
+    assert (summary["model"], summary["cut"]) == ("cnn", "1 (conv1)")
+    assert (summary["clients"], summary["epochs"], summary["seed"]) == (1, EPOCHS, 0)
+    assert summary["states"] == STATES
+    assert 0.1 < summary["test_accuracy"] <= summary["best_test_accuracy"] <= 1
+    # 3 epochs of activations and 2 of gradients in 8 bits, for 2 of each in 32.
+    assert summary["communication_reduction"] == EPOCHS * 2 * 4 / 5
+    # 2 epochs forward and backward, 1 forward, for 16: (2 * 3 + 1) / (16 * 3).
+    assert 1 < summary["client_compute_reduction"] < EPOCHS
+    assert summary["seconds"] > 0
+    assert "cpu" in summary["device"]
+    assert summary["versions"]["jax"] == jax.__version__
+    assert set(summary["versions"]) >= {"jsplit", "python", "flax", "optax", "numpy"}
+
+
+def test_the_summary_counts_bytes_by_kind_and_direction(finished):
+    sent = finished.summary["bytes"]
+    # 200 examples of 4x4x16 values, a byte each, in three epochs up and two down.
+    assert sent["activations"] == {"up": 3 * 200 * 256, "down": 0}
+    assert sent["gradients"] == {"up": 0, "down": 2 * 200 * 256}
+    ways = [value for value in sent.values() if isinstance(value, dict)]
+    assert sum(way["up"] + way["down"] for way in ways) == sent["total"]
+    assert {"headers", "labels", "client_parts", "control"} < set(sent)
+
+
+def test_the_metrics_have_one_line_an_epoch_that_agree_with_the_summary(finished):
+    records, summary = lines_of(finished.path), finished.summary
+    assert [record["epoch"] for record in records] == list(range(1, EPOCHS + 1))
+    assert "".join(record["state"] for record in records) == summary["states"]
+    assert records[-1]["wire_bytes"] == summary["bytes"]["total"]
+    assert records[-1]["test_accuracy"] == summary["test_accuracy"]
+    best = max(record["test_accuracy"] for record in records)
+    assert best == summary["best_test_accuracy"]
+    assert records[-1]["seconds"] == summary["seconds"]
+    assert all(record["train_loss"] > 0 for record in records)
+
+
+def test_the_folder_keeps_config_checkpoints_events_and_two_pictures(finished):
+    path = finished.path
+    config = json.loads((path / "config.json").read_text())["config"]
+    assert config["model"] == "cnn" and config["gate"] == "freeze"
+    assert set(config) == {field.name for field in dataclasses.fields(RunConfig)}
+    assert checkpoint.latest(path / "checkpoints") == EPOCHS
+    pictures = sorted(path.glob("*.png"))
+    names = [picture.name for picture in pictures]
+    assert names == ["accuracy_against_bytes.png", "loss_by_epoch.png"]
+    assert all(picture.read_bytes().startswith(PNG) for picture in pictures)
+    assert not list(path.rglob("*.tmp"))
+    (events,) = (path / "tensorboard").iterdir()
+    assert sum(len(event.summary.value) > 0 for event in _events(events)) == EPOCHS
+
+
+# What it prints
+
+
+def test_piped_output_is_one_plain_line_an_epoch(finished):
+    assert "\x1b" not in finished.out and "\r" not in finished.out
+    lines = [line for line in finished.out.splitlines() if line.startswith("epoch")]
+    assert len(lines) == EPOCHS and all(LINE.fullmatch(line) for line in lines)
+
+
+def test_the_output_names_data_plan_and_folder(finished):
+    assert "data: fashion_mnist_10k, Fashion-MNIST" in finished.out
+    assert "cnn cut after block 1 (conv1), 1 client(s), freeze gate" in finished.out
+    assert finished.out.endswith(f"all of it is in {finished.path}\n")
+
+
+def test_the_last_table_compares_with_plain_split_learning(finished):
+    table = finished.out[finished.out.index(f"states AABC{EPOCHS - 3}") :]
+    assert "always A, float32" in table
+    assert re.search(r"paper's account\W+250.0 KiB\W+6.2 MiB\W+/25.60", table)
+    assert f"{finished.summary['test_accuracy']:.2%}" in table
+    assert re.search(r"client computation\W+0\.\d*[1-9]\d* GMAC", table)
+
+
+def test_show_cuts_prints_each_cut_and_leaves_no_folder(capsys, tmp_path):
+    assert run_here(*TINY, "--show-cuts", "--workdir", tmp_path / "run") == 0
+    out = capsys.readouterr().out
+    assert [name for name in ("conv1", "conv2", "conv3", "head") if name in out] == [
+        "conv1",
+        "conv2",
+        "conv3",
+    ]
+    assert "4x4x16" in out and "8x8x1" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_here("--help")
+    assert not stop.value.code
+    out = capsys.readouterr().out
+    for field in dataclasses.fields(RunConfig):
+        assert "--" + field.name.replace("_", "-") in out
+    for flag in ("--config", "--resume", "--show-cuts", "--no-augment"):
+        assert flag in out
+    assert "configs/quickstart.toml" in out and "(default:" in out
+    assert "\x1b" not in out
+
+
+def test_without_a_command_jsplit_says_how_to_call_it(capsys):
+    assert cli.main([]) == 0
+    assert "jsplit run --help" in capsys.readouterr().out
+
+
+def test_a_reader_that_has_gone_is_no_reason_to_complain(capsys, monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert run_here(*TINY, "--show-cuts") == 1
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("how", [["-m", "jsplit", "run"], ["run.py"]])
+def test_every_way_to_call_it_gives_the_exit_code_to_the_shell(how):
+    done = subprocess.run(
+        [sys.executable, *how, "--epochs", "none"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        "error: --epochs must be a whole number, got 'none'; see --help\n"
+    )
+
+
+# Where its settings come from
+
+
+def test_flags_override_the_config_file_and_it_the_defaults(asked, tmp_path):
+    file = tmp_path / "my.toml"
+    file.write_text('model = "cnn"\nepochs = 7\nthreshold = 1\naugment = false\n')
+    config = asked("--config", file, "--epochs", 9, "--cut", "2")
+    assert (config.model, config.threshold, config.augment) == ("cnn", 1.0, False)
+    assert (config.epochs, config.cut) == (9, 2)
+    assert config.batch_size is RunConfig().batch_size
+    assert asked("--augment", f"--config={file}").augment
+    assert asked() == RunConfig()
+
+
+def test_resume_takes_every_setting_from_the_folder(asked, finished):
+    config = asked("--resume", "--workdir", finished.path)
+    assert config == asked(*TINY, "--workdir", finished.path)
+    assert asked("--resume", f"--workdir={finished.path}", "--seed", 5).seed == 5
+
+
+def test_resume_with_a_config_file_compares_it_with_the_folder(
+    capsys, finished, tmp_path
+):
+    file = tmp_path / "my.toml"
+    file.write_text("epochs = 3\n")
+    before = lines_of(finished.path)
+    assert run_here("--config", file, "--resume", "--workdir", finished.path) == 2
+    assert f"--epochs 3, not {EPOCHS}" in capsys.readouterr().err
+    assert lines_of(finished.path) == before
+
+
+def test_a_workdir_under_the_home_folder_may_be_written_with_a_tilde(
+    capsys, monkeypatch, finished
+):
+    monkeypatch.setenv("HOME", str(finished.path.parent))
+    assert run_here(*TINY, f"--workdir=~/{finished.path.name}") == 2
+    assert f"{finished.path} holds a run already" in capsys.readouterr().err
+
+
+def test_a_run_without_a_workdir_gets_a_new_one_under_runs(monkeypatch, tmp_path):
+    from jsplit import folder
+
+    monkeypatch.chdir(tmp_path)
+    paths = [folder.open_new(RunConfig(model="cnn"), {}).path for _ in range(3)]
+    assert len(set(paths)) == 3
+    assert {path.parent for path in paths} == {Path("runs")}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.toml")), ids=str)
+def test_every_config_that_comes_with_jsplit_is_accepted(path):
+    config = read_toml(path)
+    cli.check(config)
+    cli.check_names(config)
+
+
+def test_only_what_cannot_change_the_result_may_differ_on_resume():
+    start = RunConfig()
+    kept = {"chunk": 5, "workdir": "w", "data_dir": "d"}
+    assert differences(start, dataclasses.replace(start, **kept)) == []
+    for field in dataclasses.fields(RunConfig):
+        if field.name not in kept:
+            other = dataclasses.replace(start, **{field.name: "other"})
+            (said,) = differences(start, other)
+            assert said == (
+                f"--{field.name.replace('_', '-')} other, not "
+                f"{getattr(start, field.name)}"
+            )
+
+
+def _events(path: Path) -> list[Event]:
+    """The records of an event file: length, checksum, event, checksum."""
+    data, events = path.read_bytes(), []
+    while data:
+        size = int.from_bytes(data[:8], "little")
+        event, crc = data[12 : 12 + size], data[12 + size : 16 + size]
+        assert masked_crc32c(event) == int.from_bytes(crc, "little")
+        events.append(Event.FromString(event))
+        data = data[16 + size :]
+    return events
