@@ -12,7 +12,7 @@ run: .venv/.installed
 	$(BIN)/python run.py --config $(CONFIG)
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

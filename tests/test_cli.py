@@ -167,6 +167,7 @@ def test_a_reader_that_has_gone_is_no_reason_to_complain(capsys, monkeypatch):
     os.close(read)
     with open(write, "w") as gone:
         monkeypatch.setattr(sys, "stdout", gone)
+        monkeypatch.setattr(cli, "load_dataset", lambda config, notify: notify("..."))
         assert run_here(*TINY, "--show-cuts") == 1
     assert capsys.readouterr().err == ""
 
