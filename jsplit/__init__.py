@@ -27,13 +27,12 @@ from jsplit.part import Part, from_flax
 from jsplit.protocol import (
     EpochRecord,
     Program,
-    Shards,
     Store,
     TrainState,
     Transform,
     make_program,
-    make_shards,
 )
+from jsplit.shards import Shards, make_shards
 from jsplit.simulation import Simulation, make_simulation
 from jsplit.steps import Metrics, Party, Steps, init_party, make_steps
 from jsplit.topology import PARALLEL, SEQUENTIAL, Layout, Topology, lay_out

@@ -15,24 +15,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from jsplit import folder as folders
-from jsplit import plots
+from jsplit import plots, tables
 from jsplit.build import Experiment, blocks_of, build, check_names, load_dataset
 from jsplit.config import RunConfig, check, read_toml, wanted
-from jsplit.data import Dataset
 from jsplit.errors import InputError, RunError
 from jsplit.folder import RunFolder
-from jsplit.models import cuts
 from jsplit.train import Progress, resume, summarize, train, write_summary
 from jsplit.writers import (
     ConsoleWriter,
     JsonlWriter,
     TensorBoardWriter,
     Writer,
-    human_bytes,
 )
 
 INTERRUPTED = 130  # the shell's code for Ctrl-C
@@ -103,7 +98,9 @@ def run(argv: Sequence[str], prog: str) -> int:
     check(config)
     check_names(config)
     if command.show_cuts:
-        _print_cuts(config, load_dataset(config, _say))
+        dataset = load_dataset(config, _say)
+        blocks = blocks_of(config, dataset)
+        tables.show(tables.of_cuts(config.model, blocks, dataset.image_shape))
         return 0
     if command.resume:
         if config.workdir is None:
@@ -141,7 +138,7 @@ def _carry_out(
         summary = summarize(experiment, progress)
         write_summary(folder, summary)
         _draw(folder, progress, summary)
-        _print_summary(summary)
+        tables.show(tables.of_summary(summary))
         _say(f"all of it is in {folder.path}")
     except KeyboardInterrupt:
         return _complain(f"interrupted; go on with: {resuming}", INTERRUPTED)
@@ -290,34 +287,6 @@ def _draw(folder: RunFolder, progress: Progress, summary: dict[str, Any]) -> Non
     )
 
 
-def _print_cuts(config: RunConfig, dataset: Dataset) -> None:
-    shape = dataset.image_shape
-    table = Table(title=f"{config.model}, one example of {'x'.join(map(str, shape))}")
-    for name in (
-        "cut",
-        "after",
-        "smashed",
-        "KiB f32",
-        "KiB f8",
-        "client params",
-        "client MMACs",
-        "client share",
-    ):
-        table.add_column(name, justify="left" if name == "after" else "right")
-    for cut in cuts(blocks_of(config, dataset), shape):
-        table.add_row(
-            str(cut.number),
-            cut.name,
-            "x".join(map(str, cut.smashed_shape)),
-            f"{cut.values * 4 / 1024:.2f}",
-            f"{cut.values / 1024:.2f}",
-            f"{cut.client_params:,}",
-            f"{cut.client_macs / 1e6:.2f}",
-            f"{cut.client_share:.1%}",
-        )
-    _console().print(table)
-
-
 def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> None:
     config, dataset = experiment.config, experiment.dataset
     _say(f"data: {dataset.name}, {dataset.source}")
@@ -328,57 +297,3 @@ def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -
     )
     if progress.epochs < config.epochs:
         _say("compiling; the first epoch takes longer")
-
-
-def _print_summary(summary: dict[str, Any]) -> None:
-    plain = summary["always_a_float32"]
-    table = Table(title=f"states {_shortened(summary['states'])}")
-    for name in ("", "this run", "always A, float32", "reduction"):
-        table.add_column(name, justify="left" if not name else "right")
-    table.add_row(
-        "test accuracy (best)",
-        f"{summary['test_accuracy']:.2%} ({summary['best_test_accuracy']:.2%})",
-        "not run",
-        "",
-    )
-    rows = [("sent, paper's account", "paper_payload"), ("sent, every byte", "total")]
-    for title, kind in rows:
-        mine, other = summary["bytes"][kind], plain["bytes"][kind]
-        table.add_row(
-            title, human_bytes(mine), human_bytes(other), f"/{other / mine:.2f}"
-        )
-    for kind, mine in summary["bytes"].items():
-        if isinstance(mine, dict) and any(
-            (*mine.values(), *plain["bytes"][kind].values())
-        ):
-            up, down = (human_bytes(mine[way]) for way in ("up", "down"))
-            were = plain["bytes"][kind]
-            table.add_row(
-                f"  {kind.replace('_', ' ')}",
-                f"{up} up, {down} down",
-                f"{human_bytes(were['up'])} up, {human_bytes(were['down'])} down",
-                "",
-            )
-    table.add_row(
-        "client computation",
-        f"{summary['client_macs'] / 1e9:,.3f} GMAC",
-        f"{plain['client_macs'] / 1e9:,.3f} GMAC",
-        f"/{summary['client_compute_reduction']:.2f}",
-    )
-    table.add_row("seconds", f"{summary['seconds']:.1f}", "not run", "")
-    _console().print(table)
-
-
-def _shortened(states: str) -> str:
-    """AABCCCC as `AABC4`: runs of more than three are counted."""
-    shown, place = "", 0
-    while place < len(states):
-        length = len(states[place:]) - len(states[place:].lstrip(states[place]))
-        shown += states[place] * length if length <= 3 else f"{states[place]}{length}"
-        place += length
-    return shown
-
-
-def _console() -> Console:
-    # Where the output is no terminal, the table must not be folded at 80 columns.
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)

@@ -11,16 +11,16 @@ training loss and names the next state. All of it is one `lax.scan` over epochs.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from jsplit.evaluate import HeldOut, evaluate
 from jsplit.gate import Gate, GateState
+from jsplit.shards import Shards, client_keys, epoch_order, held, shuffled
 from jsplit.steps import Metrics, Party, Steps, cross_entropy, top_1, total
 from jsplit.topology import Layout, average, spread
 from jsplit.typing import Codec, Packet
@@ -39,48 +39,6 @@ class Transform(NamedTuple):
 
 
 IDENTITY_TRANSFORM = Transform(lambda key, raw: raw, lambda raw: raw)
-
-
-class Shards(NamedTuple):
-    """The training set and who holds which example.
-
-    Attributes:
-        examples: `[n, ...]`, raw (images: uint8).
-        labels: `Int32[n]`.
-        rows: `Int32[groups, members, slots]`, each client's rows of `examples`; the
-            slots beyond its count repeat an example and are never used.
-        counts: `Int32[groups, members]`, examples of each client.
-    """
-
-    examples: jax.Array
-    labels: jax.Array
-    rows: jax.Array
-    counts: jax.Array
-
-
-def make_shards(
-    examples: np.ndarray,
-    labels: np.ndarray,
-    shares: Sequence[np.ndarray],
-    layout: Layout,
-) -> Shards:
-    """Deals a training set out.
-
-    Args:
-        examples: `[n, ...]`, raw.
-        labels: `Int[n]`.
-        shares: each client's examples, as indices.
-        layout: made for the shares' sizes.
-    """
-    index = np.stack([np.resize(share, layout.slots) for share in shares])
-    counts = np.asarray([len(share) for share in shares])
-    places = (layout.groups, layout.members)
-    return Shards(
-        jnp.asarray(examples),
-        jnp.asarray(labels, jnp.int32),
-        jnp.asarray(index.reshape(*places, layout.slots), jnp.int32),
-        jnp.asarray(counts.reshape(places), jnp.int32),
-    )
 
 
 class Store(NamedTuple):
@@ -256,7 +214,7 @@ def _make_exchange(
         keys = client_keys(key, layout)
         order = epoch_order(keys, shards)
         labels = shards.labels[order]
-        held = _held(shards.counts, layout.slots)
+        held_slots = held(shards.counts, layout.slots)
 
         def turn(
             carry: tuple[Party, Party, Packet], group: jax.Array
@@ -274,7 +232,7 @@ def _make_exchange(
 
                 mask = None
                 if layout.padded:
-                    mask = batch_of(held)
+                    mask = batch_of(held_slots)
                 draws = jax.vmap(jax.random.fold_in, (0, None))(keys[group], number)
                 draws = jax.vmap(jax.random.split)(draws)
                 x = jax.vmap(transform.train)(
@@ -338,10 +296,10 @@ def _offline(
     packet it came in, so batches are mixed anew every epoch. Their augmentation and
     the client that made them are frozen.
     """
-    valid = _held(counts, layout.slots)
+    valid = held(counts, layout.slots)
     rows = jax.tree.map(lambda leaf: leaf.reshape(valid.size, *leaf.shape[3:]), store)
     order_key, step_key = jax.random.split(jax.random.fold_in(key, 2))
-    order = _shuffled(order_key, valid.reshape(-1))[: layout.examples]
+    order = shuffled(order_key, valid.reshape(-1))[: layout.examples]
     wanted = layout.offline_steps * layout.offline_batch
     order = jnp.pad(order, (0, wanted - layout.examples))
     mask = (jnp.arange(wanted) < layout.examples).reshape(layout.offline_steps, -1, 1)
@@ -369,45 +327,6 @@ def _offline(
     )
     server, metrics = jax.lax.scan(step, server, xs)
     return server, total(metrics)
-
-
-def client_keys(key: jax.Array, layout: Layout) -> jax.Array:
-    """Each client's key for the epoch whose key this is, `[groups, members]`."""
-    base = jax.random.fold_in(key, 0)
-    numbers = jnp.arange(layout.groups * layout.members)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(base, numbers)
-    return keys.reshape(layout.groups, layout.members)
-
-
-def epoch_order(keys: jax.Array, shards: Shards) -> jax.Array:
-    """Every client's examples in an epoch's order, its padding last.
-
-    Args:
-        keys: each client's key for the epoch, `[groups, members]`.
-        shards: who holds what.
-
-    Returns:
-        `Int32[groups, members, slots]`, indices into `shards.examples`.
-    """
-
-    def one(key: jax.Array, rows: jax.Array, count: jax.Array) -> jax.Array:
-        valid = jnp.arange(rows.shape[0]) < count
-        # Steps fold small numbers into the client's key; this is out of their reach.
-        return rows[_shuffled(jax.random.fold_in(key, 2**31 - 1), valid)]
-
-    return jax.vmap(jax.vmap(one))(keys, shards.rows, shards.counts)
-
-
-def _held(counts: jax.Array, slots: int) -> jax.Array:
-    """Which slots hold an example, `Bool[groups, members, slots]`."""
-    places = jax.lax.broadcasted_iota(jnp.int32, (*counts.shape, slots), counts.ndim)
-    return places < counts[..., None]
-
-
-def _shuffled(key: jax.Array, valid: jax.Array) -> jax.Array:
-    """Positions in random order, those that are not valid last."""
-    draws = jax.random.uniform(key, valid.shape)
-    return jnp.argsort(jnp.where(valid, draws, 2.0)).astype(jnp.int32)
 
 
 def _write(

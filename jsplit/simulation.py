@@ -20,12 +20,11 @@ from jsplit.protocol import (
     IDENTITY_TRANSFORM,
     EpochRecord,
     Program,
-    Shards,
     TrainState,
     Transform,
     make_program,
-    make_shards,
 )
+from jsplit.shards import Shards, make_shards
 from jsplit.steps import Party, Steps, cross_entropy, init_party, make_steps, top_1
 from jsplit.topology import PARALLEL, Layout, Topology, lay_out
 from jsplit.typing import STATES, Codec

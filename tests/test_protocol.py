@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jsplit import data
 from jsplit.codecs import float8, identity
 from jsplit.gate import always_gate, freeze_gate, loss_gate, periodic_gate
-from jsplit.protocol import client_keys, epoch_order
+from jsplit.shards import client_keys, epoch_order
 from jsplit.simulation import make_simulation
 from jsplit.topology import PARALLEL, SEQUENTIAL
 from jsplit.typing import STATES
@@ -286,7 +286,7 @@ def test_each_epoch_of_each_state_uses_every_example_exactly_once(topology, size
     batch=st.integers(1, 16),
 )
 def test_epoch_order_is_a_permutation_of_each_clients_shard(sizes, topology, batch):
-    from jsplit.protocol import make_shards
+    from jsplit.shards import make_shards
     from jsplit.topology import lay_out
 
     shares = deal(sizes)

@@ -35,10 +35,15 @@ def load_npz(path: Path) -> Dataset:
                 arrays = {key: stored[key] for key in _keys(path, list(stored))}
     except InputError:
         raise
+    except OSError as error:
+        raise _refusal(path, error.strerror or one_line(error), "check the path") from (
+            error
+        )
     except Exception as error:  # Any parser may fail on foreign bytes.
-        raise InputError(
-            f"dataset {str(path)!r} cannot be read as .npz ({one_line(error)}); "
-            "write it with numpy.savez, plain arrays only"
+        raise _refusal(
+            path,
+            f"is no .npz of plain arrays ({one_line(error)})",
+            "write it with numpy.savez",
         ) from error
     (
         (x_train, train_images),

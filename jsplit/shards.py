@@ -1,0 +1,91 @@
+"""Who holds which training example, and in what order an epoch takes them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jsplit.topology import Layout
+
+
+class Shards(NamedTuple):
+    """The training set and who holds which example.
+
+    Attributes:
+        examples: `[n, ...]`, raw (images: uint8).
+        labels: `Int32[n]`.
+        rows: `Int32[groups, members, slots]`, each client's rows of `examples`; the
+            slots beyond its count repeat an example and are never used.
+        counts: `Int32[groups, members]`, examples of each client.
+    """
+
+    examples: jax.Array
+    labels: jax.Array
+    rows: jax.Array
+    counts: jax.Array
+
+
+def make_shards(
+    examples: np.ndarray,
+    labels: np.ndarray,
+    shares: Sequence[np.ndarray],
+    layout: Layout,
+) -> Shards:
+    """Deals a training set out.
+
+    Args:
+        examples: `[n, ...]`, raw.
+        labels: `Int[n]`.
+        shares: each client's examples, as indices.
+        layout: made for the shares' sizes.
+    """
+    index = np.stack([np.resize(share, layout.slots) for share in shares])
+    counts = np.asarray([len(share) for share in shares])
+    places = (layout.groups, layout.members)
+    return Shards(
+        jnp.asarray(examples),
+        jnp.asarray(labels, jnp.int32),
+        jnp.asarray(index.reshape(*places, layout.slots), jnp.int32),
+        jnp.asarray(counts.reshape(places), jnp.int32),
+    )
+
+
+def client_keys(key: jax.Array, layout: Layout) -> jax.Array:
+    """Each client's key for the epoch whose key this is, `[groups, members]`."""
+    base = jax.random.fold_in(key, 0)
+    numbers = jnp.arange(layout.groups * layout.members)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(base, numbers)
+    return keys.reshape(layout.groups, layout.members)
+
+
+def epoch_order(keys: jax.Array, shards: Shards) -> jax.Array:
+    """Every client's examples in an epoch's order, its padding last.
+
+    Args:
+        keys: each client's key for the epoch, `[groups, members]`.
+        shards: who holds what.
+
+    Returns:
+        `Int32[groups, members, slots]`, indices into `shards.examples`.
+    """
+
+    def one(key: jax.Array, rows: jax.Array, count: jax.Array) -> jax.Array:
+        valid = jnp.arange(rows.shape[0]) < count
+        # Steps fold small numbers into the client's key; this is out of their reach.
+        return rows[shuffled(jax.random.fold_in(key, 2**31 - 1), valid)]
+
+    return jax.vmap(jax.vmap(one))(keys, shards.rows, shards.counts)
+
+
+def held(counts: jax.Array, slots: int) -> jax.Array:
+    """Which slots hold an example, `Bool[groups, members, slots]`."""
+    places = jax.lax.broadcasted_iota(jnp.int32, (*counts.shape, slots), counts.ndim)
+    return places < counts[..., None]
+
+
+def shuffled(key: jax.Array, valid: jax.Array) -> jax.Array:
+    """Positions in random order, those that are not valid last."""
+    draws = jax.random.uniform(key, valid.shape)
+    return jnp.argsort(jnp.where(valid, draws, 2.0)).astype(jnp.int32)
