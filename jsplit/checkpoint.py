@@ -16,9 +16,11 @@ Orbax checks structure, not content, and casts to the dtype that is asked for, s
 record beside the arrays keeps each one's dtype, shape and CRC-32.
 """
 
+import contextlib
 import json
 import re
 import shutil
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from jsplit.errors import InputError, RunError
 
 KEEP = 2
 """How many states a folder keeps: the newest, and one to fall back to."""
+
+_REMOVALS = 40  # tries, 0.05 s apart
 
 _EPOCH = re.compile(r"epoch-(\d+)(?:-store-(\d+))?")
 _STORE = re.compile(r"store-(\d+)")
@@ -133,7 +137,16 @@ def _sweep(folder: Path) -> None:
     for path in doomed:
         path.rename(path.with_name(path.name + ".old"))
     for _, path in _entries(folder, _LEFTOVER):
-        shutil.rmtree(path)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Removes a leftover, also while a thread of a failed save still adds to it."""
+    for _ in range(_REMOVALS):
+        with contextlib.suppress(OSError):
+            return shutil.rmtree(path)
+        time.sleep(0.05)
+    shutil.rmtree(path)
 
 
 def _flatten(tree: PyTree) -> dict[str, Any]:

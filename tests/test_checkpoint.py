@@ -327,3 +327,18 @@ def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
                 assert (store["s"] == ((newest - 1) // 3 * 3 + 1) % 256).all()
         killer.stdin.close()
     assert finished > 3 and torn > 3  # It was in the middle of saves.
+
+
+def test_a_leftover_that_is_still_written_to_goes_all_the_same(tmp_path, monkeypatch):
+    leftover = tmp_path / "epoch-000002.orbax-checkpoint-tmp"
+    leftover.mkdir()
+    remove, refusals = checkpoint.shutil.rmtree, [OSError(39, "not empty")] * 3
+
+    def busy(path):
+        if refusals:
+            raise refusals.pop()
+        remove(path)
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", busy)
+    checkpoint.save(tmp_path, 1, small(1), {})
+    assert names(tmp_path) == ["epoch-000001"]
