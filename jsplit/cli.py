@@ -22,7 +22,9 @@ from jsplit.build import Experiment, blocks_of, build, check_names, load_dataset
 from jsplit.config import RunConfig, check, read_toml, wanted
 from jsplit.errors import InputError, RunError
 from jsplit.folder import RunFolder
-from jsplit.train import Progress, resume, summarize, train, write_summary
+from jsplit.progress import Progress
+from jsplit.summary import summarize, write_summary
+from jsplit.train import resume, train
 from jsplit.writers import (
     ConsoleWriter,
     JsonlWriter,

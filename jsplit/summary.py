@@ -1,0 +1,96 @@
+"""A finished run in figures, beside plain split learning."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+from typing import Any
+
+import jax
+
+import jsplit
+from jsplit.build import Experiment
+from jsplit.folder import RunFolder, write_json
+from jsplit.ledger import FLOAT32_BITS, Ledger
+from jsplit.progress import Progress
+
+
+def summarize(experiment: Experiment, progress: Progress) -> dict[str, Any]:
+    """What `summary.json` holds: the run in figures, beside plain split learning."""
+    config, ledger = experiment.config, progress.ledger
+    plain = plain_ledger(experiment)
+    accuracies = [record["test_accuracy"] for record in progress.records]
+    return {
+        "dataset": experiment.dataset.name,
+        "dataset_source": experiment.dataset.source,
+        "train_examples": len(experiment.dataset.train_labels),
+        "test_examples": len(experiment.dataset.test_labels),
+        "image_shape": list(experiment.dataset.image_shape),
+        "model": config.model,
+        "cut": experiment.cut,
+        "clients": config.clients,
+        "topology": config.topology,
+        "partition": config.partition,
+        "gate": config.gate,
+        "codec": config.codec,
+        "grad_codec": config.grad_codec,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "states": ledger.states,
+        "test_accuracy": accuracies[-1],
+        "best_test_accuracy": max(accuracies),
+        "communication_reduction": ledger.communication_reduction,
+        "client_compute_reduction": ledger.client_compute_reduction,
+        "wire_reduction": plain.wire_bytes / ledger.wire_bytes,
+        "bytes": {
+            **ledger.wire,
+            "total": ledger.wire_bytes,
+            "paper_payload": ledger.paper_bits // 8,
+        },
+        "client_macs": ledger.client_macs,
+        "always_a_float32": {
+            "bytes": {
+                **plain.wire,
+                "total": plain.wire_bytes,
+                "paper_payload": plain.paper_bits // 8,
+            },
+            "client_macs": plain.client_macs,
+        },
+        "seconds": progress.seconds,
+        "device": device(),
+        "versions": versions(),
+    }
+
+
+def plain_ledger(experiment: Experiment) -> Ledger:
+    """The ledger of the same run as plain split learning: all A, float32."""
+    bits = FLOAT32_BITS * experiment.simulation.prices.values
+    prices = dataclasses.replace(
+        experiment.simulation.prices,
+        payload_bits=bits,
+        grad_payload_bits=bits,
+        header_bytes=0,
+        grad_header_bytes=0,
+    )
+    return Ledger.of(prices, "A" * experiment.config.epochs)
+
+
+def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
+    """Writes `summary.json`, whole or not at all."""
+    write_json(folder.summary, json.loads(json.dumps(summary)))
+
+
+def device() -> str:
+    """What the run computed on, for people."""
+    kind = jax.devices()[0].device_kind
+    if jax.default_backend() == "cpu":
+        return f"cpu, {os.cpu_count()} cores, {platform.machine()}"
+    return f"{jax.device_count()} x {kind}"
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a figure may depend on."""
+    names = ("jax", "jaxlib", "flax", "optax", "ml_dtypes", "numpy")
+    found = {"jsplit": jsplit.__version__, "python": platform.python_version()}
+    return found | {name: importlib.metadata.version(name) for name in names}
