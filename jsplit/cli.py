@@ -112,19 +112,19 @@ def run(argv: Sequence[str], prog: str) -> int:
         dataset = load_dataset(config, _say)
         folders.check_data(folder, described, dataset)
         experiment = build(config, dataset)
-        progress = resume(experiment, folder)
-        _say(f"resuming {folder.path} after epoch {progress.epochs}")
-    else:
-        if config.workdir is not None:
-            folders.check_unused(folders.path_of(config.workdir))
-        dataset = load_dataset(config, _say)
-        experiment = build(config, dataset)
-        described = {
-            name: getattr(dataset, name) for name in ("name", "source", "fingerprint")
-        }
-        folder = folders.open_new(config, described)
-        progress = Progress(experiment)
-    return _carry_out(experiment, folder, progress, prog)
+        with folders.held(folder.path):
+            progress = resume(experiment, folder)
+            _say(f"resuming {folder.path} after epoch {progress.epochs}")
+            return _carry_out(experiment, folder, progress, prog)
+    if config.workdir is not None:
+        folders.check_unused(folders.path_of(config.workdir))
+    dataset = load_dataset(config, _say)
+    experiment = build(config, dataset)
+    described = {
+        name: getattr(dataset, name) for name in ("name", "source", "fingerprint")
+    }
+    with folders.open_new(config, described) as folder:
+        return _carry_out(experiment, folder, Progress(experiment), prog)
 
 
 def _carry_out(

@@ -67,7 +67,7 @@ class RunConfig:
     loss_reference: Annotated[
         str, _arg("loss gate: change since the last decision for A, or previous epoch.")
     ] = "decision"
-    warmup: Annotated[int, _arg("loss gate: first epochs that run in A anyway.")] = 0
+    warmup: Annotated[int, _arg("loss gate: so many first epochs run in A.")] = 0
     period: Annotated[int, _arg("periodic gate: A every so many epochs.")] = 10
     sync_epochs: Annotated[int, _arg("freeze gate: epochs of A before it shuts.")] = 5
 
@@ -90,7 +90,9 @@ class RunConfig:
     ] = 0.05
     momentum: Annotated[float, _arg("SGD's.")] = 0.9
     weight_decay: Annotated[float, _arg("L2, on every parameter.")] = 5e-4
-    seed: Annotated[int, _arg("Of initial weights, partition, order, dropout.")] = 0
+    seed: Annotated[
+        int, _arg("Of weights, partition, order, augmentation, dropout.")
+    ] = 0
 
     workdir: Annotated[
         str | None, _arg("The run's folder. None: a new one under runs/.")

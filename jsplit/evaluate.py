@@ -39,7 +39,7 @@ def make_held_out(examples: np.ndarray, labels: np.ndarray, batch_size: int) -> 
 
 
 def evaluate(
-    predict: Callable[[jax.Array], jax.Array],
+    predict: Callable[[jax.Array, jax.Array], jax.Array],
     test: HeldOut,
     loss: Callable[[jax.Array, jax.Array], jax.Array],
     correct: Callable[[jax.Array, jax.Array], jax.Array],
@@ -47,14 +47,15 @@ def evaluate(
     """Scores a network on a held-out set.
 
     Args:
-        predict: raw examples `[b, ...]` to outputs.
+        predict: raw examples `[b, ...]` and which of them are real, `Bool[b]`, to
+            outputs.
         test: the held-out set.
         loss: of each example, `(outputs, labels) -> Float32[b]`.
         correct: of each example, `(outputs, labels) -> Bool[b]`.
     """
 
     def batch(carry: None, x: HeldOut) -> tuple[None, Metrics]:
-        outputs = predict(x.examples)
+        outputs = predict(x.examples, x.mask)
         return carry, sum_up(
             loss(outputs, x.labels), correct(outputs, x.labels), x.mask
         )

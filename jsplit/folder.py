@@ -1,8 +1,11 @@
 """A run's folder: what lies in it, and whose it is."""
 
+import contextlib
 import datetime
+import fcntl
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +27,57 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
 
-def open_new(config: RunConfig, dataset: dict[str, Any]) -> RunFolder:
-    """Makes the folder of a new run and writes `config.json`.
+@contextlib.contextmanager
+def open_new(config: RunConfig, dataset: dict[str, Any]) -> Iterator[RunFolder]:
+    """Makes the folder of a new run, writes `config.json` and holds the folder.
 
     Args:
         config: its `workdir` names the folder; None makes a new one under `runs/`.
         dataset: what is known of the data, kept beside the config.
 
     Raises:
-        InputError: if the folder holds anything already or cannot be written.
+        InputError: if the folder holds anything already, cannot be written, or is in
+            use.
     """
     path = path_of(config.workdir) if config.workdir else _unused(config.model)
     check_unused(path)
     folder = RunFolder(path)
     record = {"format": _FORMAT, "config": vars(config), "dataset": dataset}
     made = not path.exists()
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(path))
+            check_unused(path)  # Again: another process may have been faster.
+            write_json(folder.config, record)
+        except OSError as error:
+            if made and path.is_dir():
+                path.rmdir()
+            raise InputError(
+                f"--workdir {path}: {error.strerror}; name another folder"
+            ) from error
+        yield folder
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder; the system ends it with the process.
+
+    Raises:
+        InputError: if another process holds the folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(folder.config, record)
-    except OSError as error:
-        if made and path.is_dir():
-            path.rmdir()
-        raise InputError(
-            f"--workdir {path}: {error.strerror}; name another folder"
-        ) from error
-    return folder
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"--workdir {path} is in use by another process; wait for it, or name "
+                "another folder"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def path_of(workdir: str) -> Path:

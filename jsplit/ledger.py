@@ -4,7 +4,9 @@ Two accounts of the traffic. `paper` counts payload bits of activations and grad
 alone, against epochs that are all A in float32, as arXiv 2107.09786 does:
 `106.67 = 4 * 400 / 15` for 5 A + 5 B + 190 C of float8. `wire` counts every byte that
 crosses: those payloads, packet headers, labels, client parts handed over or averaged,
-and the announcement of each epoch in A or B. (The second, lossless stage of the wire
+and the announcement of each epoch in A or B. Labels cross once: an epoch's order
+follows from a key that client and server share. Neither account has the traffic of
+evaluation. (The second, lossless stage of the wire
 format is not part of the simulation yet, and neither account assumes it.)
 """
 

@@ -74,7 +74,7 @@ class TrainState:
 
 
 class EpochRecord(NamedTuple):
-    """What an epoch reports; sums, so that nothing is rounded on the way.
+    """What an epoch reports: sums over examples, losses in float32.
 
     Attributes:
         state: int32, the state it ran in.
@@ -164,7 +164,10 @@ def make_program(
         )
         predict = functools.partial(steps.predict, state.client, state.server)
         scores = evaluate(
-            lambda raw: predict(transform.evaluate(raw)), test, loss, correct
+            lambda raw, mask: predict(transform.evaluate(raw), mask),
+            test,
+            loss,
+            correct,
         )
         return state, EpochRecord(ran, train, scores)
 

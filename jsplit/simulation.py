@@ -43,7 +43,8 @@ class Simulation(NamedTuple):
     Attributes:
         steps: the jit-compiled steps.
         program: the scan over epochs.
-        state: before the first epoch.
+        state: before the first epoch. `run` copies it; `program.run` consumes what it
+            is given, so give that a copy.
         shards: the training set, dealt out.
         test: the held-out set.
         key: that every epoch's randomness follows from.
@@ -109,12 +110,12 @@ def make_simulation(
 
     Args:
         client: maps transformed examples `[b, ...]` to the activations at the cut,
-            float32.
+            one float32 array `[b, ...]`.
         server: maps those to outputs, for `loss`.
         train: examples `[n, ...]` of any dtype that `transform` takes, labels `Int[n]`.
         test: likewise.
         gate: decides the states.
-        optimizer: of both sides, each with its own state.
+        optimizer: of both sides, each with its own state; see `make_steps`.
         codec: for activations; None: searched float8.
         grad_codec: for gradients; None: searched float8.
         shares: each client's examples, as indices into `train`; None: one client.
@@ -127,8 +128,9 @@ def make_simulation(
         seed: of weights, order, augmentation and dropout.
 
     Raises:
-        ValueError: if the lengths do not match, shares name an example twice or a
-            missing one, or a part with batch statistics takes no mask and the shares
+        ValueError: if the lengths do not match, labels are not integers from 0, the
+            client's output is not one float32 array, shares name an example twice or
+            a missing one, or a part with batch statistics takes no mask and the shares
             need padding.
     """
     codec, grad_codec = codec or float8(), grad_codec or float8()
@@ -158,6 +160,10 @@ def make_simulation(
         x,
         run_key,
     )
+    if getattr(smashed, "dtype", None) != jnp.float32:
+        raise ValueError(
+            f"the client must give one float32 array at the cut, got {smashed}"
+        )
     server_party = _init(
         server, optimizer, server_key, jnp.zeros(smashed.shape, jnp.float32)
     )
@@ -184,7 +190,7 @@ def make_simulation(
         grad_payload_bits=grad_codec.payload_bits(shape),
         header_bytes=codec.header_bytes,
         grad_header_bytes=grad_codec.header_bytes,
-        label_bytes=wire.label_bytes(int(train[1].max()) + 1),
+        label_bytes=wire.label_bytes(int(max(train[1])) + 1),
         part_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(client_party)),
         plan_bytes=wire.PLAN_BYTES,
         **_work(steps, grad_codec, client_party, x, smashed),
@@ -235,6 +241,8 @@ def _check(
                 f"{name} needs as many labels as examples and at least one, got "
                 f"{len(examples)} examples and {len(labels)} labels"
             )
+        if not np.issubdtype(np.asarray(labels).dtype, np.integer) or min(labels) < 0:
+            raise ValueError(f"{name} labels must be integers from 0")
     dealt = np.concatenate([np.asarray(share) for share in shares])
     if len(np.unique(dealt)) != len(dealt):
         raise ValueError("shares must not name an example twice")

@@ -75,7 +75,7 @@ class Steps(NamedTuple):
         server_step_with_reply: state A. The same, and the gradient packets:
             `(...) -> (server, Metrics, Packet[k])`.
         predict: evaluation through the activation codec, running statistics.
-            `(client, server, x) -> logits`.
+            `(client, server, x, mask=None) -> logits`.
     """
 
     client_forward: Callable[..., tuple[Packet, Residual]]
@@ -121,18 +121,19 @@ def make_steps(
     Batch normalisation: in A both sides normalise by the batch and move their running
     statistics. In B the client is not touched; it normalises by its running
     statistics, so that what the server stores is what evaluation will show it
-    (`refresh_statistics="batch"`: by the batch, as in A). In C there is no client.
-    The server normalises by the batch and moves its running statistics in all three.
+    (`refresh_statistics="batch"`: by the batch, and with dropout, as in A). In C there
+    is no client. The server normalises by the batch and moves its running statistics
+    in all three.
 
-    A client whose rows are all padding keeps its parameters, statistics and optimizer
-    state. With several clients each one receives the gradient of its own mean loss,
-    whatever its share of the server's batch.
+    A party whose rows are all padding, client or server, keeps its parameters,
+    statistics and optimizer state. With several clients each one receives the gradient
+    of its own mean loss, whatever its share of the server's batch.
 
     Args:
         client: maps a batch to the activations at the cut.
         server: maps those to what `loss` takes.
-        client_optimizer: any optax optimizer; its updates are multiplied by the
-            `step_size` of the step.
+        client_optimizer: an optax optimizer whose state holds numbers only (no PRNG
+            keys); its updates are multiplied by the `step_size` of the step.
         server_optimizer: likewise.
         codec: for activations, up.
         grad_codec: for their gradients, down.
@@ -179,10 +180,7 @@ def make_steps(
         trained = _descend(
             client_optimizer, party, residual.variables, gradients, step_size
         )
-        if mask is None:
-            return trained
-        seen = jnp.any(mask)
-        return jax.tree.map(lambda new, old: jnp.where(seen, new, old), trained, party)
+        return _unless_empty(mask, trained, party)
 
     def objective(
         party: Party,
@@ -219,7 +217,7 @@ def make_steps(
             party.variables["params"], smashed
         )
         trained = _descend(server_optimizer, party, variables, gradients, step_size)
-        return trained, metrics
+        return _unless_empty(mask, trained, party), metrics
 
     def server_step_with_reply(
         party: Party,
@@ -234,16 +232,22 @@ def make_steps(
             mean_loss, argnums=(0, 1), has_aux=True
         )(party.variables["params"], smashed)
         trained = _descend(server_optimizer, party, variables, gradients, step_size)
+        trained = _unless_empty(mask, trained, party)
         reply = reply.reshape(*labels.shape, *smashed.shape[1:])
         reply = reply * _own_mean(labels, mask).reshape((-1,) + (1,) * (reply.ndim - 1))
         return trained, metrics, jax.vmap(grad_codec.encode)(reply)
 
-    def predict(client_party: Party, server_party: Party, x: jax.Array) -> jax.Array:
+    def predict(
+        client_party: Party,
+        server_party: Party,
+        x: jax.Array,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
         key = jax.random.key(0)  # evaluation draws nothing
         smashed, _ = client.apply(
             client_party.variables, x, mask=None, key=key, train=False
         )
-        smashed = codec.decode(codec.encode(smashed))
+        smashed = codec.decode(codec.encode(_blank(smashed, mask)))
         outputs, _ = server.apply(
             server_party.variables, smashed, mask=None, key=key, train=False
         )
@@ -271,6 +275,17 @@ def _descend(
     updates = jax.tree.map(lambda update: step_size * update, updates)
     params = optax.apply_updates(params, updates)
     return Party({**variables, "params": params}, opt_state)
+
+
+def _unless_empty(mask: jax.Array | None, trained: Party, party: Party) -> Party:
+    """What a step made of a party, unless no row of its batch was real.
+
+    Weight decay, momentum and batch statistics would move even then.
+    """
+    if mask is None:
+        return trained
+    seen = jnp.any(mask)
+    return jax.tree.map(lambda new, old: jnp.where(seen, new, old), trained, party)
 
 
 def sum_up(losses: jax.Array, correct: jax.Array, rows: jax.Array | None) -> Metrics:

@@ -110,15 +110,18 @@ def train(
                 "epochs": config.epochs,
                 "learning_rate": float(step_sizes[place]),
                 "seconds": progress.seconds + spent,
-                # The first call also compiled; the median of the last few forgets it.
-                "eta_seconds": (config.epochs - record["epoch"])
-                * statistics.median(paces[-5:]),
+                "eta_seconds": _eta(paces, config.epochs - record["epoch"]),
             }
             progress.records.append(record)
             for writer in writers:
                 writer.write(record)
         _save(experiment, folder, progress)
     return progress.epochs == config.epochs
+
+
+def _eta(paces: list[float], left: int) -> float | None:
+    """Seconds to go; None after the first call, which also compiled."""
+    return left * statistics.median(paces[1:][-5:]) if paces[1:] else None
 
 
 def _parts(state: TrainState) -> tuple[dict[str, Any], Any]:

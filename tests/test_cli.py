@@ -229,7 +229,10 @@ def test_a_run_without_a_workdir_gets_a_new_one_under_runs(monkeypatch, tmp_path
     from jsplit import folder
 
     monkeypatch.chdir(tmp_path)
-    paths = [folder.open_new(RunConfig(model="cnn"), {}).path for _ in range(3)]
+    paths = []
+    for _ in range(3):
+        with folder.open_new(RunConfig(model="cnn"), {}) as run:
+            paths.append(run.path)
     assert len(set(paths)) == 3
     assert {path.parent for path in paths} == {Path("runs")}
 

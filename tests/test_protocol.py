@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jsplit import data
 from jsplit.codecs import float8, identity
 from jsplit.gate import always_gate, freeze_gate, loss_gate, periodic_gate
+from jsplit.part import from_flax
 from jsplit.shards import client_keys, epoch_order
 from jsplit.simulation import make_simulation
 from jsplit.topology import PARALLEL, SEQUENTIAL
@@ -394,10 +396,6 @@ def test_shares_and_lengths_that_do_not_fit_are_refused():
 
 
 def test_a_module_with_statistics_and_no_mask_is_refused_where_batches_are_padded():
-    from flax import linen as nn
-
-    from jsplit.part import from_flax
-
     class Unmasked(nn.Module):
         @nn.compact
         def __call__(self, x, train):
@@ -417,3 +415,44 @@ def test_outputs_stay_finite_with_a_codec_whatever_the_activations():
         simulation.state.client, scaled[0][:20], None, simulation.key
     )
     assert np.isfinite(float8().decode(packet)).all()
+
+
+def test_uneven_sequential_clients_are_one_client_that_visits_the_shards():
+    """The steps that a small client sits out move nothing, on either side."""
+    shares = deal((40, 10))
+    turns = simulate(shares=shares, topology=SEQUENTIAL, batch_size=10)
+    assert turns.layout.steps == 4
+    state, _, _ = turns.run([LR])
+    client, server = turns.state.client, turns.state.server
+    key = jax.random.fold_in(turns.key, 0)
+    orders = np.asarray(epoch_order(client_keys(key, turns.layout), turns.shards))
+    for share, order in zip(shares, orders[:, 0], strict=True):
+        for rows in order[: len(share)].reshape(-1, 10):
+            packet, residual = turns.steps.client_forward(
+                client, TRAIN[0][rows], None, key
+            )
+            packets = jax.tree.map(lambda leaf: leaf[None], packet)
+            server, _, replies = turns.steps.server_step_with_reply(
+                server, packets, TRAIN[1][rows][None], None, key, jnp.float32(LR)
+            )
+            reply = jax.tree.map(lambda leaf: leaf[0], replies)
+            client = turns.steps.client_backward(
+                client, residual, reply, None, jnp.float32(LR)
+            )
+    ends = (state.client, state.server)
+    chex.assert_trees_all_close(ends, (client, server), atol=1e-6)
+
+
+def test_labels_and_smashed_data_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match="labels must be integers from 0"):
+        simulate(train=(TRAIN[0], TRAIN[1].astype(np.float32)))
+    with pytest.raises(ValueError, match="labels must be integers from 0"):
+        simulate(train=(TRAIN[0], TRAIN[1] - 1))
+
+    class Half(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(4)(x).astype(jnp.bfloat16)
+
+    with pytest.raises(ValueError, match="one float32 array at the cut"):
+        simulate((from_flax(Half()), dense_parts()[1]))

@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jsplit import checkpoint, cli, train
+from jsplit import checkpoint, cli, folder, train
 from jsplit.errors import RunError
 from jsplit.folder import RunFolder
 from jsplit.writers import JsonlWriter
@@ -325,3 +325,12 @@ def _read(terminal: int, into: list[str]) -> None:
             into.append(os.read(terminal, 4096).decode(errors="replace"))
         except OSError:
             return
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(undisturbed, capsys):
+    path, _, _ = undisturbed
+    metrics = (path / "metrics.jsonl").read_bytes()
+    with folder.held(path):
+        assert run_here("--resume", "--workdir", path) == 2
+    assert "in use by another process" in capsys.readouterr().err
+    assert (path / "metrics.jsonl").read_bytes() == metrics

@@ -222,3 +222,32 @@ def test_unknown_refresh_statistics_are_refused():
     client, server = dense_parts()
     with pytest.raises(ValueError, match="'running' or 'batch', got 'none'"):
         steps_of(client, server, refresh_statistics="none")
+
+
+def test_server_whose_rows_are_all_padding_keeps_everything():
+    x, y = images(8)
+    client, server = cnn_parts()
+    one, two = parties_of(client, server, x)
+    steps = steps_of(client, server)
+    packet = steps.client_refresh(one, x, None, KEY)
+    batch = (one_packet(packet), y[None], jnp.zeros((1, 8), bool), KEY, STEP)
+    # Momentum, which would move the parameters without any gradient.
+    two = two.replace(opt_state=jax.tree.map(jnp.ones_like, two.opt_state))
+    for moved in (
+        steps.server_step(two, *batch)[0],
+        steps.server_step_with_reply(two, *batch)[0],
+    ):
+        chex.assert_trees_all_equal(moved, two)
+
+
+def test_padded_rows_do_not_sway_the_codec_in_evaluation():
+    x, _ = images(8)
+    client, server = cnn_parts()
+    one, two = parties_of(client, server, x)
+    steps = steps_of(client, server, float8(), float8())
+    garbage = x.copy()
+    garbage[5:] = 1e8
+    outputs = steps.predict(one, two, garbage, jnp.arange(8) < 5)
+    np.testing.assert_allclose(
+        outputs[:5], steps.predict(one, two, x[:5]), atol=1e-5, rtol=1e-4
+    )
