@@ -22,7 +22,7 @@ from tests.runs import EPOCHS, ROOT, STATES, TINY, compile_once, lines_of, run_h
 
 LINE = re.compile(
     r"epoch +\d+/\d+  [ABC]  loss \d+\.\d{4}  test \d+\.\d\d%  sent [\d.]+ [KM]?i?B  "
-    r"comm /\d+\.\d\d  ETA \d:\d\d:\d\d"
+    r"comm /\d+\.\d\d  ETA (-|\d:\d\d:\d\d)"
 )
 PNG = b"\x89PNG\r\n\x1a\n"
 
