@@ -295,7 +295,8 @@ def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -
     _say(
         f"{config.model} cut after block {experiment.cut}, {config.clients} client(s), "
         f"{config.gate} gate, {config.codec} up, {config.grad_codec} down, "
-        f"{config.epochs} epochs, in {folder.path}"
+        f"{config.epochs} epochs of server batches of "
+        f"{experiment.simulation.layout.offline_batch}, in {folder.path}"
     )
     if progress.epochs < config.epochs:
         _say("compiling; the first epoch takes longer")

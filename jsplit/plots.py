@@ -7,6 +7,7 @@ diverged one, and write one picture in one step: PNG, or what the path's suffix 
 import itertools
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def accuracy_against_bytes(records: Records, path: Path, *, title: str) -> None:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.margins(x=0.06, y=0.12)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(title=title, ylabel="test accuracy")
+    axes.set(title=_folded(title), ylabel="test accuracy")
     axes.set_xlabel("activations and gradients sent so far (MiB, paper's accounting)")
     _finish(figure, axes, path)
 
@@ -120,7 +121,7 @@ def loss_by_epoch(records: Records, path: Path, *, title: str) -> None:
     if _spans_decades(np.concatenate(losses), 100):
         axes.set_yscale("log")
     axes.legend()
-    axes.set(title=title, ylabel="loss (nats per example)")
+    axes.set(title=_folded(title), ylabel="loss (nats per example)")
     _draw_strip(strip, epochs, [record.get("state") for record in records])
     _finish(figure, axes, path)
 
@@ -169,6 +170,11 @@ def _spans_decades(values: np.ndarray, ratio: float) -> bool:
 
 def _marker_area(count: int) -> float:
     return 45 if count <= 40 else 20
+
+
+def _folded(title: str) -> str:
+    """A title in lines that the picture is wide enough for."""
+    return textwrap.fill(title, 68)
 
 
 def _finish(figure: Figure, axes: Axes, path: Path) -> None:

@@ -153,3 +153,10 @@ def test_other_formats_by_suffix(tmp_path):
 
 def test_pyplot_is_not_touched():
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_a_long_title_is_folded_and_not_cut_off():
+    title = "fashion_mnist_10k, resnet18 cut 3 (layer1_1), 10 client(s), loss gate, s 0"
+    folded = plots._folded(title)
+    assert folded.replace("\n", " ") == title
+    assert max(map(len, folded.split("\n"))) <= 68
