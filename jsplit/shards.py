@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int, Key
 
 from jsplit.topology import Layout
 
@@ -52,7 +53,7 @@ def make_shards(
     )
 
 
-def client_keys(key: jax.Array, layout: Layout) -> jax.Array:
+def client_keys(key: Key[Array, ""], layout: Layout) -> Key[Array, "groups members"]:
     """Each client's key for the epoch whose key this is, `[groups, members]`."""
     base = jax.random.fold_in(key, 0)
     numbers = jnp.arange(layout.groups * layout.members)
@@ -60,7 +61,9 @@ def client_keys(key: jax.Array, layout: Layout) -> jax.Array:
     return keys.reshape(layout.groups, layout.members)
 
 
-def epoch_order(keys: jax.Array, shards: Shards) -> jax.Array:
+def epoch_order(
+    keys: Key[Array, "groups members"], shards: Shards
+) -> Int[Array, "groups members slots"]:
     """Every client's examples in an epoch's order, its padding last.
 
     Args:
@@ -79,13 +82,15 @@ def epoch_order(keys: jax.Array, shards: Shards) -> jax.Array:
     return jax.vmap(jax.vmap(one))(keys, shards.rows, shards.counts)
 
 
-def held(counts: jax.Array, slots: int) -> jax.Array:
+def held(
+    counts: Int[Array, "groups members"], slots: int
+) -> Bool[Array, "groups members slots"]:
     """Which slots hold an example, `Bool[groups, members, slots]`."""
     places = jax.lax.broadcasted_iota(jnp.int32, (*counts.shape, slots), counts.ndim)
     return places < counts[..., None]
 
 
-def shuffled(key: jax.Array, valid: jax.Array) -> jax.Array:
+def shuffled(key: Key[Array, ""], valid: Bool[Array, "*n"]) -> Int[Array, "*n"]:
     """Positions in random order, those that are not valid last."""
     draws = jax.random.uniform(key, valid.shape)
     return jnp.argsort(jnp.where(valid, draws, 2.0)).astype(jnp.int32)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jaxtyping import Array, Bool, Float, Int
 
 from jsplit.part import Part
 from jsplit.typing import Codec, Packet, PyTree, Variables
@@ -94,12 +95,16 @@ def init_party(
     return Party(variables, optimizer.init(variables["params"]))
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def cross_entropy(
+    logits: Float[Array, "n classes"], labels: Int[Array, " n"]
+) -> Float[Array, " n"]:
     """Softmax cross-entropy of each example: `[n, classes]`, `Int[n]` to `[n]`."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
-def top_1(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def top_1(
+    logits: Float[Array, "n classes"], labels: Int[Array, " n"]
+) -> Bool[Array, " n"]:
     """Whether the largest logit is the label's: `Bool[n]`."""
     return jnp.argmax(logits, axis=-1) == labels
 
@@ -288,7 +293,11 @@ def _unless_empty(mask: jax.Array | None, trained: Party, party: Party) -> Party
     return jax.tree.map(lambda new, old: jnp.where(seen, new, old), trained, party)
 
 
-def sum_up(losses: jax.Array, correct: jax.Array, rows: jax.Array | None) -> Metrics:
+def sum_up(
+    losses: Float[Array, " n"],
+    correct: Bool[Array, " n"],
+    rows: Bool[Array, " n"] | None,
+) -> Metrics:
     """The metrics of a batch: `Float[n]`, `Bool[n]`, and which of them count."""
     if rows is not None:
         losses = jnp.where(rows, losses, 0.0)

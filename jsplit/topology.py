@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 Tree = TypeVar("Tree")
 
@@ -106,7 +107,7 @@ def spread(tree: Tree, members: int) -> Tree:
     )
 
 
-def average(trees: Tree, weights: jax.Array) -> Tree:
+def average(trees: Tree, weights: Float[Array, " members"]) -> Tree:
     """The mean over the first axis, weighted; of integers (counters) the largest.
 
     Args:

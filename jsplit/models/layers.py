@@ -13,6 +13,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 Lowering = Literal["im2col", "native"]
 
@@ -22,7 +23,9 @@ def default_lowering() -> Lowering:
     return "im2col" if jax.default_backend() == "cpu" else "native"
 
 
-def patches(x: jax.Array, size: int, stride: int) -> jax.Array:
+def patches(
+    x: Float[Array, "b h w c"], size: int, stride: int
+) -> Float[Array, "b h2 w2 p"]:
     """The `size` x `size` neighbourhoods of an image, zero-padded at its border.
 
     Args:
@@ -46,7 +49,12 @@ def patches(x: jax.Array, size: int, stride: int) -> jax.Array:
     )
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, lowering: str) -> jax.Array:
+def convolve(
+    x: Float[Array, "b h w i"],
+    kernel: Float[Array, "k k i o"],
+    stride: int,
+    lowering: Lowering,
+) -> Float[Array, "b h2 w2 o"]:
     """2-D convolution, zero-padded by `size // 2` on every side.
 
     Args:
@@ -115,7 +123,7 @@ class Norm(nn.Module):
         return norm(x, mask=mask)
 
 
-def max_pool(x: jax.Array) -> jax.Array:
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """2x2 maximum with stride 2; an odd last row or column is dropped.
 
     An image of one row or column is left as it is, so that a deep network also takes
