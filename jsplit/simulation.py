@@ -190,7 +190,7 @@ def make_simulation(
         grad_payload_bits=grad_codec.payload_bits(shape),
         header_bytes=codec.header_bytes,
         grad_header_bytes=grad_codec.header_bytes,
-        label_bytes=wire.label_bytes(int(max(train[1])) + 1),
+        label_bytes=wire.label_bytes(int(np.max(train[1])) + 1),
         part_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(client_party)),
         plan_bytes=wire.PLAN_BYTES,
         **_work(steps, grad_codec, client_party, x, smashed),
@@ -241,7 +241,8 @@ def _check(
                 f"{name} needs as many labels as examples and at least one, got "
                 f"{len(examples)} examples and {len(labels)} labels"
             )
-        if not np.issubdtype(np.asarray(labels).dtype, np.integer) or min(labels) < 0:
+        labels = np.asarray(labels)
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
             raise ValueError(f"{name} labels must be integers from 0")
     dealt = np.concatenate([np.asarray(share) for share in shares])
     if len(np.unique(dealt)) != len(dealt):

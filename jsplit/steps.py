@@ -182,10 +182,9 @@ def make_steps(
         step_size: jax.Array,
     ) -> Party:
         (gradients,) = residual.pullback(grad_codec.decode(reply))
-        trained = _descend(
-            client_optimizer, party, residual.variables, gradients, step_size
+        return _descend(
+            client_optimizer, party, residual.variables, gradients, mask, step_size
         )
-        return _unless_empty(mask, trained, party)
 
     def objective(
         party: Party,
@@ -221,8 +220,10 @@ def make_steps(
         gradients, (variables, metrics) = jax.grad(mean_loss, has_aux=True)(
             party.variables["params"], smashed
         )
-        trained = _descend(server_optimizer, party, variables, gradients, step_size)
-        return _unless_empty(mask, trained, party), metrics
+        trained = _descend(
+            server_optimizer, party, variables, gradients, mask, step_size
+        )
+        return trained, metrics
 
     def server_step_with_reply(
         party: Party,
@@ -236,8 +237,9 @@ def make_steps(
         (gradients, reply), (variables, metrics) = jax.grad(
             mean_loss, argnums=(0, 1), has_aux=True
         )(party.variables["params"], smashed)
-        trained = _descend(server_optimizer, party, variables, gradients, step_size)
-        trained = _unless_empty(mask, trained, party)
+        trained = _descend(
+            server_optimizer, party, variables, gradients, mask, step_size
+        )
         reply = reply.reshape(*labels.shape, *smashed.shape[1:])
         reply = reply * _own_mean(labels, mask).reshape((-1,) + (1,) * (reply.ndim - 1))
         return trained, metrics, jax.vmap(grad_codec.encode)(reply)
@@ -273,20 +275,18 @@ def _descend(
     party: Party,
     variables: Variables,
     gradients: PyTree,
+    mask: jax.Array | None,
     step_size: jax.Array,
 ) -> Party:
+    """One optimizer step; none at all where no row of the batch is real.
+
+    Weight decay, momentum and batch statistics would move even then.
+    """
     params = variables["params"]
     updates, opt_state = optimizer.update(gradients, party.opt_state, params)
     updates = jax.tree.map(lambda update: step_size * update, updates)
     params = optax.apply_updates(params, updates)
-    return Party({**variables, "params": params}, opt_state)
-
-
-def _unless_empty(mask: jax.Array | None, trained: Party, party: Party) -> Party:
-    """What a step made of a party, unless no row of its batch was real.
-
-    Weight decay, momentum and batch statistics would move even then.
-    """
+    trained = Party({**variables, "params": params}, opt_state)
     if mask is None:
         return trained
     seen = jnp.any(mask)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import os
 import platform
 from typing import Any
@@ -43,23 +42,23 @@ def summarize(experiment: Experiment, progress: Progress) -> dict[str, Any]:
         "communication_reduction": ledger.communication_reduction,
         "client_compute_reduction": ledger.client_compute_reduction,
         "wire_reduction": plain.wire_bytes / ledger.wire_bytes,
+        **_spent(ledger),
+        "always_a_float32": _spent(plain),
+        "seconds": progress.seconds,
+        "device": device(),
+        "versions": versions(),
+    }
+
+
+def _spent(ledger: Ledger) -> dict[str, Any]:
+    """Bytes, by kind and direction and in all, and client work of one ledger."""
+    return {
         "bytes": {
             **ledger.wire,
             "total": ledger.wire_bytes,
             "paper_payload": ledger.paper_bits // 8,
         },
         "client_macs": ledger.client_macs,
-        "always_a_float32": {
-            "bytes": {
-                **plain.wire,
-                "total": plain.wire_bytes,
-                "paper_payload": plain.paper_bits // 8,
-            },
-            "client_macs": plain.client_macs,
-        },
-        "seconds": progress.seconds,
-        "device": device(),
-        "versions": versions(),
     }
 
 
@@ -78,7 +77,7 @@ def plain_ledger(experiment: Experiment) -> Ledger:
 
 def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
     """Writes `summary.json`, whole or not at all."""
-    write_json(folder.summary, json.loads(json.dumps(summary)))
+    write_json(folder.summary, summary)
 
 
 def device() -> str:
