@@ -5,6 +5,7 @@
 Prints a table and writes `benchmarks/results/formats.json`.
 """
 
+import argparse
 import json
 import platform
 from pathlib import Path
@@ -40,6 +41,12 @@ def error(name: str, x: np.ndarray) -> float:
 
 def main() -> None:
     """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    written = Path(__file__).parent / "results" / "formats.json"
+    parser.add_argument("--out", type=Path, default=written, help="default %(default)s")
+    out = parser.parse_args().out
     rows = {}
     print(f"{'tensor':22} {'float8':>10}" + "".join(f"{name:>8}" for name in FORMATS))
     for kind, x in tensors(np.random.default_rng(0)).items():
@@ -59,8 +66,7 @@ def main() -> None:
         "python": platform.python_version(),
         "device": jax.devices()[0].device_kind,
     }
-    path = Path(__file__).parent / "results" / "formats.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 The values that a training is made of, and the function that puts them together:
 
     part = from_flax(module)            one side of the network
+    with_precision(part, bfloat16)      the same, computing in bfloat16
     float8(), identity(), ...           codecs
     loss_gate(...), always_gate(), ...  gates
     PARALLEL, SEQUENTIAL                topologies
@@ -23,7 +24,7 @@ from jsplit.gate import (
     periodic_gate,
 )
 from jsplit.ledger import Ledger, Prices
-from jsplit.part import Part, from_flax
+from jsplit.part import Part, from_flax, with_precision
 from jsplit.protocol import (
     EpochRecord,
     Program,
@@ -81,4 +82,5 @@ __all__ = [
     "make_simulation",
     "make_steps",
     "periodic_gate",
+    "with_precision",
 ]

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jsplit import data, gate
+from jsplit import data, device, gate
 from jsplit.codecs import CODECS
 from jsplit.config import RunConfig, flag
 from jsplit.data import Dataset
 from jsplit.errors import InputError
 from jsplit.models import MODELS, USUAL_CUTS, Block, split
-from jsplit.part import from_flax
+from jsplit.part import from_flax, with_precision
 from jsplit.protocol import Transform
 from jsplit.simulation import Simulation, make_simulation
 from jsplit.topology import TOPOLOGIES
@@ -32,6 +33,8 @@ GATES: dict[str, Callable[[RunConfig, int], gate.Gate]] = {
     "freeze": lambda config, classes: gate.freeze_gate(config.sync_epochs),
     "always": lambda config, classes: gate.always_gate(),
 }
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 class Experiment(NamedTuple):
@@ -66,6 +69,8 @@ def check_names(config: RunConfig) -> None:
     _one_of("loss_rule", config.loss_rule, ("abs", "drop"))
     _one_of("loss_reference", config.loss_reference, ("decision", "previous"))
     _one_of("refresh_statistics", config.refresh_statistics, ("running", "batch"))
+    _one_of("device", config.device, device.CHOICES)
+    _one_of("precision", config.precision, PRECISIONS)
     last = len(MODELS[config.model](2)) - 1
     if config.cut is not None and not 1 <= config.cut <= last:
         raise InputError(
@@ -103,8 +108,8 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
     """Makes everything that a run needs; nothing is compiled or trained yet.
 
     Raises:
-        InputError: if the clients cannot share the training set as asked, or a batch
-            is larger than all of it.
+        InputError: if the clients cannot share the training set as asked, a batch is
+            larger than all of it, or a mesh cannot share clients and batch equally.
     """
     examples = len(dataset.train_labels)
     if config.batch_size is not None and config.batch_size > examples:
@@ -112,9 +117,18 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
             f"--batch-size {config.batch_size} is more than the {examples} training "
             "examples; take a smaller one"
         )
+    if config.mesh and jax.device_count() == 1:
+        raise InputError(
+            "--mesh shares the work over several devices, but jax sees one "
+            f"({jax.devices()[0]}); say --no-mesh, or see that jax finds the others "
+            "(on a CPU: XLA_FLAGS=--xla_force_host_platform_device_count=8)"
+        )
     blocks = blocks_of(config, dataset)
     index = config.cut or USUAL_CUTS[config.model]
-    client, server = map(from_flax, split(blocks, index))
+    client, server = (
+        with_precision(from_flax(module), PRECISIONS[config.precision])
+        for module in split(blocks, index)
+    )
     simulation = make_simulation(
         client,
         server,
@@ -135,6 +149,7 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         transform=_transform(config, dataset),
         refresh_statistics=config.refresh_statistics,
         seed=config.seed,
+        devices=jax.devices() if config.mesh else None,
     )
     return Experiment(
         config=config,

@@ -38,7 +38,7 @@ _REMOVALS = 40  # tries, 0.05 s apart
 
 _EPOCH = re.compile(r"epoch-(\d+)(?:-store-(\d+))?")
 _STORE = re.compile(r"store-(\d+)")
-_LEFTOVER = re.compile(r"(epoch|store)-\d+.*\.(orbax-checkpoint-tmp|old)")
+_LEFTOVER = re.compile(r"(epoch|store)-\d+.*\.(orbax-checkpoint-tmp|new|old)")
 
 PyTree = Any
 
@@ -172,10 +172,16 @@ def _sign(meta: dict | None, arrays: dict[str, list]) -> dict:
 
 
 def _checkpointer() -> ocp.Checkpointer:
+    # Of several processes each one reads for itself and one writes; unless every part
+    # of Orbax is told, it has all of them wait for one another.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
     handler = ocp.CompositeCheckpointHandler(
-        arrays=ocp.StandardCheckpointHandler(), record=ocp.JsonCheckpointHandler()
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        arrays=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        record=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
     )
-    return ocp.Checkpointer(handler)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _write(path: Path, tree: PyTree, meta: dict | None) -> None:
@@ -184,15 +190,18 @@ def _write(path: Path, tree: PyTree, meta: dict | None) -> None:
     record = _sign(meta, {name: _describe(array) for name, array in arrays.items()})
     # Orbax refuses arrays of no elements; the record alone brings those back.
     stored = {name: array for name, array in arrays.items() if array.size}
+    # A name of its own, since threads of a save that failed may still write to theirs.
+    unfinished = path.with_name(f"{path.name}.{time.time_ns()}.new")
     try:
         with _checkpointer() as checkpointer:
             checkpointer.save(
-                path,
+                unfinished,
                 args=ocp.args.Composite(
                     arrays=ocp.args.StandardSave(stored),
                     record=ocp.args.JsonSave(record),
                 ),
             )
+        unfinished.rename(path)
     except Exception as error:  # Orbax and TensorStore raise many kinds.
         raise RunError(
             f"cannot write checkpoint {path} ({_line(error)}); "
@@ -244,7 +253,11 @@ def _place(array: np.ndarray, like: Any) -> Any:
     if isinstance(like, np.ndarray | np.generic):
         return array
     bound = not isinstance(like, jax.Array) or like.committed
-    return jax.device_put(array, getattr(like, "sharding", None) if bound else None)
+    sharding = getattr(like, "sharding", None) if bound else None
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    # Each process has read all of it; `device_put` would send it round to compare.
+    return jax.make_array_from_callback(array.shape, sharding, lambda at: array[at])
 
 
 def _line(error: Exception) -> str:

@@ -14,12 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 
+from jsplit import compiled, device, hosts, tables
 from jsplit import folder as folders
-from jsplit import plots, tables
 from jsplit.build import Experiment, blocks_of, build, check_names, load_dataset
-from jsplit.config import RunConfig, check, read_toml, wanted
+from jsplit.config import (
+    ClusterConfig,
+    RunConfig,
+    check,
+    check_cluster,
+    differences,
+    from_mapping,
+    read_toml,
+    wanted,
+)
+from jsplit.data import Dataset
 from jsplit.errors import InputError, RunError
 from jsplit.folder import RunFolder
 from jsplit.progress import Progress
@@ -52,6 +63,7 @@ class RunCommand:
     """`jsplit run`: the run's settings, and how to go about it."""
 
     settings: tyro.conf.OmitArgPrefixes[RunConfig]
+    cluster: tyro.conf.OmitArgPrefixes[ClusterConfig] = ClusterConfig()
     config: Annotated[
         str | None,
         tyro.conf.arg(help="A TOML file of settings; flags override it. See configs/."),
@@ -99,32 +111,106 @@ def run(argv: Sequence[str], prog: str) -> int:
     config = command.settings
     check(config)
     check_names(config)
+    check_cluster(command.cluster)
+    device.restrict(config.device)
     if command.show_cuts:
         dataset = load_dataset(config, _say)
         blocks = blocks_of(config, dataset)
         tables.show(tables.of_cuts(config.model, blocks, dataset.image_shape))
         return 0
-    if command.resume:
-        if config.workdir is None:
-            raise InputError("--resume needs the run's folder: add --workdir FOLDER")
-        folder, kept, described = folders.read(folders.path_of(config.workdir))
-        folders.check_same(folder, config, kept)
-        dataset = load_dataset(config, _say)
-        folders.check_data(folder, described, dataset)
-        experiment = build(config, dataset)
-        with folders.held(folder.path):
-            progress = resume(experiment, folder)
-            _say(f"resuming {folder.path} after epoch {progress.epochs}")
-            return _carry_out(experiment, folder, progress, prog)
-    if config.workdir is not None:
-        folders.check_unused(folders.path_of(config.workdir))
-    dataset = load_dataset(config, _say)
+    if command.resume and config.workdir is None:
+        raise InputError("--resume needs the run's folder: add --workdir FOLDER")
+    with contextlib.ExitStack() as stack:
+        cluster = command.cluster
+        if cluster.coordinator is not None:
+            joined = hosts.joined(
+                cluster.coordinator,
+                cluster.process_id,
+                cluster.num_processes,
+                cluster.coordinator_timeout,
+                _last_words,
+            )
+            stack.enter_context(joined)
+        device.choose(config.device)
+        if cluster.coordinator is not None:
+            hosts.check_devices()
+            if not hosts.leads():
+                _forget_output()
+            config = _agree(config)
+        if command.resume:
+            return _go_on(config, prog, stack)
+        return _start(config, prog, stack)
+
+
+def _start(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
+    with hosts.together():
+        if config.workdir is not None and hosts.leads():
+            folders.check_unused(folders.path_of(config.workdir))
+    dataset = _load(config)
+    stack.enter_context(compiled.kept(config.compile_cache, _say))
     experiment = build(config, dataset)
     described = {
         name: getattr(dataset, name) for name in ("name", "source", "fingerprint")
     }
-    with folders.open_new(config, described) as folder:
-        return _carry_out(experiment, folder, Progress(experiment), prog)
+
+    def open_new() -> str:
+        return str(stack.enter_context(folders.open_new(config, described)).path)
+
+    folder = RunFolder(Path(hosts.share(open_new)))
+    return _carry_out(experiment, folder, Progress(experiment), prog)
+
+
+def _go_on(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
+    with hosts.together():
+        assert config.workdir is not None
+        folder, kept, described = folders.read(folders.path_of(config.workdir))
+        folders.check_same(folder, config, kept)
+    dataset = _load(config)
+    with hosts.together():
+        folders.check_data(folder, described, dataset)
+    stack.enter_context(compiled.kept(config.compile_cache, _say))
+    experiment = build(config, dataset)
+    with hosts.together():
+        if hosts.leads():
+            stack.enter_context(folders.held(folder.path))
+    progress = resume(experiment, folder)
+    _say(f"resuming {folder.path} after epoch {progress.epochs}")
+    return _carry_out(experiment, folder, progress, prog)
+
+
+def _agree(config: RunConfig) -> RunConfig:
+    """Process 0's settings; only where things lie may differ between processes."""
+    theirs = hosts.share(lambda: dict(vars(config)))
+    agreed = from_mapping(theirs, "process 0")
+    with hosts.together():
+        differing = differences(agreed, config)
+        if differing:
+            raise InputError(
+                f"this process was started otherwise than process 0 "
+                f"({'; '.join(differing)}); give all of them the same flags"
+            )
+    return dataclasses.replace(
+        agreed,
+        workdir=config.workdir,
+        data_dir=config.data_dir,
+        compile_cache=config.compile_cache,
+        device=config.device,
+        mesh=config.mesh or jax.process_count() > 1,
+    )
+
+
+def _load(config: RunConfig) -> Dataset:
+    """The dataset, which must be the same on every process."""
+    with hosts.together():
+        dataset = load_dataset(config, _say)
+    fingerprint = hosts.share(lambda: dataset.fingerprint)
+    with hosts.together():
+        if dataset.fingerprint != fingerprint:
+            raise InputError(
+                f"this process has other data ({dataset.source}) than process 0; give "
+                "all of them the same --dataset and the same files"
+            )
+    return dataset
 
 
 def _carry_out(
@@ -137,11 +223,9 @@ def _carry_out(
         if not _train(experiment, folder, progress):
             _say(f"saved after epoch {progress.epochs}; go on with: {resuming}")
             return INTERRUPTED
-        summary = summarize(experiment, progress)
-        write_summary(folder, summary)
-        _draw(folder, progress, summary)
-        tables.show(tables.of_summary(summary))
-        _say(f"all of it is in {folder.path}")
+        with hosts.together():
+            if hosts.leads():
+                _report(experiment, folder, progress)
     except KeyboardInterrupt:
         return _complain(f"interrupted; go on with: {resuming}", INTERRUPTED)
     except OSError as error:
@@ -151,6 +235,14 @@ def _carry_out(
             f"writing failed ({error}); mend that, then go on with: {resuming}"
         ) from error
     return 0
+
+
+def _report(experiment: Experiment, folder: RunFolder, progress: Progress) -> None:
+    summary = summarize(experiment, progress)
+    write_summary(folder, summary)
+    _draw(folder, progress, summary)
+    tables.show(tables.of_summary(summary))
+    _say(f"all of it is in {folder.path}")
 
 
 def parse(argv: Sequence[str], prog: str) -> RunCommand:
@@ -210,7 +302,8 @@ def _misread(text: str, argv: Sequence[str]) -> str:
 
 
 def _unknown(word: str) -> str:
-    known = ["--" + f.name.replace("_", "-") for f in dataclasses.fields(RunConfig)]
+    fields = (*dataclasses.fields(RunConfig), *dataclasses.fields(ClusterConfig))
+    known = ["--" + field.name.replace("_", "-") for field in fields]
     known += ["--no-augment", "--config", "--resume", "--show-cuts"]
     if not word.startswith("-"):
         return f"{word!r} belongs to no option; see --help"
@@ -229,12 +322,14 @@ def _train(experiment: Experiment, folder: RunFolder, progress: Progress) -> boo
     with contextlib.ExitStack() as stack:
         stopping = stack.enter_context(_stop_at_signal())
         writers: list[Writer] = []
-        for make in (
-            lambda: JsonlWriter(folder.metrics),
-            lambda: TensorBoardWriter(folder.tensorboard, progress.epochs),
-            lambda: ConsoleWriter(states=progress.ledger.states),
-        ):
-            writers.append(stack.enter_context(contextlib.closing(make())))
+        with hosts.together():
+            for make in (
+                lambda: JsonlWriter(folder.metrics),
+                lambda: TensorBoardWriter(folder.tensorboard, progress.epochs),
+                lambda: ConsoleWriter(states=progress.ledger.states),
+            ):
+                if hosts.leads():
+                    writers.append(stack.enter_context(contextlib.closing(make())))
         return train(experiment, folder, progress, writers, stopping)
 
 
@@ -248,8 +343,7 @@ def _stop_at_signal() -> Iterator[Callable[[], bool]]:
         asked = True
         # Straight to the descriptor: a print could land inside another print.
         os.write(2, b"\nstopping when this chunk is saved; again to stop at once\n")
-        if sys.stdout.isatty():
-            os.write(1, b"\x1b[?25h")  # A second one leaves no time to show the cursor.
+        _show_cursor()  # A second one leaves no time for it.
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, signal.SIG_DFL)
 
@@ -266,16 +360,30 @@ def _say(line: str) -> None:
 
 
 def _forget_output() -> None:
-    """Lets Python flush at its end without complaint where nobody reads any more."""
+    """Sends what is printed nowhere: nobody reads any more, or process 0 prints."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _show_cursor() -> None:
+    if sys.stdout.isatty():
+        os.write(1, b"\x1b[?25h")
+
+
+def _last_words(line: str) -> None:
+    _show_cursor()
+    _complain(line, 1)
+
+
 def _complain(error: Exception | str, code: int) -> int:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    # In one piece: other processes, and JAX itself, may write to the same place.
+    line = f"error: {' '.join(str(error).split())}\n"
+    print(line, end="", file=sys.stderr, flush=True)
     return code
 
 
 def _draw(folder: RunFolder, progress: Progress, summary: dict[str, Any]) -> None:
+    from jsplit import plots  # Matplotlib takes its time, and is needed only here.
+
     title = (
         f"{summary['dataset']}, {summary['model']} cut {summary['cut']}, "
         f"{summary['clients']} client(s), {summary['gate']} gate, "
@@ -291,12 +399,18 @@ def _draw(folder: RunFolder, progress: Progress, summary: dict[str, Any]) -> Non
 
 def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> None:
     config, dataset = experiment.config, experiment.dataset
+    layout = experiment.simulation.layout
     _say(f"data: {dataset.name}, {dataset.source}")
     _say(
         f"{config.model} cut after block {experiment.cut}, {config.clients} client(s), "
         f"{config.gate} gate, {config.codec} up, {config.grad_codec} down, "
         f"{config.epochs} epochs of server batches of "
-        f"{experiment.simulation.layout.offline_batch}, in {folder.path}"
+        f"{layout.members * layout.batch}, in {folder.path}"
+    )
+    emulated = config.precision == "bfloat16" and jax.default_backend() == "cpu"
+    _say(
+        f"computing on {device.describe()}, in {config.precision}"
+        + (", which a CPU only emulates: slower than float32" if emulated else "")
     )
     if progress.epochs < config.epochs:
         _say("compiling; the first epoch takes longer")

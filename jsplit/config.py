@@ -80,6 +80,11 @@ class RunConfig:
         str, _arg("State B normalises by running or batch statistics.")
     ] = "running"
 
+    precision: Annotated[
+        str,
+        _arg("float32, or bfloat16: networks compute in it, all else in float32."),
+    ] = "float32"
+
     epochs: Annotated[int, _arg("Epochs of any state.")] = 200
     batch_size: Annotated[
         int | None,
@@ -97,9 +102,22 @@ class RunConfig:
     workdir: Annotated[
         str | None, _arg("The run's folder. None: a new one under runs/.")
     ] = None
+    device: Annotated[
+        str, _arg("auto (what JAX finds), cpu, gpu or tpu; one that is named must be.")
+    ] = "auto"
+    compile_cache: Annotated[
+        str | None,
+        _arg(
+            "Folder of compiled programs, or off. None: $JAX_COMPILATION_CACHE_DIR, "
+            "else one under ~/.cache/jsplit."
+        ),
+    ] = None
     chunk: Annotated[
         int, _arg("Epochs per compiled call; progress and checkpoints come after each.")
     ] = 1
+    mesh: Annotated[
+        bool, _arg("Share clients and batches over all devices of all processes.")
+    ] = False
 
     @property
     def server_batch(self) -> int:
@@ -109,11 +127,33 @@ class RunConfig:
         return 128 if self.clients == 1 else 100
 
 
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Which of several processes this is; never kept with the run."""
+
+    coordinator: Annotated[
+        str | None,
+        _arg("HOST:PORT of process 0, or auto (as jax detects the cluster)."),
+    ] = None
+    process_id: Annotated[
+        int | None, _arg("This process; 0 leads, writes and prints.")
+    ] = None
+    num_processes: Annotated[int | None, _arg("How many processes there are.")] = None
+    coordinator_timeout: Annotated[
+        int, _arg("Seconds to wait for the other processes at the start.")
+    ] = 60
+
+
 _MOST = 1_000_000
 """Of any count: far above what is used, far below what overflows."""
 
-SPEED_ONLY = frozenset({"chunk", "workdir", "data_dir"})
-"""Fields that may differ when a run is resumed: they do not change its result."""
+SPEED_ONLY = frozenset(
+    {"chunk", "workdir", "data_dir", "device", "compile_cache", "mesh"}
+)
+"""Fields that may differ when a run is resumed: they do not change its result.
+
+A mesh changes the order of sums, so results agree within rounding only.
+"""
 
 
 def check(config: RunConfig) -> None:
@@ -143,11 +183,57 @@ def check(config: RunConfig) -> None:
         )
     if config.momentum >= 1:
         raise InputError(f"--momentum must be less than 1, got {config.momentum}")
-    if config.workdir is not None and (not config.workdir or "\0" in config.workdir):
-        raise InputError(f"--workdir must name a folder, got {config.workdir!r}")
+    for name in ("workdir", "compile_cache"):
+        value = getattr(config, name)
+        if value is not None and (not value or "\0" in value):
+            raise InputError(f"{flag(name)} must name a folder, got {value!r}")
 
 
-def _in_range(config: RunConfig, name: str, least: int, most: float) -> None:
+def check_cluster(cluster: ClusterConfig) -> None:
+    """Refuses settings by which no processes can meet.
+
+    Raises:
+        InputError: naming the flag, its value and what is possible.
+    """
+    _in_range(cluster, "num_processes", 1, _MOST)
+    _in_range(cluster, "coordinator_timeout", 1, _MOST)
+    address, number, count = (
+        cluster.coordinator,
+        cluster.process_id,
+        cluster.num_processes,
+    )
+    if address == "auto":
+        if number is not None or count is not None:
+            raise InputError(
+                "--coordinator auto finds --process-id and --num-processes by itself; "
+                "leave them out, or name the coordinator's HOST:PORT"
+            )
+        return
+    trio = {"coordinator": address, "process_id": number, "num_processes": count}
+    missing = [flag(name) for name, value in trio.items() if value is None]
+    if len(missing) == len(trio):
+        return
+    if missing:
+        raise InputError(
+            f"several processes need all of {', '.join(map(flag, trio))}, but "
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        )
+    assert address is not None and number is not None and count is not None
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise InputError(
+            f"--coordinator must be HOST:PORT of process 0, or auto, got {address!r}"
+        )
+    if not 0 <= number < count:
+        raise InputError(
+            f"--process-id {number} is outside the {count} processes; give 0 to "
+            f"{count - 1}, or more --num-processes"
+        )
+
+
+def _in_range(
+    config: RunConfig | ClusterConfig, name: str, least: int, most: float
+) -> None:
     value = getattr(config, name)
     if value is not None and value < least:
         raise InputError(f"{flag(name)} must be at least {least}, got {value}")
@@ -208,7 +294,8 @@ def _types(annotation: Any) -> set[type]:
 
 def wanted(name: str) -> str:
     """What a setting takes, for people: `a whole number`."""
-    kinds = {field.name: _types(field.type) for field in dataclasses.fields(RunConfig)}
+    fields = (*dataclasses.fields(RunConfig), *dataclasses.fields(ClusterConfig))
+    kinds = {field.name: _types(field.type) for field in fields}
     said = {int: "a whole number", float: "a number", bool: "true or false"}
     return next((said[kind] for kind in kinds[name] if kind in said), "text")
 

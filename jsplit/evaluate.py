@@ -24,17 +24,25 @@ class HeldOut(NamedTuple):
     mask: jax.Array
 
 
-def make_held_out(examples: np.ndarray, labels: np.ndarray, batch_size: int) -> HeldOut:
-    """Cuts `[m, ...]` and `Int[m]` into batches, the last one padded."""
+def make_held_out(
+    examples: np.ndarray, labels: np.ndarray, batch_size: int, devices: int = 1
+) -> HeldOut:
+    """Cuts `[m, ...]` and `Int[m]` into batches, the last one padded.
+
+    Where several devices share a batch, each batch is padded to a multiple of them: its
+    examples, and so the scores, stay those of one device.
+    """
     count = len(examples)
     batch = min(batch_size, count)
     batches = -(-count // batch)
-    places = np.arange(batches * batch)
-    rows = np.where(places < count, places, 0)
+    column = np.arange(-(-batch // devices) * devices)
+    places = np.arange(batches)[:, None] * batch + column
+    mask = (column < batch) & (places < count)
+    rows = np.where(mask, places, 0)
     return HeldOut(
-        jnp.asarray(examples[rows].reshape(batches, batch, *examples.shape[1:])),
-        jnp.asarray(labels[rows].reshape(batches, batch), jnp.int32),
-        jnp.asarray(places < count).reshape(batches, batch),
+        jnp.asarray(examples[rows]),
+        jnp.asarray(labels[rows], jnp.int32),
+        jnp.asarray(mask),
     )
 
 

@@ -1,11 +1,23 @@
 """Multiply-accumulates of a JAX function, counted exactly from its trace."""
 
+import contextvars
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.extend import core
+
+_counting = contextvars.ContextVar("counting", default=False)
+
+
+def counting() -> bool:
+    """Whether this trace is made to be counted, not to be run.
+
+    What has several forms is then traced in the one that defines its cost: a
+    convolution as direct sums, though Winograd's algorithm multiplies less.
+    """
+    return _counting.get()
 
 
 def macs(function: Callable[..., Any], *args: Any) -> int:
@@ -17,10 +29,15 @@ def macs(function: Callable[..., Any], *args: Any) -> int:
     conditional's branches the dearest.
 
     Args:
-        function: traceable.
+        function: traceable, and not jitted inside where it convolves: `jax.jit` may
+            have kept a trace that was made to be run.
         *args: arrays, or `jax.ShapeDtypeStruct`s in their place.
     """
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    before = _counting.set(True)
+    try:
+        return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    finally:
+        _counting.reset(before)
 
 
 def _count(jaxpr: core.Jaxpr) -> int:
@@ -36,7 +53,9 @@ def _equation(equation: Any) -> int:
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval
         features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-        return equation.outvars[0].aval.size * kernel.size // features
+        # A strided convolution's input gradient is one of an image spread with zeros.
+        spread = math.prod(params["lhs_dilation"])
+        return equation.outvars[0].aval.size * kernel.size // features // spread
     if name == "cond":
         return max(_count(branch.jaxpr) for branch in params["branches"])
     if name == "while":

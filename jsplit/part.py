@@ -1,13 +1,15 @@
 """A part of a network, client's or server's, as two pure functions."""
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
-from jsplit.typing import Variables
+from jsplit.typing import PyTree, Variables
 
 
 class Part(NamedTuple):
@@ -71,3 +73,62 @@ def from_flax(module: nn.Module) -> Part:
         return y, {**variables, **updated}
 
     return Part(init, apply, masks="mask" in takes)
+
+
+def with_precision(part: Part, dtype: jax.typing.DTypeLike) -> Part:
+    """The same part, computing in `dtype`; all that it takes and gives stays as it is.
+
+    Parameters and input are cast to `dtype` on the way in and the output to float32 on
+    the way out, so that the gradients of both arrive in float32, at master parameters
+    and an optimizer that never see less, and what crosses the cut is float32 before
+    its codec. Statistics go in uncast and come back in the dtype they had; flax's
+    batch normalisation computes them in float32. Integers are left alone. Matrix
+    products and convolutions add up in float32 whatever they multiply.
+
+    float32 is taken at its word: where a GPU or TPU would by default round the factors
+    of float32 products to TF32 or bfloat16, this does not. A part that was not given
+    a precision does as JAX is configured.
+
+    Args:
+        part: with float32 parameters and output.
+        dtype: float32 or bfloat16.
+
+    Raises:
+        ValueError: if `dtype` is neither. (float16 would need its loss scaled.)
+    """
+    dtype = jnp.dtype(dtype)
+    if dtype not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"precision must be float32 or bfloat16, got {dtype}")
+
+    def products() -> contextlib.AbstractContextManager[None]:
+        if dtype == jnp.float32:
+            return jax.default_matmul_precision("highest")
+        return contextlib.nullcontext()
+
+    def apply(
+        variables: Variables,
+        x: jax.Array,
+        *,
+        mask: jax.Array | None,
+        key: jax.Array,
+        train: bool,
+    ) -> tuple[jax.Array, Variables]:
+        low = {**variables, "params": _floats_to(dtype, variables["params"])}
+        with products():
+            y, updated = part.apply(
+                low, _floats_to(dtype, x), mask=mask, key=key, train=train
+            )
+        kept = {**updated, "params": variables["params"]}
+        kept = jax.tree.map(lambda new, old: new.astype(old.dtype), kept, variables)
+        return _floats_to(jnp.float32, y), kept
+
+    return part._replace(apply=apply)
+
+
+def _floats_to(dtype: jax.typing.DTypeLike, tree: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: (
+            leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        ),
+        tree,
+    )

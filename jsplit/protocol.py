@@ -9,7 +9,6 @@ store, an epoch of C draws from it. After each epoch the gate sees the server's 
 training loss and names the next state. All of it is one `lax.scan` over epochs.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,10 +19,11 @@ from flax import struct
 
 from jsplit.evaluate import HeldOut, evaluate
 from jsplit.gate import Gate, GateState
+from jsplit.placement import BATCH, MEMBERS, ONE_DEVICE, ROWS, Placement
 from jsplit.shards import Shards, client_keys, epoch_order, held, shuffled
 from jsplit.steps import Metrics, Party, Steps, cross_entropy, top_1, total
-from jsplit.topology import Layout, average, spread
-from jsplit.typing import Codec, Packet
+from jsplit.topology import Layout, average, each, spread
+from jsplit.typing import OFFLINE, REFRESH, SYNC, Codec, Packet
 
 
 class Transform(NamedTuple):
@@ -41,13 +41,18 @@ class Transform(NamedTuple):
 IDENTITY_TRANSFORM = Transform(lambda key, raw: raw, lambda raw: raw)
 
 
+STEPS_AXIS = 2
+"""Of the store's arrays; no mesh shares it, because steps are written in turn."""
+
+
 class Store(NamedTuple):
     """What the server received last, in order of arrival: codes, never floats.
 
     Attributes:
-        packets: payload `[groups, members, slots, ...]`, and for every example the
-            header of the packet it came in, `UInt8[groups, members, slots, h]`.
-        labels: `Int32[groups, members, slots]`.
+        packets: payload `[groups, members, steps, batch, ...]`, and for every example
+            the header of the packet it came in,
+            `UInt8[groups, members, steps, batch, h]`.
+        labels: `Int32[groups, members, steps, batch]`.
     """
 
     packets: Packet
@@ -112,6 +117,7 @@ def make_program(
     transform: Transform = IDENTITY_TRANSFORM,
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
+    placement: Placement = ONE_DEVICE,
 ) -> Program:
     """Makes the scan over epochs for one pair of parts, codec, gate and layout.
 
@@ -125,15 +131,39 @@ def make_program(
         transform: of raw examples.
         loss: of each test example, as for `make_steps`.
         correct: of each test example, as for `make_steps`.
+        placement: of everything over the devices. It changes results by no more than
+            the order of sums.
     """
-    exchange = _make_exchange(steps, layout, transform)
+    stored = (None, MEMBERS, None, ROWS)
 
     def init(client: Party, server: Party) -> TrainState:
-        places = (layout.groups, layout.members, layout.slots)
-        payload = jnp.zeros((*places, *smashed_shape), codec.payload_dtype)
-        header = jnp.zeros((*places, codec.header_bytes), jnp.uint8)
-        store = Store(Packet(payload, header), jnp.zeros(places, jnp.int32))
-        return TrainState(client, server, gate.init(), store, jnp.int32(0))
+        places = (layout.groups, layout.members, layout.steps, layout.batch)
+        device = placement.of(*stored)
+        payload = jnp.zeros(
+            (*places, *smashed_shape), codec.payload_dtype, device=device
+        )
+        header = jnp.zeros((*places, codec.header_bytes), jnp.uint8, device=device)
+        labels = jnp.zeros(places, jnp.int32, device=device)
+        return TrainState(
+            *placement.put((client, server, gate.init())),
+            store=Store(Packet(payload, header), labels),
+            epoch=placement.put(jnp.int32(0)),
+        )
+
+    def lay(state: TrainState) -> TrainState:
+        store = placement.lay(state.store, *stored)
+        others = (state.client, state.server, state.gate, state.epoch)
+        client, server, gate, epoch = placement.lay(others)
+        return TrainState(client, server, gate, store, epoch)
+
+    def evaluated(client: Party, server: Party, test: HeldOut) -> Metrics:
+        predict = functools.partial(steps.predict, client, server)
+        return evaluate(
+            lambda raw, mask: predict(transform.evaluate(raw), mask),
+            test,
+            loss,
+            correct,
+        )
 
     def epoch(
         state: TrainState,
@@ -141,35 +171,42 @@ def make_program(
         test: HeldOut,
         key: jax.Array,
         step_size: jax.Array,
+        active: jax.Array,
     ) -> tuple[TrainState, EpochRecord]:
-        key = jax.random.fold_in(key, state.epoch)
-
-        def sync(state: TrainState) -> tuple[TrainState, Metrics]:
-            return exchange(state, shards, key, step_size, sync=True)
-
-        def refresh(state: TrainState) -> tuple[TrainState, Metrics]:
-            return exchange(state, shards, key, step_size, sync=False)
-
-        def offline(state: TrainState) -> tuple[TrainState, Metrics]:
-            server, metrics = _offline(
-                steps, layout, state.server, state.store, shards.counts, key, step_size
-            )
-            return dataclasses.replace(state, server=server), metrics
-
+        setting = _set_out(
+            jax.random.fold_in(key, state.epoch), shards, step_size, layout
+        )
         ran = state.gate.state
-        state, train = jax.lax.switch(ran, (sync, refresh, offline), state)
+        sync, refresh, offline = (
+            active & (ran == it) for it in (SYNC, REFRESH, OFFLINE)
+        )
+        # A loop for each state, of no turns where it is another's epoch. A switch
+        # would be plainer, but XLA copies the whole store where its branches meet.
+        carry = _Carry(state.client, state.server, state.store.packets, _nothing())
+        for wanted, is_sync in ((sync, True), (refresh, False)):
+            turn = _exchange(steps, layout, transform, placement, setting, sync=is_sync)
+            carry = jax.lax.fori_loop(
+                0, jnp.where(wanted, layout.groups, 0), turn, carry
+            )
+        labels = setting.labels.reshape(state.store.labels.shape)
+        labels = jnp.where(sync | refresh, labels, state.store.labels)
+        labels = placement.lay(labels, *stored)
+        turn = _offline(steps, layout, placement, setting, labels)
+        client, server, packets, train = jax.lax.fori_loop(
+            0, jnp.where(offline, 1, 0), turn, carry
+        )
         mean_loss = train.loss / train.examples.astype(jnp.float32)
-        state = dataclasses.replace(
-            state, gate=gate.update(state.gate, mean_loss), epoch=state.epoch + 1
+        after, scores = jax.lax.cond(
+            active,
+            lambda: (
+                gate.update(state.gate, mean_loss),
+                evaluated(client, server, test),
+            ),
+            lambda: (state.gate, _nothing()),
         )
-        predict = functools.partial(steps.predict, state.client, state.server)
-        scores = evaluate(
-            lambda raw, mask: predict(transform.evaluate(raw), mask),
-            test,
-            loss,
-            correct,
-        )
-        return state, EpochRecord(ran, train, scores)
+        number = state.epoch + active.astype(jnp.int32)
+        state = TrainState(client, server, after, Store(packets, labels), number)
+        return lay(state), placement.lay(EpochRecord(ran, train, scores))
 
     def run(
         state: TrainState,
@@ -179,168 +216,202 @@ def make_program(
         step_sizes: jax.Array,
         active: jax.Array,
     ) -> tuple[TrainState, EpochRecord]:
-        blank = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-            jax.eval_shape(epoch, state, shards, test, key, step_sizes[0])[1],
+        return jax.lax.scan(
+            lambda state, x: epoch(state, shards, test, key, *x),
+            state,
+            (step_sizes, active),
         )
-
-        def body(
-            state: TrainState, x: tuple[jax.Array, jax.Array]
-        ) -> tuple[TrainState, EpochRecord]:
-            step_size, active = x
-            return jax.lax.cond(
-                active,
-                lambda state: epoch(state, shards, test, key, step_size),
-                lambda state: (state, blank),
-                state,
-            )
-
-        return jax.lax.scan(body, state, (step_sizes, active))
 
     return Program(run=jax.jit(run, donate_argnums=0), init=init)
 
 
-def _make_exchange(
-    steps: Steps, layout: Layout, transform: Transform
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """An epoch in which clients send: A if `sync`, else B."""
+class _Setting(NamedTuple):
+    """What all steps of one epoch share.
+
+    Attributes:
+        key: of the epoch.
+        keys: of each client, `[groups, members]`.
+        order: into the shards' examples, `Int32[groups, members, slots]`.
+        labels: in that order, likewise.
+        held: which slots hold an example, `Bool[groups, members, slots]`.
+        shards: the examples.
+        step_size: of the optimizer.
+    """
+
+    key: jax.Array
+    keys: jax.Array
+    order: jax.Array
+    labels: jax.Array
+    held: jax.Array
+    shards: Shards
+    step_size: jax.Array
+
+
+class _Carry(NamedTuple):
+    """What the steps of an epoch hand on."""
+
+    client: Party
+    server: Party
+    packets: Packet
+    metrics: Metrics
+
+
+def _nothing() -> Metrics:
+    return Metrics(jnp.float32(0), jnp.int32(0), jnp.int32(0))
+
+
+def _set_out(
+    key: jax.Array, shards: Shards, step_size: jax.Array, layout: Layout
+) -> _Setting:
+    keys = client_keys(key, layout)
+    order = epoch_order(keys, shards)
+    return _Setting(
+        key,
+        keys,
+        order,
+        labels=shards.labels[order],
+        held=held(shards.counts, layout.slots),
+        shards=shards,
+        step_size=step_size,
+    )
+
+
+def _exchange(
+    steps: Steps,
+    layout: Layout,
+    transform: Transform,
+    placement: Placement,
+    setting: _Setting,
+    *,
+    sync: bool,
+) -> Callable[[jax.Array, _Carry], _Carry]:
+    """A group's turn in an epoch in which clients send: A if `sync`, else B."""
     members, batch = layout.members, layout.batch
+    shards, step_size = setting.shards, setting.step_size
+    side = (MEMBERS,) if sync else ()
 
-    def exchange(
-        state: TrainState,
-        shards: Shards,
-        key: jax.Array,
-        step_size: jax.Array,
-        *,
-        sync: bool,
-    ) -> tuple[TrainState, Metrics]:
-        keys = client_keys(key, layout)
-        order = epoch_order(keys, shards)
-        labels = shards.labels[order]
-        held_slots = held(shards.counts, layout.slots)
-
-        def turn(
-            carry: tuple[Party, Party, Packet], group: jax.Array
+    def turn(group: jax.Array, carry: _Carry) -> _Carry:
+        def step(
+            carry: tuple[Party, Party, Packet], number: jax.Array
         ) -> tuple[tuple[Party, Party, Packet], Metrics]:
-            client, server, stored = carry
+            clients, server, stored = carry
+            at = number * batch
 
-            def step(
-                carry: tuple[Party, Party, Packet], number: jax.Array
-            ) -> tuple[tuple[Party, Party, Packet], Metrics]:
-                clients, server, stored = carry
-                at = number * batch
+            def batch_of(array: jax.Array) -> jax.Array:
+                return jax.lax.dynamic_slice_in_dim(array[group], at, batch, axis=1)
 
-                def batch_of(array: jax.Array) -> jax.Array:
-                    return jax.lax.dynamic_slice_in_dim(array[group], at, batch, axis=1)
-
-                mask = None
-                if layout.padded:
-                    mask = batch_of(held_slots)
-                draws = jax.vmap(jax.random.fold_in, (0, None))(keys[group], number)
-                draws = jax.vmap(jax.random.split)(draws)
-                x = jax.vmap(transform.train)(
-                    draws[:, 0], shards.examples[batch_of(order)]
-                )
-                server_key = jax.random.fold_in(
-                    jax.random.fold_in(key, 1), group * layout.steps + number
-                )
-                now = (batch_of(labels), mask, server_key, step_size)
-                if sync:
-                    packets, residuals = jax.vmap(steps.client_forward)(
-                        clients, x, mask, draws[:, 1]
-                    )
-                    server, metrics, replies = steps.server_step_with_reply(
-                        server, packets, *now
-                    )
-                    clients = jax.vmap(steps.client_backward, (0, 0, 0, 0, None))(
-                        clients, residuals, replies, mask, step_size
-                    )
-                else:
-                    packets = jax.vmap(steps.client_refresh, (None, 0, 0, 0))(
-                        clients, x, mask, draws[:, 1]
-                    )
-                    server, metrics = steps.server_step(server, packets, *now)
-                stored = _write(stored, packets, group, at, batch)
-                return (clients, server, stored), metrics
-
-            clients = spread(client, members) if sync else client
-            (clients, server, stored), metrics = jax.lax.scan(
-                step, (clients, server, stored), jnp.arange(layout.steps)
+            mask = None
+            if layout.padded:
+                mask = batch_of(setting.held)
+            draws = jax.vmap(jax.random.fold_in, (0, None))(setting.keys[group], number)
+            draws = jax.vmap(jax.random.split)(draws)
+            rows = placement.lay(batch_of(setting.order), MEMBERS, ROWS)
+            raw = placement.lay(shards.examples[rows], MEMBERS, ROWS)
+            x = each(transform.train, members)(draws[:, 0], raw)
+            server_key = jax.random.fold_in(
+                jax.random.fold_in(setting.key, 1), group * layout.steps + number
             )
+            now = (batch_of(setting.labels), mask, server_key, step_size)
             if sync:
-                counts = shards.counts[group].astype(jnp.float32)
-                client = average(clients, counts / counts.sum())
-            return (client, server, stored), total(metrics)
+                packets, residuals = each(steps.client_forward, members)(
+                    clients, x, mask, draws[:, 1]
+                )
+                server, metrics, replies = steps.server_step_with_reply(
+                    server, packets, *now
+                )
+                clients = each(steps.client_backward, members, (0, 0, 0, 0, None))(
+                    clients, residuals, replies, mask, step_size
+                )
+            else:
+                packets = each(steps.client_refresh, members, (None, 0, 0, 0))(
+                    clients, x, mask, draws[:, 1]
+                )
+                server, metrics = steps.server_step(server, packets, *now)
+            stored = _write(stored, packets, group, number, batch)
+            stored = placement.lay(stored, None, MEMBERS, None, ROWS)
+            clients = placement.lay(clients, *side)
+            return (clients, placement.lay(server), stored), metrics
 
-        (client, server, stored), metrics = jax.lax.scan(
-            turn,
-            (state.client, state.server, state.store.packets),
-            jnp.arange(layout.groups),
+        client, server, stored, before = carry
+        clients = placement.lay(spread(client, members), *side) if sync else client
+        (clients, server, stored), metrics = jax.lax.scan(
+            step, (clients, server, stored), jnp.arange(layout.steps)
         )
-        store = Store(stored, labels)
-        state = dataclasses.replace(state, client=client, server=server, store=store)
-        return state, total(metrics)
+        if sync:
+            counts = shards.counts[group].astype(jnp.float32)
+            client = placement.lay(average(clients, counts / counts.sum()))
+        return _Carry(client, server, stored, _sum(before, total(metrics)))
 
-    return exchange
+    return turn
 
 
 def _offline(
     steps: Steps,
     layout: Layout,
-    server: Party,
-    store: Store,
-    counts: jax.Array,
-    key: jax.Array,
-    step_size: jax.Array,
-) -> tuple[Party, Metrics]:
+    placement: Placement,
+    setting: _Setting,
+    labels: jax.Array,
+) -> Callable[[jax.Array, _Carry], _Carry]:
     """An epoch of C: the server alone, over all that it stored, in a new order.
 
     Stored examples are drawn one by one from all clients, each with the header of the
     packet it came in, so batches are mixed anew every epoch. Their augmentation and
     the client that made them are frozen.
     """
-    valid = held(counts, layout.slots)
-    rows = jax.tree.map(lambda leaf: leaf.reshape(valid.size, *leaf.shape[3:]), store)
-    order_key, step_key = jax.random.split(jax.random.fold_in(key, 2))
-    order = shuffled(order_key, valid.reshape(-1))[: layout.examples]
-    wanted = layout.offline_steps * layout.offline_batch
-    order = jnp.pad(order, (0, wanted - layout.examples))
-    mask = (jnp.arange(wanted) < layout.examples).reshape(layout.offline_steps, -1, 1)
 
-    def step(
-        server: Party, x: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> tuple[Party, Metrics]:
-        slots, mask, number = x
-        packets = Packet(
-            rows.packets.payload[slots][:, None], rows.packets.header[slots]
+    def turn(_: jax.Array, carry: _Carry) -> _Carry:
+        store = Store(carry.packets, labels)
+        order_key, step_key = jax.random.split(jax.random.fold_in(setting.key, 2))
+        order = shuffled(order_key, setting.held.reshape(-1))[: layout.examples]
+        wanted = layout.offline_steps * layout.offline_batch
+        order = jnp.pad(order, (0, wanted - layout.examples))
+        mask = jnp.arange(wanted) < layout.examples
+
+        def step(
+            server: Party, x: tuple[jax.Array, jax.Array, jax.Array]
+        ) -> tuple[Party, Metrics]:
+            slots, mask, number = x
+            # Not of a store made flat: where its batches are shared over devices, each
+            # one would have to get all of it first.
+            at = jnp.unravel_index(slots, labels.shape)
+            rows = jax.tree.map(lambda leaf: leaf[at], store)
+            rows = placement.lay(rows, BATCH)
+            server, metrics = steps.server_step(
+                server,
+                Packet(rows.packets.payload[:, None], rows.packets.header),
+                rows.labels[:, None],
+                mask if layout.offline_padded else None,
+                jax.random.fold_in(step_key, number),
+                setting.step_size,
+            )
+            return placement.lay(server), metrics
+
+        xs = (
+            order.reshape(layout.offline_steps, layout.offline_batch),
+            mask.reshape(layout.offline_steps, -1, 1),
+            jnp.arange(layout.offline_steps),
         )
-        return steps.server_step(
-            server,
-            packets,
-            rows.labels[slots][:, None],
-            mask if layout.offline_padded else None,
-            jax.random.fold_in(step_key, number),
-            step_size,
+        server, metrics = jax.lax.scan(step, carry.server, xs)
+        return carry._replace(
+            server=server, metrics=_sum(carry.metrics, total(metrics))
         )
 
-    xs = (
-        order.reshape(layout.offline_steps, layout.offline_batch),
-        mask,
-        jnp.arange(layout.offline_steps),
-    )
-    server, metrics = jax.lax.scan(step, server, xs)
-    return server, total(metrics)
+    return turn
+
+
+def _sum(one: Metrics, other: Metrics) -> Metrics:
+    return Metrics(*map(jnp.add, one, other))
 
 
 def _write(
-    stored: Packet, packets: Packet, group: jax.Array, at: jax.Array, batch: int
+    stored: Packet, packets: Packet, group: jax.Array, number: jax.Array, batch: int
 ) -> Packet:
     """Puts one step's packets in place, every example with its packet's header."""
     header = jnp.repeat(packets.header[:, None], batch, axis=1)
     rows = Packet(packets.payload, header)
 
     def place(leaf: jax.Array, new: jax.Array) -> jax.Array:
-        start = (group, 0, at) + (0,) * (leaf.ndim - 3)
-        return jax.lax.dynamic_update_slice(leaf, new[None], start)
+        start = (group, 0, number) + (0,) * (leaf.ndim - 3)
+        return jax.lax.dynamic_update_slice(leaf, new[None, :, None], start)
 
     return Packet(*map(place, stored, rows))

@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jsplit import wire
+from jsplit import hosts, wire
 from jsplit.codecs import float8
 from jsplit.evaluate import HeldOut, make_held_out
 from jsplit.gate import Gate
 from jsplit.ledger import Ledger, Prices
 from jsplit.macs import macs
 from jsplit.part import Part
+from jsplit.placement import BATCH, ONE_DEVICE, Placement, share_out
 from jsplit.protocol import (
     IDENTITY_TRANSFORM,
     EpochRecord,
@@ -27,7 +28,7 @@ from jsplit.protocol import (
 from jsplit.shards import Shards, make_shards
 from jsplit.steps import Party, Steps, cross_entropy, init_party, make_steps, top_1
 from jsplit.topology import PARALLEL, Layout, Topology, lay_out
-from jsplit.typing import STATES, Codec
+from jsplit.typing import STATES, Codec, PyTree
 
 TEST_BATCH = 500
 """Examples of one evaluation step.
@@ -50,6 +51,7 @@ class Simulation(NamedTuple):
         key: that every epoch's randomness follows from.
         layout: static sizes of an epoch.
         prices: for the ledger.
+        placement: of all these arrays over the devices.
     """
 
     steps: Steps
@@ -60,6 +62,7 @@ class Simulation(NamedTuple):
     key: jax.Array
     layout: Layout
     prices: Prices
+    placement: Placement
 
     def run(
         self, step_sizes: Sequence[float] | np.ndarray
@@ -105,6 +108,7 @@ def make_simulation(
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
     seed: int = 0,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Simulation:
     """Puts a training together; nothing is compiled for training yet.
 
@@ -126,8 +130,11 @@ def make_simulation(
         loss: of each example.
         correct: of each example.
         seed: of weights, order, augmentation and dropout.
+        devices: to share the work over, at least two; those of all processes, where
+            there are several. None: the default device does it all.
 
     Raises:
+        InputError: if the devices cannot share the clients or the batch equally.
         ValueError: if the lengths do not match, labels are not integers from 0, the
             client's output is not one float32 array, shares name an example twice or
             a missing one, or a part with batch statistics takes no mask and the shares
@@ -138,6 +145,9 @@ def make_simulation(
     _check(train, test, shares)
     sizes = [len(share) for share in shares]
     layout = lay_out(sizes, topology, batch_size)
+    placement = ONE_DEVICE
+    if devices is not None:
+        placement = share_out(layout.members, layout.batch, devices)
     steps = make_steps(
         client,
         server,
@@ -179,6 +189,7 @@ def make_simulation(
         transform=transform,
         loss=loss,
         correct=correct,
+        placement=placement,
     )
     prices = Prices(
         examples=layout.examples,
@@ -193,17 +204,20 @@ def make_simulation(
         label_bytes=wire.label_bytes(int(np.max(train[1])) + 1),
         part_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(client_party)),
         plan_bytes=wire.PLAN_BYTES,
-        **_work(steps, grad_codec, client_party, x, smashed),
+        **_work(client, client_party, x, smashed),
     )
     return Simulation(
         steps=steps,
         program=program,
-        state=program.init(client_party, server_party),
-        shards=make_shards(*train, shares, layout),
-        test=make_held_out(*test, TEST_BATCH),
-        key=run_key,
+        state=program.init(*hosts.from_leader((client_party, server_party))),
+        shards=placement.put(make_shards(*train, shares, layout)),
+        test=placement.put(
+            make_held_out(*test, TEST_BATCH, placement.devices), None, BATCH
+        ),
+        key=placement.put(run_key),
         layout=layout,
         prices=prices,
+        placement=placement,
     )
 
 
@@ -214,19 +228,21 @@ def _init(
 
 
 def _work(
-    steps: Steps, grad_codec: Codec, client: Party, x: jax.Array, smashed: Any
+    client: Part, party: Party, x: jax.Array, smashed: jax.ShapeDtypeStruct
 ) -> dict[str, int]:
-    """A client's multiply-accumulates for one example, counted from its steps."""
+    """A client's multiply-accumulates for one example: its part's, no codec's."""
+    params, key = party.variables["params"], jax.random.key(0)
 
-    def sync(client: Party, x: jax.Array, key: jax.Array, gradient: jax.Array) -> Party:
-        _, residual = steps.client_forward(client, x, None, key)
-        reply = grad_codec.encode(gradient)
-        return steps.client_backward(client, residual, reply, None, jnp.float32(1))
+    def forward(params: PyTree) -> jax.Array:
+        variables = {**party.variables, "params": params}
+        return client.apply(variables, x, mask=None, key=key, train=True)[0]
 
-    key = jax.random.key(0)
+    def sync(params: PyTree, gradient: jax.Array) -> PyTree:
+        return jax.vjp(forward, params)[1](gradient)
+
     return {
-        "forward_macs": macs(steps.client_refresh, client, x, None, key),
-        "sync_macs": macs(sync, client, x, key, smashed),
+        "forward_macs": macs(forward, params),
+        "sync_macs": macs(sync, params, smashed),
     }
 
 
@@ -244,6 +260,8 @@ def _check(
         labels = np.asarray(labels)
         if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
             raise ValueError(f"{name} labels must be integers from 0")
+    if not len(shares):
+        raise ValueError("shares needs a client, got none")
     dealt = np.concatenate([np.asarray(share) for share in shares])
     if len(np.unique(dealt)) != len(dealt):
         raise ValueError("shares must not name an example twice")

@@ -2,13 +2,11 @@
 
 import dataclasses
 import importlib.metadata
-import os
 import platform
 from typing import Any
 
-import jax
-
 import jsplit
+from jsplit import device
 from jsplit.build import Experiment
 from jsplit.folder import RunFolder, write_json
 from jsplit.ledger import FLOAT32_BITS, Ledger
@@ -34,6 +32,7 @@ def summarize(experiment: Experiment, progress: Progress) -> dict[str, Any]:
         "gate": config.gate,
         "codec": config.codec,
         "grad_codec": config.grad_codec,
+        "precision": config.precision,
         "epochs": config.epochs,
         "seed": config.seed,
         "states": ledger.states,
@@ -45,7 +44,7 @@ def summarize(experiment: Experiment, progress: Progress) -> dict[str, Any]:
         **_spent(ledger),
         "always_a_float32": _spent(plain),
         "seconds": progress.seconds,
-        "device": device(),
+        "device": device.describe(),
         "versions": versions(),
     }
 
@@ -78,14 +77,6 @@ def plain_ledger(experiment: Experiment) -> Ledger:
 def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
     """Writes `summary.json`, whole or not at all."""
     write_json(folder.summary, summary)
-
-
-def device() -> str:
-    """What the run computed on, for people."""
-    kind = jax.devices()[0].device_kind
-    if jax.default_backend() == "cpu":
-        return f"cpu, {os.cpu_count()} cores, {platform.machine()}"
-    return f"{jax.device_count()} x {kind}"
 
 
 def versions() -> dict[str, str]:

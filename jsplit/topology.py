@@ -7,7 +7,7 @@ client parts are averaged when the group has finished. `parallel` is one group o
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,8 @@ class Layout(NamedTuple):
         batch: examples of one client in one step.
         steps: of each group in an epoch of A or B.
         examples: over all clients, none twice.
-        offline_batch: examples of one server step in C, as in A and B.
+        offline_batch: examples of one server step in C; as in A and B, but for clients
+            in turns that hold less than a batch each.
         offline_steps: of an epoch of C.
         padded: whether any step of A or B has padded rows.
         offline_padded: whether the last step of C has.
@@ -71,8 +72,8 @@ def lay_out(sizes: Sequence[int], topology: Topology, batch_size: int) -> Layout
         sizes: examples of each client, at least 1 each.
         topology: how the clients share an epoch.
         batch_size: examples of one server step. The members of a group share it
-            equally, rounded down, at least 1 each. A client with fewer examples than
-            the largest sits out the last steps.
+            equally, rounded down, at least 1 each, and at most what the largest client
+            has. A client with fewer examples than the largest sits out the last steps.
 
     Raises:
         ValueError: if there are no clients, an empty one, or `batch_size` is below 1.
@@ -82,10 +83,11 @@ def lay_out(sizes: Sequence[int], topology: Topology, batch_size: int) -> Layout
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     groups, members = topology.arrange(len(sizes))
-    batch = max(1, batch_size // members)
+    share = max(1, batch_size // members)
+    batch = min(share, max(sizes))
     steps = -(-max(sizes) // batch)
     examples = sum(sizes)
-    offline_batch = batch * members
+    offline_batch = min(share * members, examples)
     offline_steps = -(-examples // offline_batch)
     return Layout(
         groups=groups,
@@ -105,6 +107,28 @@ def spread(tree: Tree, members: int) -> Tree:
     return jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (members, *jnp.shape(leaf))), tree
     )
+
+
+def each(
+    function: Callable[..., Tree], members: int, in_axes: int | Sequence[int | None] = 0
+) -> Callable[..., Tree]:
+    """`jax.vmap` over the members; without it where there is one.
+
+    Batched by an axis of one, XLA:CPU computes a client's convolutions more slowly: a
+    whole step of VGG11 took 741 ms instead of 587.
+    """
+    if members > 1:
+        return jax.vmap(function, in_axes)
+
+    def alone(*args: Any) -> Tree:
+        axes = [in_axes] * len(args) if isinstance(in_axes, int) else in_axes
+        only = [
+            arg if axis is None else jax.tree.map(lambda leaf: leaf[0], arg)
+            for arg, axis in zip(args, axes, strict=True)
+        ]
+        return jax.tree.map(lambda leaf: leaf[None], function(*only))
+
+    return alone
 
 
 def average(trees: Tree, weights: Float[Array, " members"]) -> Tree:

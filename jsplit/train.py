@@ -10,14 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit import checkpoint
+from jsplit import checkpoint, device, hosts
 from jsplit.build import Experiment
 from jsplit.errors import InputError, RunError
 from jsplit.folder import RunFolder
 from jsplit.ledger import Ledger
 from jsplit.progress import Progress, Record
-from jsplit.protocol import EpochRecord, TrainState
-from jsplit.summary import device
+from jsplit.protocol import STEPS_AXIS, EpochRecord, TrainState
 from jsplit.typing import OFFLINE, STATES
 from jsplit.writers import Writer, rewind
 
@@ -26,28 +25,30 @@ def resume(experiment: Experiment, folder: RunFolder) -> Progress:
     """Goes back to the newest checkpoint; to the start if there is none yet.
 
     Parameters, optimizers, gate, store, states and ledger are bit for bit those of a
-    run that was never interrupted.
+    run that was never interrupted. Every process reads the checkpoint that process 0
+    names, so the folder must be one that all of them see.
 
     Raises:
         InputError: if the data is not what the run was started with.
         RunError: if the checkpoint is damaged or the records do not reach it.
     """
     progress = Progress(experiment)
-    epochs = checkpoint.latest(folder.checkpoints)
+    epochs = hosts.share(lambda: checkpoint.latest(folder.checkpoints))
     if epochs is None:
-        rewind(folder.metrics, 0)
+        hosts.share(lambda: rewind(folder.metrics, 0))
         return progress
     small, store = _parts(experiment.simulation.state)
-    small, meta, _ = checkpoint.restore(folder.checkpoints, epochs, small, None)
-    if meta["fingerprint"] != experiment.dataset.fingerprint:
-        raise InputError(
-            f"--resume: {folder.path} was trained on other data than "
-            f"{experiment.dataset.source}; give it the data it was started with"
-        )
-    if int(small["gate"].state) == OFFLINE:
-        store = checkpoint.restore(folder.checkpoints, epochs, small, store)[2]
+    with hosts.together():
+        small, meta, _ = checkpoint.restore(folder.checkpoints, epochs, small, None)
+        if meta["fingerprint"] != experiment.dataset.fingerprint:
+            raise InputError(
+                f"--resume: {folder.path} was trained on other data than "
+                f"{experiment.dataset.source}; give it the data it was started with"
+            )
+        if int(small["gate"].state) == OFFLINE:
+            store = checkpoint.restore(folder.checkpoints, epochs, small, store)[2]
     progress.state = TrainState(**small, store=store)
-    progress.records = rewind(folder.metrics, epochs)
+    progress.records = hosts.share(lambda: rewind(folder.metrics, epochs))
     if progress.epochs != epochs:
         raise RunError(
             f"{folder.metrics} ends at epoch {progress.epochs}, before the checkpoint "
@@ -67,7 +68,9 @@ def train(
     """Trains to the last epoch, or until `stopping()`; whether it got to the end.
 
     After each chunk of epochs the records are written, then a checkpoint. So whatever
-    kills the process, the newest checkpoint and the records up to it are whole.
+    kills the process, the newest checkpoint and the records up to it are whole. Of
+    several processes, all stop if one is asked to or fails, and process 0 alone saves;
+    it alone should be given writers.
 
     Raises:
         RunError: if a loss is not finite, or the device fails; the last good checkpoint
@@ -76,7 +79,7 @@ def train(
     config = experiment.config
     chunk = min(config.chunk, config.epochs)
     paces: list[float] = []
-    while progress.epochs < config.epochs and not stopping():
+    while progress.epochs < config.epochs and not hosts.any_of(stopping()):
         first = progress.epochs
         due = np.arange(first, first + chunk)
         active = due < config.epochs
@@ -93,28 +96,32 @@ def train(
             )
             outcome = jax.device_get(outcome)
         except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() > 1 and "RESOURCE_EXHAUSTED" not in str(error):
+                raise  # Another process may be gone; `hosts.joined` says so.
             raise RunError(
-                f"epoch {first + 1} failed on {device()} ({str(error).strip()[:200]}); "
-                "if it lacks memory, take a smaller --batch-size or --train-examples"
+                f"epoch {first + 1} failed on {device.describe()} "
+                f"({str(error).strip()[:200]}); if it lacks memory, take a "
+                "smaller --batch-size or --train-examples"
             ) from error
         spent = (time.perf_counter() - before) / int(active.sum())
         progress.state = state
         paces.append(spent)
-        for place in range(int(active.sum())):
-            record = _record(outcome, place, first + place + 1)
-            _check_finite(record, folder, first)
-            progress.ledger.add(record["state"])
-            progress.store_changed |= record["state"] != STATES[OFFLINE]
-            record |= _accounts(progress.ledger)
-            record |= {
-                "epochs": config.epochs,
-                "learning_rate": float(step_sizes[place]),
-                "seconds": progress.seconds + spent,
-                "eta_seconds": _eta(paces, config.epochs - record["epoch"]),
-            }
-            progress.records.append(record)
-            for writer in writers:
-                writer.write(record)
+        with hosts.together():
+            for place in range(int(active.sum())):
+                record = _record(outcome, place, first + place + 1)
+                _check_finite(record, folder, first)
+                progress.ledger.add(record["state"])
+                progress.store_changed |= record["state"] != STATES[OFFLINE]
+                record |= _accounts(progress.ledger)
+                record |= {
+                    "epochs": config.epochs,
+                    "learning_rate": float(step_sizes[place]),
+                    "seconds": progress.seconds + spent,
+                    "eta_seconds": _eta(paces, config.epochs - record["epoch"]),
+                }
+                progress.records.append(record)
+                for writer in writers:
+                    writer.write(record)
         _save(experiment, folder, progress)
     return progress.epochs == config.epochs
 
@@ -137,13 +144,17 @@ def _save(experiment: Experiment, folder: RunFolder, progress: Progress) -> None
         "states": progress.ledger.states,
         "fingerprint": experiment.dataset.fingerprint,
     }
-    checkpoint.save(
-        folder.checkpoints,
-        progress.epochs,
-        small,
-        meta,
-        store=store if needed else None,
-    )
+    if needed:
+        store = hosts.gathered(store, STEPS_AXIS)
+    with hosts.together():
+        if hosts.leads():
+            checkpoint.save(
+                folder.checkpoints,
+                progress.epochs,
+                small,
+                meta,
+                store=store if needed else None,
+            )
     if needed:
         progress.store_changed = False
 

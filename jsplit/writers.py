@@ -26,9 +26,6 @@ from typing import Any, Protocol, TextIO
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 
 STATE_STYLES = {"A": "bold cyan", "B": "bold yellow", "C": "bold magenta"}
 
@@ -119,6 +116,10 @@ class TensorBoardWriter:
     """
 
     def __init__(self, folder: Path, start_epoch: int):
+        # Not above: where PyTorch is installed, this imports all of it.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
         Path(folder).mkdir(parents=True, exist_ok=True)
         # Its name has whole seconds: a second writer within one must not overwrite.
         suffix = f".{os.getpid()}.{time.time_ns()}"
@@ -127,6 +128,8 @@ class TensorBoardWriter:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Writes the epoch's scalars; those that are None are left out."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
         scalars = {TAGS[k]: v for k, v in record.items() if k in TAGS and v is not None}
         if record.get("state") in STATE_STYLES:
             scalars["gate/state"] = "ABC".index(record["state"])
@@ -140,6 +143,8 @@ class TensorBoardWriter:
         self._events.close()
 
     def _add(self, step: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
         self._events.write_event(Event(wall_time=time.time(), step=step, **what))
         self._events.flush()
 

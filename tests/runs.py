@@ -5,8 +5,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -35,7 +36,12 @@ def run_here(*flags: object) -> int:
 
 
 @contextlib.contextmanager
-def start(*flags: object, cache: Path, **how: Any) -> Iterator[subprocess.Popen]:
+def start(
+    *flags: object,
+    cache: Path,
+    env: Mapping[str, str] = MappingProxyType({}),
+    **how: Any,
+) -> Iterator[subprocess.Popen]:
     """`run.py` with these flags, in a process of its own that does not outlive this."""
     settings = {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
     settings |= {
@@ -44,7 +50,8 @@ def start(*flags: object, cache: Path, **how: Any) -> Iterator[subprocess.Popen]
     }
     process = subprocess.Popen(
         [sys.executable, "run.py", *map(str, flags)],
-        **{"cwd": ROOT, "env": os.environ | settings, "text": True, **how},
+        **{"cwd": ROOT, "text": True, **how},
+        env=os.environ | settings | env,
     )
     with process:
         try:

@@ -21,6 +21,10 @@ BAD_FLAGS = {
     "--gate never": ("--gate 'never'", "periodic"),
     "--codec float4": ("--codec 'float4'", "e5m2"),
     "--grad-codec float4": ("--grad-codec 'float4'", "identity"),
+    "--precision float16": ("--precision 'float16'", "bfloat16"),
+    "--device tpv": ("--device 'tpv'", "auto, cpu, gpu, tpu"),
+    "--device gpu": ("--device gpu contradicts JAX_PLATFORMS=cpu", "drop one"),
+    "--compile-cache=": ("--compile-cache", "must name a folder, got ''"),
     "--topology ring": ("--topology 'ring'", "sequential"),
     "--partition sorted": ("partition 'sorted'", "dirichlet:ALPHA"),
     "--partition dirichlet:-1": ("'-1'", "dirichlet:0.3"),
@@ -62,6 +66,28 @@ BAD_FLAGS = {
     "--config missing.toml": ("missing.toml: No such file", "configs/"),
     "--config .": ("--config .: Is a directory", "configs/"),
     "--config": ("--config needs a value", "--help"),
+    "--mesh": ("jax sees one", "--no-mesh"),
+    "--coordinator h:1": ("--process-id and --num-processes are missing", "all of"),
+    "--process-id 0 --num-processes 2": ("--coordinator is missing", "all of"),
+    "--process-id one": ("--process-id", "a whole number, got 'one'"),
+    "--proces-id 1": ("'--proces-id'", "did you mean --process-id?"),
+    "--num-processes 0": ("--num-processes", "at least 1, got 0"),
+    "--coordinator auto --process-id 0": ("--coordinator auto finds", "leave them out"),
+    "--coordinator h --process-id 0 --num-processes 1": ("HOST:PORT", "got 'h'"),
+    "--coordinator h:x --process-id 0 --num-processes 1": ("HOST:PORT", "got 'h:x'"),
+    "--coordinator h:1 --process-id 2 --num-processes 2": (
+        "--process-id 2 is outside the 2 processes",
+        "give 0 to 1",
+    ),
+    "--coordinator h:1 --process-id -1 --num-processes 2": ("--process-id -1", "0 to"),
+    "--coordinator 127.0.0.1:9 --process-id 1 --num-processes 2 "
+    "--coordinator-timeout 1": (
+        "127.0.0.1:9 could not be reached in 1 s",
+        "--coordinator-timeout",
+    ),
+    "--coordinator no.invalid:9 --process-id 1 --num-processes 2 "
+    "--coordinator-timeout 1": ("no.invalid:9 could not be reached", "process 0"),
+    "--coordinator-timeout 0": ("--coordinator-timeout", "at least 1, got 0"),
 }
 
 BAD_CONFIGS = {

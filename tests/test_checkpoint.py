@@ -245,8 +245,20 @@ def test_a_disk_that_refuses_leaves_the_checkpoint_before(tmp_path, monkeypatch)
         with pytest.raises(RunError, match="epoch-000002.*No space left.*intact"):
             checkpoint.save(tmp_path, 2, small(2), {})
     assert checkpoint.latest(tmp_path) == 1
-    checkpoint.save(tmp_path, 2, small(2), {})
-    assert names(tmp_path) == ["epoch-000001", "epoch-000002"]
+    left = set(names(tmp_path)) - {"epoch-000001"}
+    sweep = checkpoint._sweep
+
+    def sweep_too_early(folder):
+        """A thread of the failed save makes its folder anew."""
+        sweep(folder)
+        for name in left:
+            (folder / name).mkdir(exist_ok=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_sweep", sweep_too_early)
+        checkpoint.save(tmp_path, 2, small(2), {})
+    checkpoint.save(tmp_path, 3, small(3), {})
+    assert names(tmp_path) == ["epoch-000002", "epoch-000003"]
 
 
 def test_no_thread_outlives_a_save(tmp_path):

@@ -60,6 +60,7 @@ def test_the_summary_says_what_was_run_and_what_came_out(finished):
     assert summary["dataset"] == "fashion_mnist_10k"
     assert (summary["model"], summary["cut"]) == ("cnn", "1 (conv1)")
     assert (summary["clients"], summary["epochs"], summary["seed"]) == (1, EPOCHS, 0)
+    assert summary["precision"] == "float32"
     assert summary["states"] == STATES
     assert 0.1 < summary["test_accuracy"] <= summary["best_test_accuracy"] <= 1
     # 3 epochs of activations and 2 of gradients in 8 bits, for 2 of each in 32.
@@ -121,6 +122,7 @@ def test_piped_output_is_one_plain_line_an_epoch(finished):
 def test_the_output_names_data_plan_and_folder(finished):
     assert "data: fashion_mnist_10k, Fashion-MNIST" in finished.out
     assert "cnn cut after block 1 (conv1), 1 client(s), freeze gate" in finished.out
+    assert "computing on cpu, " in finished.out and ", in float32\n" in finished.out
     assert finished.out.endswith(f"all of it is in {finished.path}\n")
 
 
@@ -247,6 +249,7 @@ def test_every_config_that_comes_with_jsplit_is_accepted(path):
 def test_only_what_cannot_change_the_result_may_differ_on_resume():
     start = RunConfig()
     kept = {"chunk": 5, "workdir": "w", "data_dir": "d"}
+    kept |= {"device": "cpu", "compile_cache": "off", "mesh": True}
     assert differences(start, dataclasses.replace(start, **kept)) == []
     for field in dataclasses.fields(RunConfig):
         if field.name not in kept:

@@ -1,12 +1,15 @@
 """Counts against numbers worked out by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from jsplit.macs import macs
-from jsplit.models.layers import convolve
+from jsplit.macs import counting, macs
+from jsplit.models.convolution import LOWERINGS, convolve
+from jsplit.models.layers import Norm
 
 
 def shaped(*shape):
@@ -35,15 +38,40 @@ def test_batch_axes_of_a_product_count():
 
 @pytest.mark.parametrize("size", [1, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_both_lowerings_of_a_convolution_cost_the_same(size, stride):
+def test_a_convolution_costs_its_direct_sums_whatever_computes_it(size, stride):
     side = -(-9 // stride)
-    for lowering in ("im2col", "native"):
-        count = macs(
-            lambda x, k, lowering=lowering: convolve(x, k, stride, lowering),
-            shaped(2, 9, 9, 4),
-            shaped(size, size, 4, 6),
-        )
-        assert count == 2 * side * side * size * size * 4 * 6
+    x, kernel = shaped(2, 9, 9, 4), shaped(size, size, 4, 6)
+    direct = 2 * side * side * size * size * 4 * 6
+    for form in (convolve, LOWERINGS["im2col"], LOWERINGS["native"]):
+        assert macs(functools.partial(form, stride=stride), x, kernel) == direct
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_gradients_of_a_convolution_cost_as_much_as_its_value_each(stride):
+    def gradients(x, kernel, dy):
+        return jax.vjp(lambda x, k: convolve(x, k, stride), x, kernel)[1](dy)
+
+    side = 8 // stride
+    shapes = shaped(2, 8, 8, 4), shaped(3, 3, 4, 6), shaped(2, side, side, 6)
+    assert macs(gradients, *shapes) == 3 * 2 * side * side * 9 * 4 * 6
+
+
+def test_normalisation_costs_nothing():
+    def normalised(x):
+        norm = Norm()
+        variables = norm.init(jax.random.key(0), x, train=False, mask=None)
+        return norm.apply(variables, x, train=True, mask=None, mutable="batch_stats")
+
+    assert macs(normalised, shaped(2, 8, 8, 4)) == 0
+
+
+def test_counting_does_not_change_what_runs_afterwards():
+    x, kernel = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 6))
+    before = jax.make_jaxpr(lambda x, k: convolve(x, k, 1))(x, kernel)
+    macs(lambda x, k: convolve(x, k, 1), x, kernel)
+    after = jax.make_jaxpr(lambda x, k: convolve(x, k, 1))(x, kernel)
+    assert str(before) == str(after)
+    assert not counting()
 
 
 def test_a_grouped_convolution_costs_its_own_channels_only():

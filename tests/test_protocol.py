@@ -165,8 +165,7 @@ def test_trace_shows_that_state_c_calls_no_client_code_and_b_no_gradient():
         jnp.ones(1),
         jnp.ones(1, bool),
     )
-    branches = _branches_on_the_state(jaxpr.jaxpr)
-    called = [_called(branch.jaxpr) for branch in branches]
+    called = [_called(loop) for loop in _loops_of_an_epoch(jaxpr.jaxpr)]
     clients = {"client_forward", "client_refresh", "client_backward"}
     assert called[0] & clients == {"client_forward", "client_backward"}
     assert "server_step_with_reply" in called[0]
@@ -184,14 +183,16 @@ def _inner(jaxpr):
     ]
 
 
-def _branches_on_the_state(jaxpr):
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "cond" and len(eqn.params["branches"]) == 3:
-            return eqn.params["branches"]
-    for sub in _inner(jaxpr):
-        if found := _branches_on_the_state(sub):
-            return found
-    return None
+def _loops_of_an_epoch(jaxpr):
+    """The bodies of the three loops over turns, one for each state."""
+    bodies = [
+        eqn.params["body_jaxpr"].jaxpr
+        for eqn in jaxpr.eqns
+        if eqn.primitive.name == "while"
+    ]
+    if len(bodies) == 3:
+        return bodies
+    return next(filter(None, map(_loops_of_an_epoch, _inner(jaxpr))), None)
 
 
 def _called(jaxpr):
@@ -353,15 +354,42 @@ def test_store_holds_codes_and_the_header_of_each_examples_packet():
     assert payload.dtype == header.dtype == jnp.uint8
     key = jax.random.fold_in(simulation.key, 1)
     order = epoch_order(client_keys(key, simulation.layout), simulation.shards)
-    np.testing.assert_array_equal(state.store.labels, TRAIN[1][np.asarray(order)])
+    labels = TRAIN[1][np.asarray(order)].reshape(state.store.labels.shape)
+    np.testing.assert_array_equal(state.store.labels, labels)
     for number in range(3):
         rows = slice(20 * number, 20 * number + 20)
         packet = simulation.steps.client_refresh(
             state.client, TRAIN[0][np.asarray(order)[0, 0, rows]], None, key
         )
-        np.testing.assert_array_equal(payload[0, 0, rows], packet.payload)
-        for row in header[0, 0, rows]:
+        np.testing.assert_array_equal(payload[0, 0, number], packet.payload)
+        for row in header[0, 0, number]:
             np.testing.assert_array_equal(row, packet.header)
+
+
+@pytest.mark.parametrize("topology", [PARALLEL, SEQUENTIAL])
+def test_the_store_is_8_bit_and_never_copied_whole(topology):
+    count, width = 4096, 1024
+    train = np.ones((count, 5), np.float32), np.zeros(count, np.int32)
+    simulation = simulate(
+        parts=(from_flax(nn.Dense(width)), from_flax(nn.Dense(3))),
+        train=train,
+        test=(train[0][:8], train[1][:8]),
+        codec=float8("e4m3"),
+        shares=np.split(np.arange(count), 2),
+        topology=topology,
+        batch_size=32,
+    )
+    store = simulation.state.store.packets.payload
+    assert store.dtype == jnp.uint8 and store.nbytes == count * width
+    compiled = simulation.program.run.lower(
+        simulation.state,
+        simulation.shards,
+        simulation.test,
+        simulation.key,
+        jnp.ones(3),
+        jnp.ones(3, bool),
+    ).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < store.nbytes / 2
 
 
 def test_augmented_runs_are_repeatable_and_seeds_differ():
@@ -389,6 +417,8 @@ def test_augmented_runs_are_repeatable_and_seeds_differ():
 def test_shares_and_lengths_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="as many labels as examples"):
         simulate(train=(TRAIN[0], TRAIN[1][:-1]))
+    with pytest.raises(ValueError, match="shares needs a client"):
+        simulate(shares=[])
     with pytest.raises(ValueError, match="twice"):
         simulate(shares=[np.arange(5), np.arange(4, 9)])
     with pytest.raises(ValueError, match="from 0 to 59"):

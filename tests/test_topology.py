@@ -45,11 +45,21 @@ def test_every_example_has_a_place_and_no_step_is_idle(sizes, topology, batch_si
 def test_the_members_share_the_batch_equally(sizes, topology, batch_size):
     layout = lay_out(sizes, topology, batch_size)
     whole = layout.batch * layout.members
-    assert layout.offline_batch == whole
-    if batch_size >= layout.members:
+    if batch_size < layout.members:
+        assert layout.batch == 1
+    elif layout.batch < max(sizes):
         assert whole <= batch_size < whole + layout.members
     else:
-        assert layout.batch == 1
+        assert whole <= batch_size
+
+
+@given(sizes=sizes_, topology=topologies, batch_size=batches)
+def test_no_step_is_wider_than_the_largest_client(sizes, topology, batch_size):
+    layout = lay_out(sizes, topology, batch_size)
+    assert layout.batch <= max(sizes)
+    assert layout.offline_batch <= sum(sizes)
+    wanted = max(1, batch_size // layout.members) * layout.members
+    assert layout.offline_batch == min(wanted, sum(sizes))
 
 
 @given(sizes=sizes_, topology=topologies, batch_size=batches)

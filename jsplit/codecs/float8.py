@@ -43,6 +43,7 @@ FORMATS = (
 )
 """In the order of the header's first byte, which is part of the wire format."""
 
+_FOLD = 4
 _SCALE_LIMIT = 126  # so that 2**s and 2**-s are both normal float32 numbers
 
 
@@ -60,6 +61,51 @@ def _cast(x: jax.Array, scale: jax.Array, fmt: Format) -> jax.Array:
     largest = float(ml_dtypes.finfo(fmt.dtype).max)
     # JAX casts overflow to inf or NaN; clip first. NaN passes through the clip.
     return jnp.clip(x * _exp2(scale), -largest, largest).astype(fmt.dtype)
+
+
+def _scale(fmt: Format, offset: int, exponent: jax.Array) -> jax.Array:
+    """The candidate's scale exponent for a tensor whose largest magnitude has this."""
+    top = _exponent(jnp.float32(ml_dtypes.finfo(fmt.dtype).max))
+    # Not below top - 127, where the format's largest value would decode to inf.
+    return jnp.clip(top + offset - exponent, top - 127, _SCALE_LIMIT)
+
+
+def _squared_errors(
+    magnitude: jax.Array, candidates: list[tuple[Format, jax.Array]]
+) -> jax.Array:
+    """The sum of squared rounding errors of each candidate, `Float32[candidates]`.
+
+    Rounds by arithmetic: adding and subtracting 1.5 * 2**23 quanta rounds to nearest
+    even as the cast does, and vectorizes. The sums go by matrix product after folding:
+    XLA:CPU adds up one number at a time. Both together take a tenth of the time of
+    casts and sums (3.5 against 34 ms for 2**21 values on two cores).
+
+    Args:
+        magnitude: `Float32[n]`, less than 4.
+        candidates: formats, each with the power of two by which it scales.
+    """
+    rest = -magnitude.size % _FOLD
+    folds = jnp.pad(magnitude, (0, rest)).reshape(_FOLD, -1)
+    sums = []
+    for fmt, shift in candidates:
+        info = ml_dtypes.finfo(fmt.dtype)
+        smallest = _exp2(int(info.minexp) - shift)
+        largest = float(info.max) * _exp2(-shift)
+        total = jnp.zeros_like(folds[0])
+        for values in folds:
+            octave = jnp.maximum(_floor_exp2(values), smallest)
+            rounder = octave * (1.5 * 2.0 ** (23 - info.nmant))
+            rounded = jnp.minimum((values + rounder) - rounder, largest)
+            total += jnp.square(rounded - values)
+        sums.append(total)
+    # An accelerator's default precision would round what is to be compared.
+    return jnp.matmul(jnp.stack(sums), jnp.ones_like(folds[0]), precision="highest")
+
+
+def _floor_exp2(magnitude: jax.Array) -> jax.Array:
+    """The largest power of two that is not above, 0 for zero and subnormals."""
+    bits = jax.lax.bitcast_convert_type(magnitude, jnp.int32)
+    return jax.lax.bitcast_convert_type(bits & (0xFF << 23), jnp.float32)
 
 
 def float8(*names: str) -> Codec:
@@ -100,22 +146,23 @@ def float8(*names: str) -> Codec:
     ]
 
     def encode(x: jax.Array) -> Packet:
-        finite = jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x))
-        exponent = _exponent(jnp.max(jnp.abs(finite), initial=0.0))
-        scales, errors = [], []
-        for index, offset in candidates:
-            fmt = FORMATS[index]
-            top = _exponent(jnp.float32(ml_dtypes.finfo(fmt.dtype).max))
-            # Not below top - 127, where the format's largest value would decode to inf.
-            scale = jnp.clip(top + offset - exponent, top - 127, _SCALE_LIMIT)
-            scaled = finite * _exp2(scale)
-            error = _cast(finite, scale, fmt).astype(jnp.float32) - scaled
-            # In units of the largest magnitude, so that squares cannot overflow.
-            unit = _exp2(jnp.clip(-scale - exponent, -_SCALE_LIMIT, 127))
-            scales.append(scale)
-            errors.append(jnp.sum(jnp.square(error)) * unit * unit)
-        best = jnp.argmin(jnp.stack(errors))
-        scale = jnp.stack(scales)[best]
+        magnitude = jnp.where(jnp.isfinite(x), jnp.abs(x), jnp.zeros_like(x))
+        exponent = _exponent(jnp.max(magnitude, initial=0.0))
+        scales = jnp.stack(
+            [_scale(FORMATS[index], offset, exponent) for index, offset in candidates]
+        )
+        # In units of about the largest magnitude, so that squares cannot overflow.
+        unit = jnp.clip(-exponent, -_SCALE_LIMIT, _SCALE_LIMIT)
+        best = jnp.argmin(
+            _squared_errors(
+                magnitude.reshape(-1) * _exp2(unit),
+                [
+                    (FORMATS[index], scale - unit)
+                    for (index, _), scale in zip(candidates, scales, strict=True)
+                ],
+            )
+        )
+        scale = scales[best]
         chosen = jnp.asarray([index for index, _ in candidates], jnp.int32)[best]
         casts = [
             lambda x, scale, fmt=fmt: _bytes(_cast(x, scale, fmt)) for fmt in FORMATS
@@ -140,15 +187,39 @@ def _bytes(codes: jax.Array) -> jax.Array:
 
 
 def _decode(packet: Packet) -> jax.Array:
-    scale = jax.lax.bitcast_convert_type(packet.header[1], jnp.int8).astype(jnp.int32)
+    return _values(*packet)
+
+
+@jax.custom_batching.custom_vmap
+def _values(payload: jax.Array, header: jax.Array) -> jax.Array:
+    scale = jax.lax.bitcast_convert_type(header[1], jnp.int8).astype(jnp.int32)
     values = jax.lax.switch(
-        packet.header[0].astype(jnp.int32),
+        header[0].astype(jnp.int32),
         [
             lambda codes, fmt=fmt: jax.lax.bitcast_convert_type(
                 codes, fmt.dtype
             ).astype(jnp.float32)
             for fmt in FORMATS
         ],
-        packet.payload,
+        payload,
     )
     return values * _exp2(-scale)
+
+
+@_values.def_vmap
+def _values_of_all(
+    count: int, batched: list[bool], payload: jax.Array, header: jax.Array
+) -> tuple[jax.Array, bool]:
+    """Packets one after another where one CPU decodes them all.
+
+    A batched switch decodes every packet in every format, and XLA:CPU does so again
+    in each of the computations that use the values: an epoch of 10 clients took 1.27
+    times as long as one of a single client, and takes 1.12 times as long this way.
+    """
+    payload, header = (
+        leaf if has else jnp.broadcast_to(leaf, (count, *leaf.shape))
+        for leaf, has in zip((payload, header), batched, strict=True)
+    )
+    if jax.default_backend() == "cpu" and jax.device_count() == 1:
+        return jax.lax.map(lambda packet: _values.fun(*packet), (payload, header)), True
+    return jax.vmap(_values.fun)(payload, header), True

@@ -1,0 +1,156 @@
+"""Which way of computing a convolution is fastest, shape by shape?
+
+    python -m benchmarks.lowerings                      # the models' shapes
+    python -m benchmarks.lowerings --models cnn --batch 16
+
+Every convolution of the models at 32x32 (28x28 for cnn, too), value and gradients (of
+images of up to 3 channels none: those are the data), inside a scan as in the product;
+and some with few images, as many clients have. XLA's
+own convolution takes part with `--native` only: inside a scan it takes minutes.
+What `jsplit.models.convolution` chooses is marked.
+"""
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from benchmarks import measure
+from jsplit.models import MODELS, Chain
+from jsplit.models.convolution import LOWERINGS, lowering
+from jsplit.models.layers import Conv
+
+LOOPS = 3  # steps of a scan
+
+
+class Shape(NamedTuple):
+    """One convolution: images `[batch, edge, edge, inputs]`."""
+
+    batch: int
+    edge: int
+    inputs: int
+    outputs: int
+    size: int
+    stride: int
+
+
+SMALL = [
+    Shape(batch, edge, inputs, outputs, 3, 1)
+    for edge, inputs, outputs in ((16, 64, 128), (8, 256, 256), (4, 512, 512))
+    for batch in (1, 4, 16)
+]
+"""Few images: what one of many clients has, and the last ones of a test set."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, prints and writes."""
+    parser = measure.arguments(__doc__, rounds=7, models=MODELS)
+    parser.add_argument("--batch", type=int, default=128, help="default 128")
+    parser.add_argument("--native", action="store_true", help="XLA's own, too")
+    settings = measure.settings_of(parser, argv)
+    shapes = [
+        shape
+        for name in settings.models
+        for edge in ((28, 32) if name == "cnn" else (32,))
+        for channels in (1, 3)
+        for shape in shapes_of(name, edge, channels, settings.batch)
+    ]
+    rows = [_measured(shape, settings) for shape in dict.fromkeys(shapes + SMALL)]
+    best = sum(row["chosen"] == row["fastest"] for row in rows)
+    worst = max(row["chosen_over_fastest"] for row in rows)
+    print(f"chosen is fastest for {best} of {len(rows)}; at worst {worst:.2f} times")
+    measure.write("lowerings", settings, {"shapes": rows})
+
+
+def shapes_of(model: str, edge: int, channels: int, batch: int) -> list[Shape]:
+    """Every convolution of a model for such images, in order."""
+    found: list[Shape] = []
+
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        layer = context.module
+        if context.method_name == "__call__" and isinstance(layer, Conv):
+            _, height, _, inputs = args[0].shape
+            found.append(
+                Shape(batch, height, inputs, layer.features, layer.size, layer.stride)
+            )
+        return call(*args, **kwargs)
+
+    x = jax.ShapeDtypeStruct((1, edge, edge, channels), jnp.float32)
+    with nn.intercept_methods(record):
+        jax.eval_shape(Chain(MODELS[model](10)).init, jax.random.key(0), x)
+    return found
+
+
+def _measured(shape: Shape, settings: argparse.Namespace) -> dict[str, Any]:
+    names = ["im2col"]
+    names += ["winograd"] if (shape.size, shape.stride) == (3, 1) else []
+    names += ["dense"] if shape.edge <= 4 else []
+    names += ["native"] if settings.native else []
+    sides = {name: _loop(shape, name) for name in names}
+    for call in sides.values():
+        call()
+    seconds = measure.interleave(sides, settings.rounds)
+    medians = {name: statistics.median(seconds[name]) / LOOPS for name in names}
+    images = (shape.batch, shape.edge, shape.edge, shape.inputs)
+    chosen = lowering(
+        jax.default_backend(), images, shape.size, shape.stride, jnp.float32
+    )
+    fastest = min(medians, key=medians.__getitem__)
+    pixels = shape.batch * math.ceil(shape.edge / shape.stride) ** 2
+    passes = 2 if shape.inputs <= 3 else 3
+    sums = passes * pixels * shape.size**2 * shape.inputs * shape.outputs
+    print(
+        f"{shape.batch:4}x{shape.edge}x{shape.edge}x{shape.inputs} to {shape.outputs}, "
+        f"{shape.size}x{shape.size}/{shape.stride}: "
+        + "  ".join(
+            f"{name}{'*' if name == chosen else ''} {1e3 * value:.2f} ms "
+            f"({2e-9 * sums / value:.0f} GFLOP/s)"
+            for name, value in medians.items()
+        ),
+        flush=True,
+    )
+    return {
+        **shape._asdict(),
+        "milliseconds": {
+            name: measure.spread([1e3 * value / LOOPS for value in seconds[name]])
+            for name in names
+        },
+        "chosen": chosen,
+        "fastest": fastest,
+        "chosen_over_fastest": medians.get(chosen, math.nan) / medians[fastest],
+    }
+
+
+def _loop(shape: Shape, name: str) -> Callable[[], None]:
+    """Value and gradients `LOOPS` times over, each depending on the one before."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    b, edge, inputs, outputs, size, stride = shape
+    x = jax.random.normal(keys[0], (b, edge, edge, inputs))
+    kernel = jax.random.normal(keys[1], (size, size, inputs, outputs))
+    out = math.ceil(edge / stride)
+    dy = jax.random.normal(keys[2], (b, out, out, outputs))
+
+    @jax.jit
+    def run(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
+        def step(carry: jax.Array, _: None) -> tuple[jax.Array, None]:
+            def value(*of: jax.Array) -> jax.Array:
+                images, weights = of if len(of) == 2 else (x + carry, *of)
+                return LOWERINGS[name](images, weights, stride)
+
+            of = (kernel + carry,) if inputs <= 3 else (x + carry, kernel + carry)
+            y, pullback = jax.vjp(value, *of)
+            ends = [leaf.reshape(-1)[0] for leaf in (y, *pullback(dy + carry))]
+            return carry + 1e-9 * sum(ends), None
+
+        return jax.lax.scan(step, jnp.float32(0), None, length=LOOPS)[0]
+
+    return lambda: run(x, kernel, dy).block_until_ready()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Timing several sides of a question in turns, and writing down what was found.
+
+Machines drift: clocks, neighbours and caches change within minutes. So no side is
+measured in a run of its own. Every round calls each side once, a ratio is taken within
+its round, and what is reported is the median of the rounds' ratios and their spread.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
+
+Seconds = dict[str, list[float]]
+"""Of each side, one for each round."""
+
+
+def arguments(
+    doc: str, *, rounds: int, models: Iterable[str]
+) -> argparse.ArgumentParser:
+    """A parser with what every benchmark takes.
+
+    Args:
+        doc: the benchmark's docstring.
+        rounds: by default.
+        models: measured by default.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"default {rounds}")
+    models = list(models)
+    parser.add_argument("--models", nargs="+", default=models, help=" ".join(models))
+    parser.add_argument("--out", type=Path, help="default results/NAME_BACKEND.json")
+    return parser
+
+
+def settings_of(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Parses, and says so if the machine is not quiet."""
+    settings = parser.parse_args(argv)
+    settings.load_before = os.getloadavg()[0]
+    if settings.load_before > 0.5:
+        print(
+            f"load average {settings.load_before:.1f}: others compute here, and these "
+            "figures will not hold (PyTorch's threads wait for each other and suffer "
+            "most)",
+            file=sys.stderr,
+        )
+    return settings
+
+
+def interleave(sides: Mapping[str, Callable[[], Any]], rounds: int) -> Seconds:
+    """Times every side once a round.
+
+    The side that begins moves on from round to round, so that none always follows the
+    same neighbour.
+
+    Args:
+        sides: warmed up by a call of each; each returns when its work is done, not
+            when it is dispatched.
+        rounds: how many.
+    """
+    names = list(sides)
+    seconds: Seconds = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            seconds[name].append(timed(sides[name]))
+    return seconds
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Wall seconds of one call."""
+    before = time.perf_counter()
+    call()
+    return time.perf_counter() - before
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median, least and largest, and the values themselves."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "rounds": list(values),
+    }
+
+
+def ratio(seconds: Seconds, side: str, against: str) -> dict[str, Any]:
+    """How many times as long `side` takes as `against`: the rounds' ratios."""
+    pairs = zip(seconds[side], seconds[against], strict=True)
+    return spread([a / b for a, b in pairs])
+
+
+def show(found: Mapping[str, Any], places: int = 3) -> str:
+    """A spread for people: `1.234 (1.200 to 1.310)`."""
+    median, least, most = (
+        f"{found[name]:.{places}f}" for name in ("median", "min", "max")
+    )
+    return f"{median} ({least} to {most})"
+
+
+def write(name: str, settings: argparse.Namespace, found: Mapping[str, Any]) -> Path:
+    """Writes what was found with all that one needs to judge it; returns where.
+
+    Args:
+        name: of the benchmark.
+        settings: it ran with; `settings.out` says where to, if set.
+        found: the figures, plain values.
+    """
+    path = settings.out or RESULTS / f"{name}_{jax.default_backend()}.json"
+    chosen = {key: value for key, value in vars(settings).items() if key != "out"}
+    record = {
+        "benchmark": name,
+        "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "settings": chosen,
+        "environment": environment(),
+        **found,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    print(f"written: {path}", flush=True)
+    return path
+
+
+def environment() -> dict[str, Any]:
+    """The device, the machine, the versions and the commit."""
+    return {
+        "backend": jax.default_backend(),
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "processor": _processor(),
+        "threads": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted": bool(_git("status", "--porcelain", "--", "jsplit")),
+    }
+
+
+def memory() -> dict[str, int | None]:
+    """Bytes of this process now and at most, and at most on its device if known.
+
+    From /proc: `getrusage` also counts what the parent had when it started this
+    process.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    kilobytes = dict(line.split(":", 1) for line in status.splitlines())
+    device = jax.devices()[0].memory_stats() or {}
+    return {
+        "rss": 1024 * int(kilobytes["VmRSS"].split()[0]),
+        "peak_rss": 1024 * int(kilobytes["VmHWM"].split()[0]),
+        "device": device.get("bytes_in_use"),
+        "peak_device": device.get("peak_bytes_in_use"),
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*words: str) -> str | None:
+    """What git says; None where there is none, as in a copy without its history."""
+    try:
+        return subprocess.run(
+            ["git", *words],
+            cwd=Path(__file__).parent.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,160 @@
+"""Each benchmark at its smallest size: that it runs and writes what it promises."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import clients, codec, measure, run200, start, step
+from benchmarks.workload import images, transform
+from jsplit.models import MODELS, Chain
+from tests.runs import compile_once
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Compiled once, by this process and by those that it starts."""
+    with compile_once(tmp_path_factory.mktemp("cache")) as folder:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+            patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+            patch.setenv("JAX_PLATFORMS", "cpu")
+            yield
+
+
+@pytest.fixture(autouse=True)
+def one_torch_thread():
+    """Torch's threads wait for one another, for ever if others compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a benchmark on the small network, once, and reads what it wrote."""
+
+    def run(benchmark, *flags):
+        out = tmp_path / "out.json"
+        shared = ("--models", "cnn", "--rounds", "1", "--out", str(out))
+        benchmark.main([*shared, *map(str, flags)])
+        record = json.loads(out.read_text())
+        environment = record["environment"]
+        assert environment["backend"] == "cpu" and environment["versions"]["jax"]
+        assert record["settings"]["rounds"] == 1
+        return record["models"]["cnn"]
+
+    return run
+
+
+def check_spread(found):
+    assert found["min"] <= found["median"] <= found["max"] and found["min"] > 0
+
+
+@pytest.mark.parametrize("padding", [(), ("--padded",)])
+def test_step(run, padding):
+    found = run(step, "--batch", 4, "--steps", 2, "--no-compile", *padding)
+    for pair in ("torch/A", "unsplit/A", "C/server", "unsplit/B"):
+        check_spread(found["ratios"][pair])
+    sides = {"A", "B", "C", "unsplit", "server", "torch"}
+    assert set(found["images_per_second"]) == sides == set(found["seconds"])
+    assert found["parameters"] == 28_506
+    # The same weights: about the loss of a blind guess on every side.
+    assert set(found["first_losses"]) == {"A", "unsplit", "server", "torch"}
+    assert all(1 < loss < 6 for loss in found["first_losses"].values())
+
+
+def test_step_needs_a_loop(run):
+    with pytest.raises(SystemExit):
+        run(step, "--steps", 1)
+
+
+def test_codec(run):
+    found = run(codec, "--batch", 4, "--tensors", 2, "--steps", 2)
+    for kind in ("activations", "gradients"):
+        check_spread(found[kind]["ratios"]["both/copy"])
+        assert found[kind]["shape"] == [1, 4, 16, 16, 16]
+        speeds = found[kind]["gigabytes_per_second"]
+        assert set(speeds) == {"encode", "decode", "both", "copy"}
+    assert found["share_of_step"]["share"]["median"] < 1
+
+
+def test_clients(run):
+    found = run(clients, "--clients", 1, "--examples", 8, "--batch", 4)
+    assert set(found) == {"parallel 1", "sequential 1"}
+    for side in found.values():
+        check_spread(side["ratio"])
+        assert side["memory"]["peak_rss"] >= side["memory"]["rss"] > 10**8
+        assert side["layout"] == {"steps": 2, "server_batch": 4, "client_batch": 4}
+
+
+def test_start(run):
+    found = run(start, "--batch", 4, "--steps", 2, "--caches", "none")
+    assert set(found["none"]) == {*start.STAGES, "run.py"}
+    for seconds in found["none"].values():
+        check_spread(seconds)
+
+
+def test_run200(run):
+    sizes = ("--epochs", 12, "--chunk", 6, "--examples", 8, "--batch", 4)
+    found = run(run200, *sizes)
+    (once,) = found["runs"]
+    assert once["states"] == {"gated": "ABABABABABCC", "always A": "A" * 12}
+    assert len(once["memory"]["gated"]) == len(once["seconds"]["gated"]) == 2
+    check_spread(found["ratio"])
+
+
+def test_scheduled_gate_follows_its_states_and_keeps_the_last():
+    gate = run200.scheduled_gate("ABCAC")
+    held = gate.init()
+    states = []
+    for _ in range(7):
+        states.append(int(held.state))
+        held = gate.update(held, jnp.float32(1))
+    assert states == [0, 1, 2, 0, 2, 2, 2]
+    with pytest.raises(ValueError, match="begin with A"):
+        run200.scheduled_gate("BA")
+
+
+@pytest.mark.parametrize("name", ["cnn", "vgg11", "resnet18"])
+def test_torch_is_the_same_function(name):
+    from benchmarks import torch_loop
+
+    dataset = images(4)
+    chain = Chain(MODELS[name](10))
+    x = jnp.asarray(transform(dataset).evaluate(dataset.train_images))
+    shapes = jax.eval_shape(chain.init, jax.random.key(0), x)
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        scale = 0.1 if len(leaf.shape) == 1 else (2 / np.prod(leaf.shape[:-1])) ** 0.5
+        values = rng.normal(size=leaf.shape) * scale
+        fixed = {"mean": 0.0, "var": 1.0}.get(path[-1].key)
+        return np.full(leaf.shape, fixed if fixed is not None else values, np.float32)
+
+    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    variables["params"] = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf + 1 if path[-1].key == "scale" else leaf,
+        variables["params"],
+    )
+    expected = jax.jit(chain.apply)(variables, x)
+    loop = torch_loop.Loop(name, 1, dataset, variables)
+    np.testing.assert_allclose(loop.logits(4), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_every_side_is_timed_once_a_round_and_none_is_always_first():
+    called = []
+    sides = {name: lambda name=name: called.append(name) for name in "abc"}
+    seconds = measure.interleave(sides, 3)
+    assert called == list("abcbcacab")
+    assert {len(times) for times in seconds.values()} == {3}
+
+
+def test_a_ratio_is_taken_within_a_round():
+    found = measure.ratio({"a": [1.0, 4.0, 9.0], "b": [1.0, 2.0, 3.0]}, "a", "b")
+    assert found == {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [1.0, 2.0, 3.0]}
