@@ -6,8 +6,10 @@
 On real activations and gradients at each model's usual cut, batch by batch in a jitted
 scan, with the axis of one client that the product has: `encode` (search and cast),
 `decode`, both, and a `copy` of the same float32 values, in GB/s of those. Then its
-`share` of a state-A step: an epoch in A with float8 both ways, and the same with
-float32 as it is.
+share of a state-A step, in two ways: `coding`, the time to code and decode a batch's
+activations and gradient by themselves, over that of the step; and `share`, what an
+epoch in A with float8 both ways takes longer than one with float32 as it is, which has
+less noise where the first is large and is all noise where it is small.
 """
 
 import argparse
@@ -90,16 +92,23 @@ def measure_codec(name: str, settings: argparse.Namespace) -> dict[str, Any]:
 def measure_share(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     """The part of a state-A step that both codecs take."""
     dataset = images(settings.steps * settings.batch)
-    sides = {}
+    tensors = cut_tensors(name, dataset, settings.batch)
+    coders = [sides_of(x)["both"] for x in tensors.values()]
+    sides: dict[str, Callable[[], Any]] = {
+        "coding": lambda: [code() for code in coders]
+    }
     for codec in ("float8", "identity"):
         simulation = simulate(name, dataset, batch=settings.batch, codec=codec)
         sides[codec] = runner(simulation, simulation.state)
         sides[codec]()
     seconds = measure.interleave(sides, settings.rounds)
+    coding = measure.ratio(seconds, "coding", "float8")
     pairs = zip(seconds["identity"], seconds["float8"], strict=True)
     share = measure.spread([1 - plain / coded for plain, coded in pairs])
+    print(f"  coding over an A step {measure.show(coding)}")
     print(f"  share of an A step {measure.show(share)}", flush=True)
     return {
+        "coding": coding,
         "share": share,
         "seconds": {side: measure.spread(seconds[side]) for side in seconds},
     }
