@@ -15,10 +15,12 @@ from jsplit.codecs import CODECS
 from jsplit.config import RunConfig, flag
 from jsplit.data import Dataset
 from jsplit.errors import InputError
+from jsplit.lossless import Tally
 from jsplit.models import MODELS, USUAL_CUTS, Block, split
-from jsplit.part import from_flax, with_precision
+from jsplit.part import Part, from_flax, with_precision
 from jsplit.protocol import Transform
 from jsplit.simulation import Simulation, make_simulation
+from jsplit.steps import ignore
 from jsplit.topology import TOPOLOGIES
 
 GATES: dict[str, Callable[[RunConfig, int], gate.Gate]] = {
@@ -44,6 +46,7 @@ class Experiment(NamedTuple):
         config: it was built from.
         dataset: after fitting to the config.
         cut: where the network is cut, for people: `3 (layer1_1)`.
+        tally: of what the lossless stage would send; None if not asked for.
         simulation: the training itself.
         step_sizes: learning rate of each epoch, float32 `[epochs]`.
     """
@@ -51,6 +54,7 @@ class Experiment(NamedTuple):
     config: RunConfig
     dataset: Dataset
     cut: str
+    tally: Tally | None
     simulation: Simulation
     step_sizes: np.ndarray
 
@@ -117,47 +121,76 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
             f"--batch-size {config.batch_size} is more than the {examples} training "
             "examples; take a smaller one"
         )
+    if config.mesh and config.lossless:
+        raise InputError("--lossless counts on one device; leave --mesh out")
     if config.mesh and jax.device_count() == 1:
         raise InputError(
             "--mesh shares the work over several devices, but jax sees one "
             f"({jax.devices()[0]}); say --no-mesh, or see that jax finds the others "
             "(on a CPU: XLA_FLAGS=--xla_force_host_platform_device_count=8)"
         )
-    blocks = blocks_of(config, dataset)
-    index = config.cut or USUAL_CUTS[config.model]
-    client, server = (
-        with_precision(from_flax(module), PRECISIONS[config.precision])
-        for module in split(blocks, index)
-    )
+    client, server = parts_of(config, dataset.num_classes)
+    tally = Tally() if config.lossless else None
     simulation = make_simulation(
         client,
         server,
         (dataset.train_images, dataset.train_labels),
         (dataset.test_images, dataset.test_labels),
         gate=GATES[config.gate](config, dataset.num_classes),
-        optimizer=_optimizer(config),
+        optimizer=optimizer_of(config),
         codec=CODECS[config.codec](),
         grad_codec=CODECS[config.grad_codec](),
-        shares=data.partition(
-            dataset.train_labels,
-            clients=config.clients,
-            scheme=config.partition,
-            seed=config.seed,
-        ),
+        shares=shares_of(config, dataset),
         topology=TOPOLOGIES[config.topology],
         batch_size=config.server_batch,
-        transform=_transform(config, dataset),
+        transform=transform_of(
+            config,
+            data.normalization(dataset.train_images),
+            edge=dataset.image_shape[0],
+        ),
         refresh_statistics=config.refresh_statistics,
         seed=config.seed,
         devices=jax.devices() if config.mesh else None,
+        observe=ignore if tally is None else tally.observe,
     )
     return Experiment(
         config=config,
         dataset=dataset,
-        cut=f"{index} ({blocks[index - 1].name})",
+        cut=cut_of(config),
+        tally=tally,
         simulation=simulation,
-        step_sizes=_step_sizes(config),
+        step_sizes=step_sizes_of(config),
     )
+
+
+def parts_of(config: RunConfig, classes: int) -> tuple[Part, Part]:
+    """The client's and the server's part of the config's network."""
+    blocks = MODELS[config.model](classes)
+    client, server = (
+        with_precision(from_flax(module), PRECISIONS[config.precision])
+        for module in split(blocks, _cut_index(config))
+    )
+    return client, server
+
+
+def cut_of(config: RunConfig) -> str:
+    """Where the network is cut, for people: `3 (layer1_1)`."""
+    index = _cut_index(config)
+    return f"{index} ({MODELS[config.model](2)[index - 1].name})"
+
+
+def shares_of(config: RunConfig, dataset: Dataset) -> list[np.ndarray]:
+    """Each client's examples of a common training set, as indices."""
+    return data.partition(
+        dataset.train_labels,
+        clients=config.clients,
+        scheme=config.partition,
+        seed=config.seed,
+    )
+
+
+def _cut_index(config: RunConfig) -> int:
+    return config.cut or USUAL_CUTS[config.model]
 
 
 def _one_of(name: str, value: str, choices: object) -> str:
@@ -169,7 +202,7 @@ def _one_of(name: str, value: str, choices: object) -> str:
     return value
 
 
-def _optimizer(config: RunConfig) -> optax.GradientTransformation:
+def optimizer_of(config: RunConfig) -> optax.GradientTransformation:
     """SGD with momentum; the learning rate is the step size that each epoch gives."""
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay),
@@ -178,19 +211,25 @@ def _optimizer(config: RunConfig) -> optax.GradientTransformation:
     )
 
 
-def _transform(config: RunConfig, dataset: Dataset) -> Transform:
-    mean, std = data.normalization(dataset.train_images)
+def transform_of(config: RunConfig, moments: data.Moments, *, edge: int) -> Transform:
+    """Augmentation and normalisation of raw images.
+
+    Args:
+        config: says whether to augment.
+        moments: of the training images.
+        edge: of an image, in pixels.
+    """
     # 4 pixels of 32, the usual recipe, and in proportion for other sizes.
-    padding = round(dataset.image_shape[0] / 8) if config.augment else 0
+    padding = round(edge / 8) if config.augment else 0
 
     def train(key: jax.Array, images: jax.Array) -> jax.Array:
         images = data.augment(key, images, padding=padding, flip=config.augment)
-        return data.preprocess(images, mean, std)
+        return data.preprocess(images, *moments)
 
-    return Transform(train, lambda images: data.preprocess(images, mean, std))
+    return Transform(train, lambda images: data.preprocess(images, *moments))
 
 
-def _step_sizes(config: RunConfig) -> np.ndarray:
+def step_sizes_of(config: RunConfig) -> np.ndarray:
     """The lab's recipe: x0.2 at 60, 120 and 160 of 200 epochs, in proportion."""
     epochs = np.arange(config.epochs)
     shares = np.asarray([0.3, 0.6, 0.8])

@@ -1,15 +1,10 @@
-"""The command line: `jsplit run`, and `run.py`, which is the same."""
+"""The command line: `jsplit run` (`run.py` is the same), and the way to the others."""
 
 import contextlib
 import dataclasses
-import difflib
-import io
-import os
-import re
 import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +12,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from jsplit import compiled, device, hosts, tables
+from jsplit import compiled, device, hosts, tables, words
 from jsplit import folder as folders
 from jsplit.build import Experiment, blocks_of, build, check_names, load_dataset
 from jsplit.config import (
@@ -27,14 +22,19 @@ from jsplit.config import (
     check_cluster,
     differences,
     from_mapping,
-    read_toml,
-    wanted,
 )
 from jsplit.data import Dataset
 from jsplit.errors import InputError, RunError
 from jsplit.folder import RunFolder
 from jsplit.progress import Progress
 from jsplit.summary import summarize, write_summary
+from jsplit.terminal import (
+    complain,
+    forget_output,
+    last_words,
+    say,
+    stop_at_signal,
+)
 from jsplit.train import resume, train
 from jsplit.writers import (
     ConsoleWriter,
@@ -42,6 +42,9 @@ from jsplit.writers import (
     TensorBoardWriter,
     Writer,
 )
+
+NETWORK = ("serve", "join", "certs")
+"""Commands of a client and a server on two machines."""
 
 INTERRUPTED = 130  # the shell's code for Ctrl-C
 
@@ -90,19 +93,28 @@ def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
     try:
         if argv[:1] == ["run"]:
             return run(argv[1:], prog)
+        if argv[:1] and argv[0] in NETWORK:
+            # Not above: a run on one machine needs neither gRPC nor certificates.
+            from jsplit import network
+
+            return getattr(network, argv[0])(argv[1:], f"jsplit {argv[0]}")
         if argv in ([], ["-h"], ["--help"]):
-            print("usage: jsplit run [OPTIONS]; see jsplit run --help")
+            print(
+                f"usage: jsplit {{run,{','.join(NETWORK)}}} [OPTIONS]; each has --help"
+            )
             return 0
-        raise InputError(f"unknown command {argv[0]!r}; the command is: jsplit run")
+        raise InputError(
+            f"unknown command {argv[0]!r}; the commands are run, {', '.join(NETWORK)}"
+        )
     except InputError as error:
-        return _complain(error, 2)
+        return complain(error, 2)
     except BrokenPipeError:
-        _forget_output()
+        forget_output()
         return 1
     except (RunError, OSError) as error:
-        return _complain(error, 1)
+        return complain(error, 1)
     except KeyboardInterrupt:
-        return _complain("interrupted before the run began", INTERRUPTED)
+        return complain("interrupted before the run began", INTERRUPTED)
 
 
 def run(argv: Sequence[str], prog: str) -> int:
@@ -114,7 +126,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     check_cluster(command.cluster)
     device.restrict(config.device)
     if command.show_cuts:
-        dataset = load_dataset(config, _say)
+        dataset = load_dataset(config, say)
         blocks = blocks_of(config, dataset)
         tables.show(tables.of_cuts(config.model, blocks, dataset.image_shape))
         return 0
@@ -128,14 +140,14 @@ def run(argv: Sequence[str], prog: str) -> int:
                 cluster.process_id,
                 cluster.num_processes,
                 cluster.coordinator_timeout,
-                _last_words,
+                last_words,
             )
             stack.enter_context(joined)
         device.choose(config.device)
         if cluster.coordinator is not None:
             hosts.check_devices()
             if not hosts.leads():
-                _forget_output()
+                forget_output()
             config = _agree(config)
         if command.resume:
             return _go_on(config, prog, stack)
@@ -147,7 +159,7 @@ def _start(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
         if config.workdir is not None and hosts.leads():
             folders.check_unused(folders.path_of(config.workdir))
     dataset = _load(config)
-    stack.enter_context(compiled.kept(config.compile_cache, _say))
+    stack.enter_context(compiled.kept(config.compile_cache, say))
     experiment = build(config, dataset)
     described = {
         name: getattr(dataset, name) for name in ("name", "source", "fingerprint")
@@ -168,13 +180,13 @@ def _go_on(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
     dataset = _load(config)
     with hosts.together():
         folders.check_data(folder, described, dataset)
-    stack.enter_context(compiled.kept(config.compile_cache, _say))
+    stack.enter_context(compiled.kept(config.compile_cache, say))
     experiment = build(config, dataset)
     with hosts.together():
         if hosts.leads():
             stack.enter_context(folders.held(folder.path))
     progress = resume(experiment, folder)
-    _say(f"resuming {folder.path} after epoch {progress.epochs}")
+    say(f"resuming {folder.path} after epoch {progress.epochs}")
     return _carry_out(experiment, folder, progress, prog)
 
 
@@ -202,7 +214,7 @@ def _agree(config: RunConfig) -> RunConfig:
 def _load(config: RunConfig) -> Dataset:
     """The dataset, which must be the same on every process."""
     with hosts.together():
-        dataset = load_dataset(config, _say)
+        dataset = load_dataset(config, say)
     fingerprint = hosts.share(lambda: dataset.fingerprint)
     with hosts.together():
         if dataset.fingerprint != fingerprint:
@@ -221,16 +233,16 @@ def _carry_out(
     try:
         _print_plan(experiment, folder, progress)
         if not _train(experiment, folder, progress):
-            _say(f"saved after epoch {progress.epochs}; go on with: {resuming}")
+            say(f"saved after epoch {progress.epochs}; go on with: {resuming}")
             return INTERRUPTED
         with hosts.together():
             if hosts.leads():
                 _report(experiment, folder, progress)
     except KeyboardInterrupt:
-        return _complain(f"interrupted; go on with: {resuming}", INTERRUPTED)
+        return complain(f"interrupted; go on with: {resuming}", INTERRUPTED)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
-            _forget_output()
+            forget_output()
         raise RunError(
             f"writing failed ({error}); mend that, then go on with: {resuming}"
         ) from error
@@ -242,7 +254,7 @@ def _report(experiment: Experiment, folder: RunFolder, progress: Progress) -> No
     write_summary(folder, summary)
     _draw(folder, progress, summary)
     tables.show(tables.of_summary(summary))
-    _say(f"all of it is in {folder.path}")
+    say(f"all of it is in {folder.path}")
 
 
 def parse(argv: Sequence[str], prog: str) -> RunCommand:
@@ -253,74 +265,18 @@ def parse(argv: Sequence[str], prog: str) -> RunCommand:
     Raises:
         InputError: if a word is not understood.
     """
-    base = RunConfig()
-    config_file, workdir = _option(argv, "--config"), _option(argv, "--workdir")
-    if config_file is not None:
-        base = read_toml(Path(config_file))
-    elif "--resume" in argv and workdir:
+    base = words.settings(argv)
+    workdir = words.option(argv, "--workdir")
+    if "--resume" in argv and workdir and words.option(argv, "--config") is None:
         base = folders.read(folders.path_of(workdir))[1]
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            command, unknown = tyro.cli(
-                RunCommand,
-                args=list(argv),
-                prog=prog,
-                description=DESCRIPTION,
-                default=RunCommand(settings=base),
-                return_unknown_args=True,
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise InputError(_misread(_unboxed(said.getvalue()), argv)) from None
-    if unknown:
-        raise InputError(_unknown(unknown[0]))
-    return command
-
-
-def _option(argv: Sequence[str], name: str) -> str | None:
-    """The value of one option, read before the parser knows its defaults."""
-    value = None
-    for place, word in enumerate(argv):
-        option, equals, text = word.partition("=")
-        if option.startswith("--") and option.replace("_", "-") == name:
-            value = text if equals else next(iter(argv[place + 1 :]), None)
-    return value
-
-
-def _misread(text: str, argv: Sequence[str]) -> str:
-    """What the parser says of a value, in our words."""
-    named = re.search(r"--[a-z-]+", text)
-    if named is None:
-        return f"{text}; see --help"
-    value = _option(argv, named[0])
-    if value is None or "Missing" in text:
-        return f"{named[0]} needs a value; see --help"
-    name = named[0].removeprefix("--").replace("-", "_")
-    return f"{named[0]} must be {wanted(name)}, got {value!r}; see --help"
-
-
-def _unknown(word: str) -> str:
-    fields = (*dataclasses.fields(RunConfig), *dataclasses.fields(ClusterConfig))
-    known = ["--" + field.name.replace("_", "-") for field in fields]
-    known += ["--no-augment", "--config", "--resume", "--show-cuts"]
-    if not word.startswith("-"):
-        return f"{word!r} belongs to no option; see --help"
-    near = difflib.get_close_matches(word.split("=")[0], known, n=1)
-    hint = f"did you mean {near[0]}?" if near else "see --help"
-    return f"unknown option {word!r}; {hint}"
-
-
-def _unboxed(text: str) -> str:
-    """What a parser's box says, as one line."""
-    lines = [line.strip("│╭╮╰╯ ") for line in text.splitlines()]
-    return " ".join(line for line in lines if line.strip("─-"))
+    return words.parse(RunCommand(settings=base), argv, prog, DESCRIPTION)
 
 
 def _train(experiment: Experiment, folder: RunFolder, progress: Progress) -> bool:
     with contextlib.ExitStack() as stack:
-        stopping = stack.enter_context(_stop_at_signal())
+        stopping = stack.enter_context(
+            stop_at_signal("stopping when this chunk is saved")
+        )
         writers: list[Writer] = []
         with hosts.together():
             for make in (
@@ -331,54 +287,6 @@ def _train(experiment: Experiment, folder: RunFolder, progress: Progress) -> boo
                 if hosts.leads():
                     writers.append(stack.enter_context(contextlib.closing(make())))
         return train(experiment, folder, progress, writers, stopping)
-
-
-@contextlib.contextmanager
-def _stop_at_signal() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C (or SIGTERM) asks for a stop after this chunk; a second one is obeyed."""
-    asked = False
-
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        asked = True
-        # Straight to the descriptor: a print could land inside another print.
-        os.write(2, b"\nstopping when this chunk is saved; again to stop at once\n")
-        _show_cursor()  # A second one leaves no time for it.
-        for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, signal.SIG_DFL)
-
-    kept = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for one, handler in kept.items():
-            signal.signal(one, handler)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _forget_output() -> None:
-    """Sends what is printed nowhere: nobody reads any more, or process 0 prints."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _show_cursor() -> None:
-    if sys.stdout.isatty():
-        os.write(1, b"\x1b[?25h")
-
-
-def _last_words(line: str) -> None:
-    _show_cursor()
-    _complain(line, 1)
-
-
-def _complain(error: Exception | str, code: int) -> int:
-    # In one piece: other processes, and JAX itself, may write to the same place.
-    line = f"error: {' '.join(str(error).split())}\n"
-    print(line, end="", file=sys.stderr, flush=True)
-    return code
 
 
 def _draw(folder: RunFolder, progress: Progress, summary: dict[str, Any]) -> None:
@@ -400,17 +308,17 @@ def _draw(folder: RunFolder, progress: Progress, summary: dict[str, Any]) -> Non
 def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> None:
     config, dataset = experiment.config, experiment.dataset
     layout = experiment.simulation.layout
-    _say(f"data: {dataset.name}, {dataset.source}")
-    _say(
+    say(f"data: {dataset.name}, {dataset.source}")
+    say(
         f"{config.model} cut after block {experiment.cut}, {config.clients} client(s), "
         f"{config.gate} gate, {config.codec} up, {config.grad_codec} down, "
         f"{config.epochs} epochs of server batches of "
         f"{layout.members * layout.batch}, in {folder.path}"
     )
     emulated = config.precision == "bfloat16" and jax.default_backend() == "cpu"
-    _say(
+    say(
         f"computing on {device.describe()}, in {config.precision}"
         + (", which a CPU only emulates: slower than float32" if emulated else "")
     )
     if progress.epochs < config.epochs:
-        _say("compiling; the first epoch takes longer")
+        say("compiling; the first epoch takes longer")

@@ -11,7 +11,8 @@ import tyro
 from jsplit.errors import InputError
 
 
-def _arg(text: str) -> Any:
+def argument(text: str) -> Any:
+    """How a field of a config is described in `--help`."""
     return tyro.conf.arg(help=text)
 
 
@@ -19,104 +20,119 @@ def _arg(text: str) -> Any:
 class RunConfig:
     """Every setting of a run. Unset ones (None) follow from the others."""
 
-    model: Annotated[str, _arg("Network: cnn, vgg11, vgg13 or resnet18.")] = "resnet18"
+    model: Annotated[str, argument("Network: cnn, vgg11, vgg13 or resnet18.")] = (
+        "resnet18"
+    )
     cut: Annotated[
         int | None,
-        _arg("Blocks that the client holds; see --show-cuts. None: the model's usual."),
+        argument(
+            "Blocks that the client holds; see --show-cuts. None: the model's usual."
+        ),
     ] = None
     dataset: Annotated[
         str,
-        _arg(
+        argument(
             "auto, cifar10, fashion_mnist, fashion_mnist_10k (embedded), or the path "
             "of an .npz. auto: CIFAR-10 if it can be had, else the embedded set."
         ),
     ] = "auto"
     data_dir: Annotated[
-        str | None, _arg("Where datasets lie. None: ~/tensorflow_datasets.")
+        str | None, argument("Where datasets lie. None: ~/tensorflow_datasets.")
     ] = None
     image_size: Annotated[
-        int | None, _arg("Edge of the images in pixels. None: as they are.")
+        int | None, argument("Edge of the images in pixels. None: as they are.")
     ] = None
     train_examples: Annotated[
-        int | None, _arg("Train on this many, balanced over classes. None: all.")
+        int | None, argument("Train on this many, balanced over classes. None: all.")
     ] = None
     test_examples: Annotated[
-        int | None, _arg("Test on this many, balanced over classes. None: all.")
+        int | None, argument("Test on this many, balanced over classes. None: all.")
     ] = None
     augment: Annotated[
-        bool, _arg("Random crops and flips of training images (frozen in state C).")
+        bool, argument("Random crops and flips of training images (frozen in state C).")
     ] = True
 
-    clients: Annotated[int, _arg("How many clients hold the training set.")] = 1
+    clients: Annotated[int, argument("How many clients hold the training set.")] = 1
     topology: Annotated[
-        str, _arg("parallel (parts averaged after A) or sequential (in turns).")
+        str, argument("parallel (parts averaged after A) or sequential (in turns).")
     ] = "parallel"
     partition: Annotated[
-        str, _arg("iid, dirichlet:ALPHA (label skew) or uneven:ALPHA (sizes).")
+        str, argument("iid, dirichlet:ALPHA (label skew) or uneven:ALPHA (sizes).")
     ] = "iid"
 
-    gate: Annotated[str, _arg("loss (the paper's), periodic, freeze or always.")] = (
-        "loss"
-    )
+    gate: Annotated[
+        str, argument("loss (the paper's), periodic, freeze or always.")
+    ] = "loss"
     threshold: Annotated[
-        float, _arg("loss gate: change of the mean loss that opens it.")
+        float, argument("loss gate: change of the mean loss that opens it.")
     ] = 0.05
     loss_rule: Annotated[
-        str, _arg("loss gate: abs, or drop (only a falling loss opens it).")
+        str, argument("loss gate: abs, or drop (only a falling loss opens it).")
     ] = "abs"
     loss_reference: Annotated[
-        str, _arg("loss gate: change since the last decision for A, or previous epoch.")
+        str,
+        argument("loss gate: change since the last decision for A, or previous epoch."),
     ] = "decision"
-    warmup: Annotated[int, _arg("loss gate: so many first epochs run in A.")] = 0
-    period: Annotated[int, _arg("periodic gate: A every so many epochs.")] = 10
-    sync_epochs: Annotated[int, _arg("freeze gate: epochs of A before it shuts.")] = 5
+    warmup: Annotated[int, argument("loss gate: so many first epochs run in A.")] = 0
+    period: Annotated[int, argument("periodic gate: A every so many epochs.")] = 10
+    sync_epochs: Annotated[
+        int, argument("freeze gate: epochs of A before it shuts.")
+    ] = 5
 
     codec: Annotated[
         str,
-        _arg("Activations: float8 (searched), e5m2, e4m3, e3m4, bf16, identity."),
+        argument("Activations: float8 (searched), e5m2, e4m3, e3m4, bf16, identity."),
     ] = "float8"
-    grad_codec: Annotated[str, _arg("Gradients: likewise.")] = "float8"
+    grad_codec: Annotated[str, argument("Gradients: likewise.")] = "float8"
     refresh_statistics: Annotated[
-        str, _arg("State B normalises by running or batch statistics.")
+        str, argument("State B normalises by running or batch statistics.")
     ] = "running"
 
     precision: Annotated[
         str,
-        _arg("float32, or bfloat16: networks compute in it, all else in float32."),
+        argument("float32, or bfloat16: networks compute in it, all else in float32."),
     ] = "float32"
 
-    epochs: Annotated[int, _arg("Epochs of any state.")] = 200
+    epochs: Annotated[int, argument("Epochs of any state.")] = 200
     batch_size: Annotated[
         int | None,
-        _arg("Examples of a server step. None: 128, over several clients 100."),
+        argument("Examples of a server step. None: 128, over several clients 100."),
     ] = None
     learning_rate: Annotated[
-        float, _arg("SGD's, x0.2 after 30, 60 and 80 % of the epochs.")
+        float, argument("SGD's, x0.2 after 30, 60 and 80 % of the epochs.")
     ] = 0.05
-    momentum: Annotated[float, _arg("SGD's.")] = 0.9
-    weight_decay: Annotated[float, _arg("L2, on every parameter.")] = 5e-4
+    momentum: Annotated[float, argument("SGD's.")] = 0.9
+    weight_decay: Annotated[float, argument("L2, on every parameter.")] = 5e-4
     seed: Annotated[
-        int, _arg("Of weights, partition, order, augmentation, dropout.")
+        int, argument("Of weights, partition, order, augmentation, dropout.")
     ] = 0
 
     workdir: Annotated[
-        str | None, _arg("The run's folder. None: a new one under runs/.")
+        str | None, argument("The run's folder. None: a new one under runs/.")
     ] = None
     device: Annotated[
-        str, _arg("auto (what JAX finds), cpu, gpu or tpu; one that is named must be.")
+        str,
+        argument("auto (what JAX finds), cpu, gpu or tpu; one that is named must be."),
     ] = "auto"
     compile_cache: Annotated[
         str | None,
-        _arg(
+        argument(
             "Folder of compiled programs, or off. None: $JAX_COMPILATION_CACHE_DIR, "
             "else one under ~/.cache/jsplit."
         ),
     ] = None
     chunk: Annotated[
-        int, _arg("Epochs per compiled call; progress and checkpoints come after each.")
+        int,
+        argument("Epochs per compiled call; progress and checkpoints come after each."),
     ] = 1
+    lossless: Annotated[
+        bool,
+        argument(
+            "Also count payloads as the wire's lossless stage makes them; slower."
+        ),
+    ] = False
     mesh: Annotated[
-        bool, _arg("Share clients and batches over all devices of all processes.")
+        bool, argument("Share clients and batches over all devices of all processes.")
     ] = False
 
     @property
@@ -133,14 +149,16 @@ class ClusterConfig:
 
     coordinator: Annotated[
         str | None,
-        _arg("HOST:PORT of process 0, or auto (as jax detects the cluster)."),
+        argument("HOST:PORT of process 0, or auto (as jax detects the cluster)."),
     ] = None
     process_id: Annotated[
-        int | None, _arg("This process; 0 leads, writes and prints.")
+        int | None, argument("This process; 0 leads, writes and prints.")
     ] = None
-    num_processes: Annotated[int | None, _arg("How many processes there are.")] = None
+    num_processes: Annotated[int | None, argument("How many processes there are.")] = (
+        None
+    )
     coordinator_timeout: Annotated[
-        int, _arg("Seconds to wait for the other processes at the start.")
+        int, argument("Seconds to wait for the other processes at the start.")
     ] = 60
 
 
@@ -148,12 +166,25 @@ _MOST = 1_000_000
 """Of any count: far above what is used, far below what overflows."""
 
 SPEED_ONLY = frozenset(
-    {"chunk", "workdir", "data_dir", "device", "compile_cache", "mesh"}
+    {"chunk", "workdir", "data_dir", "device", "compile_cache", "mesh", "lossless"}
 )
 """Fields that may differ when a run is resumed: they do not change its result.
 
 A mesh changes the order of sums, so results agree within rounding only.
 """
+
+
+ONE_PARTY = SPEED_ONLY | {"dataset", "train_examples", "test_examples"}
+"""Fields that concern one party of a networked run alone: where its data comes from."""
+
+
+def agreement(config: RunConfig) -> str:
+    """What both sides of a networked run must have set the same, a line each."""
+    return "\n".join(
+        f"{field.name}={getattr(config, field.name)!r}"
+        for field in dataclasses.fields(RunConfig)
+        if field.name not in ONE_PARTY
+    )
 
 
 def check(config: RunConfig) -> None:
@@ -282,7 +313,9 @@ def from_mapping(values: dict[str, Any], source: str) -> RunConfig:
         if float in allowed and type(value) is int:
             value = float(value)
         if type(value) not in allowed:
-            raise InputError(f"{source}: {name} must be {wanted(name)}, got {value!r}")
+            raise InputError(
+                f"{source}: {name} must be {wanted(kinds[name])}, got {value!r}"
+            )
         plain[name] = value
     return RunConfig(**plain)
 
@@ -292,12 +325,10 @@ def _types(annotation: Any) -> set[type]:
     return set(getattr(kind, "__args__", (kind,)))
 
 
-def wanted(name: str) -> str:
-    """What a setting takes, for people: `a whole number`."""
-    fields = (*dataclasses.fields(RunConfig), *dataclasses.fields(ClusterConfig))
-    kinds = {field.name: _types(field.type) for field in fields}
+def wanted(annotation: Any) -> str:
+    """What a setting of this type takes, for people: `a whole number`."""
     said = {int: "a whole number", float: "a number", bool: "true or false"}
-    return next((said[kind] for kind in kinds[name] if kind in said), "text")
+    return next((said[kind] for kind in said if kind in _types(annotation)), "text")
 
 
 def differences(config: RunConfig, other: RunConfig) -> list[str]:

@@ -13,3 +13,17 @@ class RunError(RuntimeError):
 
     The message is one line that says where it failed and what to do.
     """
+
+
+class Refusal(Exception):
+    """A peer's message that is not accepted, by a name of `docs/wire.md`.
+
+    Attributes:
+        name: such as `SETTINGS`.
+        text: what is wrong, for people.
+    """
+
+    def __init__(self, name: str, text: str):
+        super().__init__(f"{name}: {text}")
+        self.name = name
+        self.text = text

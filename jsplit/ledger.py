@@ -2,12 +2,13 @@
 
 Two accounts of the traffic. `paper` counts payload bits of activations and gradients
 alone, against epochs that are all A in float32, as arXiv 2107.09786 does:
-`106.67 = 4 * 400 / 15` for 5 A + 5 B + 190 C of float8. `wire` counts every byte that
-crosses: those payloads, packet headers, labels, client parts handed over or averaged,
-and the announcement of each epoch in A or B. Labels cross once: an epoch's order
-follows from a key that client and server share. Neither account has the traffic of
-evaluation. (The second, lossless stage of the wire
-format is not part of the simulation yet, and neither account assumes it.)
+`106.67 = 4 * 400 / 15` for 5 A + 5 B + 190 C of float8. `wire` counts every byte of
+training that crosses, as the wire format has it (`docs/wire.md`): those payloads, all
+headers, labels, client parts handed over or averaged, and the announcement of each
+epoch in A or B. Labels cross once: an epoch's order follows from a key that client and
+server share. Neither account has the handshake or the traffic of evaluation, and
+neither assumes the lossless stage, whose gain depends on the data: a networked run
+counts those beside them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,12 +34,14 @@ class Prices:
         values: numbers that cross for one example, one way.
         payload_bits: of one example's activations.
         grad_payload_bits: of one example's gradients.
-        header_bytes: of an activation packet.
-        grad_header_bytes: of a gradient packet.
+        header_bytes: of an activation packet's message, beside the payload.
+        grad_header_bytes: of a gradient packet's, likewise.
         label_bytes: of one label.
-        part_bytes: of a client part as handed over: parameters, statistics and
-            optimizer state.
+        labels_header_bytes: of the message with a client's labels, beside those.
+        part_bytes: of a client part: parameters, statistics and optimizer state.
+        part_header_bytes: of the message that hands it over, beside those.
         plan_bytes: of one announcement to one client.
+        kept_bytes: of the word of a client alone that its epoch of A is over.
         forward_macs: multiply-accumulates of a client's forward pass, one example.
         sync_macs: of its forward and backward pass, one example.
     """
@@ -53,8 +56,11 @@ class Prices:
     header_bytes: int
     grad_header_bytes: int
     label_bytes: int
+    labels_header_bytes: int
     part_bytes: int
+    part_header_bytes: int
     plan_bytes: int
+    kept_bytes: int
     forward_macs: int
     sync_macs: int
 
@@ -95,7 +101,8 @@ class Ledger:
         if state == "C":
             return
         if not self.states.strip("C"):
-            yield "labels", "up", p.examples * p.label_bytes
+            heads = p.clients * p.labels_header_bytes
+            yield "labels", "up", p.examples * p.label_bytes + heads
         yield "control", "down", p.clients * p.plan_bytes
         yield "activations", "up", p.examples * p.payload_bits // 8
         yield "headers", "up", p.packets * p.header_bytes
@@ -113,6 +120,7 @@ class Ledger:
         """
         p = self.prices
         if p.clients == 1:
+            yield "control", "up", p.kept_bytes if state == "A" else 0
             return
         fetched = 0
         if p.sequential:
@@ -125,8 +133,9 @@ class Ledger:
         elif state == "A":
             fetched = p.clients
         handed_in = p.clients if state == "A" else 0
-        yield "client_parts", "up", handed_in * p.part_bytes
-        yield "client_parts", "down", fetched * p.part_bytes
+        message = p.part_header_bytes + p.part_bytes
+        yield "client_parts", "up", handed_in * message
+        yield "client_parts", "down", fetched * message
 
     @classmethod
     def of(cls, prices: Prices, states: str) -> "Ledger":

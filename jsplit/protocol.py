@@ -20,7 +20,15 @@ from flax import struct
 from jsplit.evaluate import HeldOut, evaluate
 from jsplit.gate import Gate, GateState
 from jsplit.placement import BATCH, MEMBERS, ONE_DEVICE, ROWS, Placement
-from jsplit.shards import Shards, client_keys, epoch_order, held, shuffled
+from jsplit.shards import (
+    Shards,
+    client_keys,
+    epoch_order,
+    held,
+    server_key,
+    shuffled,
+    step_keys,
+)
 from jsplit.steps import Metrics, Party, Steps, cross_entropy, top_1, total
 from jsplit.topology import Layout, average, each, spread
 from jsplit.typing import OFFLINE, REFRESH, SYNC, Codec, Packet
@@ -191,9 +199,23 @@ def make_program(
         labels = setting.labels.reshape(state.store.labels.shape)
         labels = jnp.where(sync | refresh, labels, state.store.labels)
         labels = placement.lay(labels, *stored)
-        turn = _offline(steps, layout, placement, setting, labels)
+
+        def alone(_: jax.Array, carry: _Carry) -> _Carry:
+            server, metrics = offline_epoch(
+                steps,
+                layout,
+                Store(carry.packets, labels),
+                setting.held,
+                carry.server,
+                setting.key,
+                step_size,
+                padded=layout.offline_padded,
+                placement=placement,
+            )
+            return carry._replace(server=server, metrics=_sum(carry.metrics, metrics))
+
         client, server, packets, train = jax.lax.fori_loop(
-            0, jnp.where(offline, 1, 0), turn, carry
+            0, jnp.where(offline, 1, 0), alone, carry
         )
         mean_loss = train.loss / train.examples.astype(jnp.float32)
         after, scores = jax.lax.cond(
@@ -303,15 +325,12 @@ def _exchange(
             mask = None
             if layout.padded:
                 mask = batch_of(setting.held)
-            draws = jax.vmap(jax.random.fold_in, (0, None))(setting.keys[group], number)
-            draws = jax.vmap(jax.random.split)(draws)
+            draws = jax.vmap(step_keys, (0, None))(setting.keys[group], number)
             rows = placement.lay(batch_of(setting.order), MEMBERS, ROWS)
             raw = placement.lay(shards.examples[rows], MEMBERS, ROWS)
             x = each(transform.train, members)(draws[:, 0], raw)
-            server_key = jax.random.fold_in(
-                jax.random.fold_in(setting.key, 1), group * layout.steps + number
-            )
-            now = (batch_of(setting.labels), mask, server_key, step_size)
+            key = server_key(setting.key, group * layout.steps + number)
+            now = (batch_of(setting.labels), mask, key, step_size)
             if sync:
                 packets, residuals = each(steps.client_forward, members)(
                     clients, x, mask, draws[:, 1]
@@ -345,58 +364,69 @@ def _exchange(
     return turn
 
 
-def _offline(
+def offline_epoch(
     steps: Steps,
     layout: Layout,
-    placement: Placement,
-    setting: _Setting,
-    labels: jax.Array,
-) -> Callable[[jax.Array, _Carry], _Carry]:
+    store: Store,
+    stored: jax.Array,
+    server: Party,
+    key: jax.Array,
+    step_size: jax.Array,
+    *,
+    padded: bool,
+    placement: Placement = ONE_DEVICE,
+) -> tuple[Party, Metrics]:
     """An epoch of C: the server alone, over all that it stored, in a new order.
 
     Stored examples are drawn one by one from all clients, each with the header of the
     packet it came in, so batches are mixed anew every epoch. Their augmentation and
     the client that made them are frozen.
+
+    Args:
+        steps: of the client/server pair.
+        layout: static sizes.
+        store: what to draw from.
+        stored: which of its slots hold an example, `Bool[groups, members, slots]`.
+        server: the server part.
+        key: of the epoch.
+        step_size: of the optimizer.
+        padded: whether fewer slots than `layout.offline_steps` full batches may hold
+            one.
+        placement: of the store.
     """
+    labels = store.labels
+    order_key, step_key = jax.random.split(jax.random.fold_in(key, 2))
+    order = shuffled(order_key, stored.reshape(-1))[: layout.examples]
+    wanted = layout.offline_steps * layout.offline_batch
+    order = jnp.pad(order, (0, wanted - layout.examples))
+    mask = jnp.arange(wanted) < jnp.sum(stored, dtype=jnp.int32)
 
-    def turn(_: jax.Array, carry: _Carry) -> _Carry:
-        store = Store(carry.packets, labels)
-        order_key, step_key = jax.random.split(jax.random.fold_in(setting.key, 2))
-        order = shuffled(order_key, setting.held.reshape(-1))[: layout.examples]
-        wanted = layout.offline_steps * layout.offline_batch
-        order = jnp.pad(order, (0, wanted - layout.examples))
-        mask = jnp.arange(wanted) < layout.examples
-
-        def step(
-            server: Party, x: tuple[jax.Array, jax.Array, jax.Array]
-        ) -> tuple[Party, Metrics]:
-            slots, mask, number = x
-            # Not of a store made flat: where its batches are shared over devices, each
-            # one would have to get all of it first.
-            at = jnp.unravel_index(slots, labels.shape)
-            rows = jax.tree.map(lambda leaf: leaf[at], store)
-            rows = placement.lay(rows, BATCH)
-            server, metrics = steps.server_step(
-                server,
-                Packet(rows.packets.payload[:, None], rows.packets.header),
-                rows.labels[:, None],
-                mask if layout.offline_padded else None,
-                jax.random.fold_in(step_key, number),
-                setting.step_size,
-            )
-            return placement.lay(server), metrics
-
-        xs = (
-            order.reshape(layout.offline_steps, layout.offline_batch),
-            mask.reshape(layout.offline_steps, -1, 1),
-            jnp.arange(layout.offline_steps),
+    def step(
+        server: Party, x: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[Party, Metrics]:
+        slots, mask, number = x
+        # Not of a store made flat: where its batches are shared over devices, each
+        # one would have to get all of it first.
+        at = jnp.unravel_index(slots, labels.shape)
+        rows = jax.tree.map(lambda leaf: leaf[at], store)
+        rows = placement.lay(rows, BATCH)
+        server, metrics = steps.server_step(
+            server,
+            Packet(rows.packets.payload[:, None], rows.packets.header),
+            rows.labels[:, None],
+            mask if padded else None,
+            jax.random.fold_in(step_key, number),
+            step_size,
         )
-        server, metrics = jax.lax.scan(step, carry.server, xs)
-        return carry._replace(
-            server=server, metrics=_sum(carry.metrics, total(metrics))
-        )
+        return placement.lay(server), metrics
 
-    return turn
+    xs = (
+        order.reshape(layout.offline_steps, layout.offline_batch),
+        mask.reshape(layout.offline_steps, -1, 1),
+        jnp.arange(layout.offline_steps),
+    )
+    server, metrics = jax.lax.scan(step, server, xs)
+    return server, total(metrics)
 
 
 def _sum(one: Metrics, other: Metrics) -> Metrics:

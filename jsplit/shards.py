@@ -61,6 +61,33 @@ def client_keys(key: Key[Array, ""], layout: Layout) -> Key[Array, "groups membe
     return keys.reshape(layout.groups, layout.members)
 
 
+def order_of(
+    key: Key[Array, ""], count: Int[Array, ""] | int, slots: int
+) -> Int[Array, " slots"]:
+    """The order in which a client takes its own examples in an epoch.
+
+    Args:
+        key: the client's for the epoch.
+        count: of its examples.
+        slots: places for them, at least `count`.
+
+    Returns:
+        `Int32[slots]`, positions in its shard; those beyond `count` come last.
+    """
+    # Steps fold small numbers into the client's key; this is out of their reach.
+    return shuffled(jax.random.fold_in(key, 2**31 - 1), jnp.arange(slots) < count)
+
+
+def step_keys(key: Key[Array, ""], number: Int[Array, ""] | int) -> Key[Array, "2"]:
+    """What a client draws from in one step: for its transform, then for its part."""
+    return jax.random.split(jax.random.fold_in(key, number))
+
+
+def server_key(key: Key[Array, ""], number: Int[Array, ""] | int) -> Key[Array, ""]:
+    """What the server draws from in one step of A or B, numbered over all groups."""
+    return jax.random.fold_in(jax.random.fold_in(key, 1), number)
+
+
 def epoch_order(
     keys: Key[Array, "groups members"], shards: Shards
 ) -> Int[Array, "groups members slots"]:
@@ -75,9 +102,7 @@ def epoch_order(
     """
 
     def one(key: jax.Array, rows: jax.Array, count: jax.Array) -> jax.Array:
-        valid = jnp.arange(rows.shape[0]) < count
-        # Steps fold small numbers into the client's key; this is out of their reach.
-        return rows[shuffled(jax.random.fold_in(key, 2**31 - 1), valid)]
+        return rows[order_of(key, count, rows.shape[0])]
 
     return jax.vmap(jax.vmap(one))(keys, shards.rows, shards.counts)
 

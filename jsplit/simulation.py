@@ -1,6 +1,5 @@
 """A whole training on one machine, put together from its values."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jsplit import hosts, wire
+from jsplit import hosts
 from jsplit.codecs import float8
 from jsplit.evaluate import HeldOut, make_held_out
 from jsplit.gate import Gate
 from jsplit.ledger import Ledger, Prices
-from jsplit.macs import macs
 from jsplit.part import Part
 from jsplit.placement import BATCH, ONE_DEVICE, Placement, share_out
 from jsplit.protocol import (
@@ -26,9 +24,17 @@ from jsplit.protocol import (
     make_program,
 )
 from jsplit.shards import Shards, make_shards
-from jsplit.steps import Party, Steps, cross_entropy, init_party, make_steps, top_1
+from jsplit.sides import (
+    begin,
+    begin_server,
+    check_padding,
+    keys_of,
+    make_prices,
+    smashed_of,
+)
+from jsplit.steps import Steps, cross_entropy, ignore, make_steps, top_1
 from jsplit.topology import PARALLEL, Layout, Topology, lay_out
-from jsplit.typing import STATES, Codec, PyTree
+from jsplit.typing import STATES, Codec, Packet
 
 TEST_BATCH = 500
 """Examples of one evaluation step.
@@ -108,6 +114,7 @@ def make_simulation(
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
     seed: int = 0,
+    observe: Callable[[str, Packet, jax.Array | None], None] = ignore,
     devices: Sequence[jax.Device] | None = None,
 ) -> Simulation:
     """Puts a training together; nothing is compiled for training yet.
@@ -130,6 +137,7 @@ def make_simulation(
         loss: of each example.
         correct: of each example.
         seed: of weights, order, augmentation and dropout.
+        observe: see `make_steps`.
         devices: to share the work over, at least two; those of all processes, where
             there are several. None: the default device does it all.
 
@@ -158,53 +166,36 @@ def make_simulation(
         loss=loss,
         correct=correct,
         refresh_statistics=refresh_statistics,
+        observe=observe,
     )
-    client_key, server_key, run_key = jax.random.split(jax.random.key(seed), 3)
+    keys = keys_of(seed)
     x = transform.evaluate(jnp.asarray(train[0][:1]))
-    client_party = _init(client, optimizer, client_key, x)
-    smashed = jax.eval_shape(
-        lambda party, x, key: client.apply(
-            party.variables, x, mask=None, key=key, train=False
-        )[0],
-        client_party,
-        x,
-        run_key,
-    )
-    if getattr(smashed, "dtype", None) != jnp.float32:
-        raise ValueError(
-            f"the client must give one float32 array at the cut, got {smashed}"
-        )
-    server_party = _init(
-        server, optimizer, server_key, jnp.zeros(smashed.shape, jnp.float32)
-    )
+    client_party = begin(client, optimizer, keys.client, x)
+    smashed = smashed_of(client, client_party, x)
+    server_party = begin_server(server, optimizer, keys.server, smashed)
     for part, party in ((client, client_party), (server, server_party)):
-        _check_padding(part, party, layout)
-    shape = smashed.shape[1:]
+        check_padding(part, party, layout)
     program = make_program(
         steps,
         gate,
         codec,
         layout,
-        smashed_shape=shape,
+        smashed_shape=smashed.shape[1:],
         transform=transform,
         loss=loss,
         correct=correct,
         placement=placement,
     )
-    prices = Prices(
-        examples=layout.examples,
-        clients=len(shares),
-        sequential=layout.groups > 1,
-        packets=sum(-(-size // layout.batch) for size in sizes),
-        values=math.prod(shape),
-        payload_bits=codec.payload_bits(shape),
-        grad_payload_bits=grad_codec.payload_bits(shape),
-        header_bytes=codec.header_bytes,
-        grad_header_bytes=grad_codec.header_bytes,
-        label_bytes=wire.label_bytes(int(np.max(train[1])) + 1),
-        part_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(client_party)),
-        plan_bytes=wire.PLAN_BYTES,
-        **_work(client, client_party, x, smashed),
+    prices = make_prices(
+        client,
+        client_party,
+        x,
+        smashed,
+        sizes=sizes,
+        layout=layout,
+        codec=codec,
+        grad_codec=grad_codec,
+        classes=int(np.max(train[1])) + 1,
     )
     return Simulation(
         steps=steps,
@@ -214,36 +205,11 @@ def make_simulation(
         test=placement.put(
             make_held_out(*test, TEST_BATCH, placement.devices), None, BATCH
         ),
-        key=placement.put(run_key),
+        key=placement.put(keys.run),
         layout=layout,
         prices=prices,
         placement=placement,
     )
-
-
-def _init(
-    part: Part, optimizer: optax.GradientTransformation, key: jax.Array, x: jax.Array
-) -> Party:
-    return jax.jit(lambda key, x: init_party(part, optimizer, key, x))(key, x)
-
-
-def _work(
-    client: Part, party: Party, x: jax.Array, smashed: jax.ShapeDtypeStruct
-) -> dict[str, int]:
-    """A client's multiply-accumulates for one example: its part's, no codec's."""
-    params, key = party.variables["params"], jax.random.key(0)
-
-    def forward(params: PyTree) -> jax.Array:
-        variables = {**party.variables, "params": params}
-        return client.apply(variables, x, mask=None, key=key, train=True)[0]
-
-    def sync(params: PyTree, gradient: jax.Array) -> PyTree:
-        return jax.vjp(forward, params)[1](gradient)
-
-    return {
-        "forward_macs": macs(forward, params),
-        "sync_macs": macs(sync, params, smashed),
-    }
 
 
 def _check(
@@ -267,16 +233,3 @@ def _check(
         raise ValueError("shares must not name an example twice")
     if len(dealt) and (dealt.min() < 0 or dealt.max() >= len(train[0])):
         raise ValueError(f"shares must name examples from 0 to {len(train[0]) - 1}")
-
-
-def _check_padding(part: Part, party: Party, layout: Layout) -> None:
-    if part.masks or not (layout.padded or layout.offline_padded):
-        return
-    statistics = sorted(set(party.variables) - {"params"})
-    if statistics:
-        raise ValueError(
-            f"a module with {', '.join(statistics)} must take the keyword `mask` where "
-            f"batches are padded ({layout.examples} examples in batches of "
-            f"{layout.offline_batch}); take it, or choose a batch size that divides "
-            "every share"
-        )

@@ -75,7 +75,10 @@ class Steps(NamedTuple):
             -> (server, Metrics)`.
         server_step_with_reply: state A. The same, and the gradient packets:
             `(...) -> (server, Metrics, Packet[k])`.
-        predict: evaluation through the activation codec, running statistics.
+        client_examine: evaluation, by running statistics.
+            `(client, x, mask=None) -> Packet`.
+        server_examine: likewise. `(server, packet) -> logits`.
+        predict: both: through the activation codec, as in use.
             `(client, server, x, mask=None) -> logits`.
     """
 
@@ -84,6 +87,8 @@ class Steps(NamedTuple):
     client_backward: Callable[..., Party]
     server_step: Callable[..., tuple[Party, Metrics]]
     server_step_with_reply: Callable[..., tuple[Party, Metrics, Packet]]
+    client_examine: Callable[..., Packet]
+    server_examine: Callable[..., jax.Array]
     predict: Callable[..., jax.Array]
 
 
@@ -109,6 +114,10 @@ def top_1(
     return jnp.argmax(logits, axis=-1) == labels
 
 
+def ignore(kind: str, packet: Packet, mask: jax.Array | None) -> None:
+    """Observes nothing."""
+
+
 def make_steps(
     client: Part,
     server: Part,
@@ -120,6 +129,7 @@ def make_steps(
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
     refresh_statistics: str = "running",
+    observe: Callable[[str, Packet, jax.Array | None], None] = ignore,
 ) -> Steps:
     """Makes the steps of one client/server pair.
 
@@ -145,6 +155,8 @@ def make_steps(
         loss: of each example, `(outputs, labels) -> Float32[n]`.
         correct: of each example, `(outputs, labels) -> Bool[n]`.
         refresh_statistics: `running` or `batch`, see above.
+        observe: is shown every packet of training as it is traced, `activations` or
+            `gradients`, with its mask.
 
     Raises:
         ValueError: if `refresh_statistics` is neither.
@@ -165,14 +177,18 @@ def make_steps(
         smashed, pullback, variables = jax.vjp(
             forward, party.variables["params"], has_aux=True
         )
-        return codec.encode(_blank(smashed, mask)), Residual(pullback, variables)
+        packet = codec.encode(_blank(smashed, mask))
+        observe("activations", packet, mask)
+        return packet, Residual(pullback, variables)
 
     def client_refresh(
         party: Party, x: jax.Array, mask: jax.Array | None, key: jax.Array
     ) -> Packet:
         batch = refresh_statistics == "batch"
         smashed, _ = client.apply(party.variables, x, mask=mask, key=key, train=batch)
-        return codec.encode(_blank(smashed, mask))
+        packet = codec.encode(_blank(smashed, mask))
+        observe("activations", packet, mask)
+        return packet
 
     def client_backward(
         party: Party,
@@ -242,7 +258,26 @@ def make_steps(
         )
         reply = reply.reshape(*labels.shape, *smashed.shape[1:])
         reply = reply * _own_mean(labels, mask).reshape((-1,) + (1,) * (reply.ndim - 1))
-        return trained, metrics, jax.vmap(grad_codec.encode)(reply)
+
+        def encode(reply: jax.Array, mask: jax.Array | None) -> Packet:
+            packet = grad_codec.encode(reply)
+            observe("gradients", packet, mask)
+            return packet
+
+        axes = (0, None if mask is None else 0)
+        return trained, metrics, jax.vmap(encode, axes)(reply, mask)
+
+    def examined(part: Part, party: Party, x: jax.Array) -> jax.Array:
+        key = jax.random.key(0)  # evaluation draws nothing
+        return part.apply(party.variables, x, mask=None, key=key, train=False)[0]
+
+    def client_examine(
+        party: Party, x: jax.Array, mask: jax.Array | None = None
+    ) -> Packet:
+        return codec.encode(_blank(examined(client, party, x), mask))
+
+    def server_examine(party: Party, packet: Packet) -> jax.Array:
+        return examined(server, party, codec.decode(packet))
 
     def predict(
         client_party: Party,
@@ -250,15 +285,7 @@ def make_steps(
         x: jax.Array,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        key = jax.random.key(0)  # evaluation draws nothing
-        smashed, _ = client.apply(
-            client_party.variables, x, mask=None, key=key, train=False
-        )
-        smashed = codec.decode(codec.encode(_blank(smashed, mask)))
-        outputs, _ = server.apply(
-            server_party.variables, smashed, mask=None, key=key, train=False
-        )
-        return outputs
+        return server_examine(server_party, client_examine(client_party, x, mask))
 
     return Steps(
         client_forward=jax.jit(client_forward),
@@ -266,6 +293,8 @@ def make_steps(
         client_backward=jax.jit(client_backward),
         server_step=jax.jit(server_step),
         server_step_with_reply=jax.jit(server_step_with_reply),
+        client_examine=jax.jit(client_examine),
+        server_examine=jax.jit(server_examine),
         predict=jax.jit(predict),
     )
 

@@ -8,9 +8,11 @@ from typing import Any
 import jsplit
 from jsplit import device
 from jsplit.build import Experiment
+from jsplit.codecs import identity
 from jsplit.folder import RunFolder, write_json
-from jsplit.ledger import FLOAT32_BITS, Ledger
+from jsplit.ledger import FLOAT32_BITS, Ledger, Prices
 from jsplit.progress import Progress
+from jsplit.sides import head_bytes
 
 
 def summarize(experiment: Experiment, progress: Progress) -> dict[str, Any]:
@@ -41,15 +43,16 @@ def summarize(experiment: Experiment, progress: Progress) -> dict[str, Any]:
         "communication_reduction": ledger.communication_reduction,
         "client_compute_reduction": ledger.client_compute_reduction,
         "wire_reduction": plain.wire_bytes / ledger.wire_bytes,
-        **_spent(ledger),
-        "always_a_float32": _spent(plain),
+        **spent(ledger),
+        "always_a_float32": spent(plain),
+        "compressed_payload": progress.records[-1].get("compressed_bytes"),
         "seconds": progress.seconds,
         "device": device.describe(),
         "versions": versions(),
     }
 
 
-def _spent(ledger: Ledger) -> dict[str, Any]:
+def spent(ledger: Ledger) -> dict[str, Any]:
     """Bytes, by kind and direction and in all, and client work of one ledger."""
     return {
         "bytes": {
@@ -63,15 +66,20 @@ def _spent(ledger: Ledger) -> dict[str, Any]:
 
 def plain_ledger(experiment: Experiment) -> Ledger:
     """The ledger of the same run as plain split learning: all A, float32."""
-    bits = FLOAT32_BITS * experiment.simulation.prices.values
-    prices = dataclasses.replace(
-        experiment.simulation.prices,
+    return plain_of(experiment.simulation.prices, experiment.config.epochs)
+
+
+def plain_of(prices: Prices, epochs: int) -> Ledger:
+    """The ledger of plain split learning with the same parts, examples and clients."""
+    bits = FLOAT32_BITS * prices.values
+    plain = dataclasses.replace(
+        prices,
         payload_bits=bits,
         grad_payload_bits=bits,
-        header_bytes=0,
-        grad_header_bytes=0,
+        header_bytes=head_bytes(identity()),
+        grad_header_bytes=head_bytes(identity()),
     )
-    return Ledger.of(prices, "A" * experiment.config.epochs)
+    return Ledger.of(plain, "A" * epochs)
 
 
 def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:

@@ -87,6 +87,45 @@ def of_summary(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def of_network(summary: Mapping[str, Any]) -> Table:
+    """A networked run: what was predicted, and what was counted."""
+    table = Table(title=f"states {_shortened(summary['states'])}")
+    for name in ("", "predicted", "crossed", "spared by compression", "difference"):
+        table.add_column(name, justify="left" if not name else "right")
+    counted, saved = summary["counted"], summary["saved"]
+    nothing = {"up": 0, "down": 0}
+    kinds = {**summary["difference"], **counted}
+    for kind in kinds:
+        if kind == "total":
+            continue
+        predicted = summary["bytes"].get(kind)
+        row = [
+            _both_ways(found) if found is not None else "-"
+            for found in (
+                predicted,
+                counted.get(kind, nothing),
+                saved.get(kind, nothing),
+                summary["difference"].get(kind),
+            )
+        ]
+        if any(word.strip("-0 B/") for word in row):
+            table.add_row(kind.replace("_", " "), *row)
+    table.add_row("in all", "", human_bytes(counted["total"]), "", "")
+    plain = summary["always_a_float32"]["bytes"]["total"]
+    table.add_row(
+        "always A, float32", human_bytes(plain), f"/{plain / counted['total']:.2f}"
+    )
+    accuracy = summary["test_accuracy"]
+    score = "no score" if accuracy is None else f"{accuracy:.2%}"
+    table.add_row("test accuracy", score)
+    table.add_row("seconds", f"{summary['seconds']:.1f}")
+    return table
+
+
+def _both_ways(found: Mapping[str, int]) -> str:
+    return f"{human_bytes(found['up'])} / {human_bytes(found['down'])}"
+
+
 def _shortened(states: str) -> str:
     """AABCCCC as `AABC4`: runs of more than three are counted."""
     shown, place = "", 0

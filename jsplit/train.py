@@ -106,6 +106,7 @@ def train(
         spent = (time.perf_counter() - before) / int(active.sum())
         progress.state = state
         paces.append(spent)
+        compressed = _compressed(experiment, progress)
         with hosts.together():
             for place in range(int(active.sum())):
                 record = _record(outcome, place, first + place + 1)
@@ -119,11 +120,31 @@ def train(
                     "seconds": progress.seconds + spent,
                     "eta_seconds": _eta(paces, config.epochs - record["epoch"]),
                 }
+                if compressed and place == int(active.sum()) - 1:
+                    record["compressed_bytes"] = compressed
                 progress.records.append(record)
                 for writer in writers:
                     writer.write(record)
         _save(experiment, folder, progress)
     return progress.epochs == config.epochs
+
+
+def _compressed(experiment: Experiment, progress: Progress) -> dict[str, int] | None:
+    """Payload bytes so far as the lossless stage makes them, by kind."""
+    if experiment.tally is None:
+        return None
+    jax.effects_barrier()
+    counted, experiment.tally.bytes = (
+        experiment.tally.bytes,
+        dict.fromkeys(experiment.tally.bytes, 0),
+    )
+    told = [
+        record["compressed_bytes"]
+        for record in progress.records
+        if "compressed_bytes" in record
+    ]
+    before = told[-1] if told else dict.fromkeys(counted, 0)
+    return {kind: before[kind] + count for kind, count in counted.items()}
 
 
 def _eta(paces: list[float], left: int) -> float | None:

@@ -49,6 +49,8 @@ class Codec(NamedTuple):
         decode: `decode(packet) -> Float32[n, ...]`.
         payload_dtype: dtype of the payload; its items are one value each.
         header_bytes: length of the header.
+        knows: `knows(header: bytes) -> bool`, whether `encode` could have written it;
+            asked of headers that came from a peer.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Codec(NamedTuple):
     decode: Callable[[Packet], jax.Array]
     payload_dtype: jax.typing.DTypeLike
     header_bytes: int
+    knows: Callable[[bytes], bool] = lambda header: True
 
     def payload_bits(self, shape: Sequence[int]) -> int:
         """Bits of the values alone, what the paper counts."""

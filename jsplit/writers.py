@@ -8,6 +8,7 @@ A record is a flat mapping, one per epoch, with some or all of these names:
     train_accuracy, test_accuracy              fractions
     paper_bytes, wire_bytes                    sent so far, by either ledger
     communication_reduction, client_compute_reduction      so far, against always A
+    clients                   connected just now, of a networked run
     learning_rate, seconds, eta_seconds        seconds so far, and still to come
 
 A writer skips a name that it does not know or that is missing.
@@ -200,6 +201,7 @@ def line_parts(record: Mapping[str, Any]) -> list[str]:
         str(record.get("state", "-")),
         f"loss {_number(record, 'train_loss', '.4f')}",
         f"test {_number(record, 'test_accuracy', '.2%')}",
+        *([f"clients {record['clients']}"] if "clients" in record else []),
         f"sent {'-' if sent is None else human_bytes(int(sent))}",
         f"comm /{_number(record, 'communication_reduction', '.2f')}",
         f"ETA {left}",

@@ -22,8 +22,11 @@ SMALL = Prices(
     header_bytes=2,
     grad_header_bytes=3,
     label_bytes=1,
+    labels_header_bytes=2,
     part_bytes=1_000,
+    part_header_bytes=30,
     plan_bytes=5,
+    kept_bytes=29,
     forward_macs=7,
     sync_macs=20,
 )
@@ -136,13 +139,13 @@ def test_each_kind_follows_from_the_states(states):
 
 @given(states=runs)
 def test_labels_cross_once(states):
-    assert Ledger.of(SMALL, states).wire["labels"] == {"up": 60, "down": 0}
+    assert Ledger.of(SMALL, states).wire["labels"] == {"up": 60 + 3 * 2, "down": 0}
 
 
 def test_labels_cross_with_the_first_epoch_that_needs_them():
     assert Ledger.of(SMALL, "").wire["labels"]["up"] == 0
     assert Ledger.of(SMALL, "CC").wire["labels"]["up"] == 0
-    assert Ledger.of(SMALL, "CCB").wire["labels"]["up"] == 60
+    assert Ledger.of(SMALL, "CCB").wire["labels"]["up"] == 66
 
 
 def parts_moved(states, clients, sequential):
@@ -174,7 +177,7 @@ def test_client_parts_move_only_to_who_lacks_the_newest(states, clients, sequent
     prices = priced(clients=clients, sequential=sequential)
     up, down = parts_moved(states, clients, sequential)
     wire = Ledger.of(prices, states).wire
-    assert wire["client_parts"] == {"up": 1000 * up, "down": 1000 * down}
+    assert wire["client_parts"] == {"up": 1030 * up, "down": 1030 * down}
 
 
 @pytest.mark.parametrize("sequential", [False, True])
@@ -182,6 +185,8 @@ def test_a_single_client_never_sends_its_part(sequential):
     prices = priced(clients=1, sequential=sequential)
     wire = Ledger.of(prices, "AABCA").wire
     assert wire["client_parts"] == {"up": 0, "down": 0}
+    # It says that it has kept its part after each of three epochs in A.
+    assert wire["control"] == {"up": 3 * 29, "down": 4 * 5}
 
 
 # Errors

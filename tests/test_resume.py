@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jsplit import checkpoint, cli, folder, train
+from jsplit import checkpoint, cli, folder, terminal, train
 from jsplit.errors import RunError
 from jsplit.folder import RunFolder
 from jsplit.writers import JsonlWriter
@@ -141,7 +141,7 @@ def test_ctrl_c_on_a_terminal_saves_shows_the_cursor_and_says_how_to_go_on(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_stops_at_once(capfd, number):
     before = signal.getsignal(number)
-    with cli._stop_at_signal() as stopping:
+    with terminal.stop_at_signal("stopping soon") as stopping:
         assert not stopping()
         signal.raise_signal(number)
         assert stopping()

@@ -11,6 +11,8 @@ gradient-like; 1e3 to 1e6 values) one octave more saved 0.5 % of the error at th
 on average, and two octaves either way never anything.
 """
 
+import math
+import struct
 from typing import NamedTuple
 
 import jax
@@ -179,7 +181,17 @@ def float8(*names: str) -> Codec:
         decode=_decode,
         payload_dtype=jnp.uint8,
         header_bytes=2,
+        knows=lambda header: _knows(header, {index for index, _ in candidates}),
     )
+
+
+def _knows(header: bytes, indices: set[int]) -> bool:
+    """Whether a header names one of the formats and a scale that it can have."""
+    index, scale = struct.unpack("<Bb", header)
+    if index not in indices:
+        return False
+    top = math.floor(math.log2(ml_dtypes.finfo(FORMATS[index].dtype).max))
+    return top - 127 <= scale <= _SCALE_LIMIT
 
 
 def _bytes(codes: jax.Array) -> jax.Array:

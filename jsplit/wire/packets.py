@@ -1,7 +1,6 @@
-"""The bytes of a packet and of an epoch's announcement, and their lengths."""
+"""The bytes of a packet, and their length."""
 
 import math
-import struct
 from collections.abc import Sequence
 
 import jax
@@ -9,15 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.typing import Packet
-
-_PLAN = struct.Struct("<BI")
-PLAN_BYTES = _PLAN.size
-"""What the server sends each client before an epoch in A or B: state and epoch."""
-
-
-def serialize_plan(state: int, epoch: int) -> bytes:
-    """The announcement of an epoch: its state (0 A, 1 B, 2 C) and number."""
-    return _PLAN.pack(state, epoch)
 
 
 def serialize(packet: Packet) -> bytes:

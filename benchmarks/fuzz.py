@@ -1,0 +1,237 @@
+"""What do a million wrong messages do?
+
+    python -m benchmarks.fuzz                       # a few minutes
+    python -m benchmarks.fuzz --messages 10000 --live 100
+
+Random bytes and changed, cut, joined and repeated messages: first to the reader of
+messages and payloads alone, then, a few thousand, to a live server while an honest
+client trains with it. Nothing but a message or a named refusal may come of any, memory
+must not grow, and the honest client's run must end bit for bit as usual.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import random
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import measure
+from jsplit.config import agreement
+from jsplit.errors import Refusal
+from jsplit.folder import RunFolder
+from jsplit.network_config import ServeConfig
+from jsplit.transport import client
+from jsplit.transport.line import Line, Lost, local_line
+from jsplit.transport.serving import Run
+from jsplit.wire import compress, expand
+from jsplit.wire.messages import (
+    NOBODY,
+    VERSION,
+    Done,
+    Goodbye,
+    Hello,
+    Kept,
+    Labels,
+    Message,
+    Part,
+    Place,
+    Plan,
+    Tensor,
+    Welcome,
+    read,
+    write,
+)
+from jsplit.writers import JsonlWriter
+from tests.networked import TINY, clients_of, result_of, run_locally
+
+CONFIG = dataclasses.replace(TINY, clients=2, epochs=8)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fuzzes, compares, prints and writes."""
+    parser = measure.arguments(__doc__, rounds=1, models=["cnn"])
+    parser.add_argument("--messages", type=int, default=1_000_000, help="to the reader")
+    parser.add_argument("--live", type=int, default=5_000, help="to a live server")
+    parser.add_argument("--seed", type=int, default=0, help="default 0")
+    settings = measure.settings_of(parser, argv)
+    draw = random.Random(settings.seed)
+    client.FIRST_PAUSE = client.LONGEST_PAUSE = (
+        0.002  # It comes back thousands of times.
+    )
+    found = {
+        "reader": to_reader(draw, settings.messages),
+        "server": to_server(draw, settings.live),
+    }
+    for place, counts in found.items():
+        print(place, counts)
+    measure.write("fuzz", settings, found)
+
+
+def messages() -> list[Message]:
+    """One of each kind, as an honest party might send it."""
+    rng = np.random.default_rng(0)
+    place, name = Place(1, 2, 3), bytes(range(16))
+    codes = rng.geometric(0.4, 2000).astype(np.uint8).tobytes()
+    return [
+        hello(),
+        Welcome(name, name, True, True, False, 40, 200, (0.5,), (0.2,)),
+        Labels(False, b"\xff" * 200),
+        Tensor(place, 0, 40, 50, b"\1\5", compress(codes)),
+        Part(place, name, compress(codes)),
+        Kept(place, name),
+        Plan(place, 1, bytes(8), name),
+        Done(8, 70, 100),
+        Goodbye(),
+    ]
+
+
+def hello() -> Hello:
+    """Of client 1, with the right settings and images that could be."""
+    return Hello(
+        version=VERSION,
+        client=1,
+        token=NOBODY,
+        run=NOBODY,
+        task=0,
+        answered=0,
+        examples=100,
+        held_out=100,
+        classes=10,
+        image=(8, 8, 1),
+        sums=((640_000, 64_000_000),),
+        held=(),
+        settings=agreement(CONFIG),
+    )
+
+
+def spoil(draw: random.Random, good: list[bytes]) -> bytes:
+    """Random bytes, or a good message changed, cut, joined with another, or whole."""
+    data = bytearray(draw.choice(good))
+    match draw.randrange(6):
+        case 0:
+            return draw.randbytes(draw.randrange(200))
+        case 1:
+            return bytes(data[: draw.randrange(len(data))])
+        case 2:
+            return bytes(data + draw.choice(good))
+        case 3:
+            return bytes(data)
+        case _:
+            for _ in range(draw.randint(1, 8)):
+                data[draw.randrange(len(data))] = draw.randrange(256)
+            return bytes(data)
+
+
+def to_reader(draw: random.Random, count: int) -> dict[str, object]:
+    """Reads each message, and expands its payload if it has one."""
+    good = [write(message) for message in messages()]
+    seen: collections.Counter[str] = collections.Counter()
+    before = 0
+    for number in range(count):
+        if number == min(20_000, count // 2):
+            before = measure.memory()["rss"] or 0
+        try:
+            message = read(spoil(draw, good))
+            seen[type(message).__name__] += 1
+            if isinstance(message, Tensor | Part):
+                expand(message.body, 2000)
+                seen["expanded"] += 1
+        except Refusal as refusal:
+            seen[refusal.name] += 1
+    grown = (measure.memory()["rss"] or 0) - before
+    return {"messages": count, "came_of_it": dict(seen), "memory_grown_bytes": grown}
+
+
+def to_server(draw: random.Random, count: int) -> dict[str, object]:
+    """Sends them between the messages of client 1, while client 0 trains honestly."""
+    seen: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory() as base:
+        undisturbed, _ = run_locally(CONFIG, Path(base) / "alone")
+        expected = result_of(Path(base) / "alone", undisturbed)
+        path = Path(base) / "attacked"
+        folder = RunFolder(path / "server")
+        folder.path.mkdir(parents=True)
+        serving = ServeConfig(greeting=5, linger=30, wait=600)
+        run = Run(CONFIG, serving, folder, lambda line: None, lambda: False)
+        honest, liar = clients_of(CONFIG, path)
+        good = [write(message) for message in messages()]
+
+        @contextlib.contextmanager
+        def lying() -> Iterator[Line]:
+            with local_line(run.door.admit, 1) as line:
+                yield LyingLine(line, draw, good, seen, count)
+
+        threads = [
+            threading.Thread(target=target, daemon=True)
+            for target in (
+                lambda: run.carry_out(lambda epochs: (JsonlWriter(folder.metrics),)),
+                lambda: honest.run(lambda: local_line(run.door.admit, 0), 600.0),
+                lambda: liar.run(lying, 600.0),
+            )
+        ]
+        before = measure.memory()["rss"] or 0
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(1200)
+        grown = (measure.memory()["rss"] or 0) - before
+        ended = not any(thread.is_alive() for thread in threads)
+        unchanged = ended and result_of(path, undisturbed) == expected
+    return {
+        "messages": sum(seen.values()),
+        "came_of_it": dict(seen),
+        "memory_grown_bytes": grown,
+        "honest_run_unchanged": unchanged,
+    }
+
+
+class LyingLine:
+    """Slips wrong messages in between; each one costs it the connection."""
+
+    def __init__(
+        self,
+        line: Line,
+        draw: random.Random,
+        good: list[bytes],
+        seen: collections.Counter[str],
+        count: int,
+    ):
+        self.peer = line.peer
+        self._line, self._draw, self._good = line, draw, good
+        self._seen, self._count = seen, count
+
+    def send(self, data: bytes) -> None:
+        """A lie first, mostly; then the truth."""
+        if sum(self._seen.values()) < self._count and self._draw.random() < 0.99:
+            self._lie()
+        self._line.send(data)
+
+    def _lie(self) -> None:
+        self._line.send(spoil(self._draw, self._good))
+        try:
+            while True:
+                self._line.receive(10)
+        except Refusal as refusal:
+            self._seen[refusal.name] += 1
+        except Lost:
+            self._seen["connection ended"] += 1
+        except TimeoutError:
+            self._seen["no answer"] += 1
+        raise Lost("for a lie")
+
+    def receive(self, timeout: float | None = None) -> bytes:
+        """As it comes."""
+        return self._line.receive(timeout)
+
+    def close(self, reason: Refusal | None = None) -> None:
+        """As it is."""
+        self._line.close(reason)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""How fast is an epoch in A over the network, against one process?
+
+    python -m benchmarks.network
+    python -m benchmarks.network --models cnn --examples 512 --rounds 3
+
+Each round makes a run of always A three ways, beginning with another one each time:
+`simulation`, the one compiled program; `process`, the product's server and client in
+one process, over queues; and `network`, the two as processes over loopback and mutual
+TLS. What is compared is the median epoch of each run after the first, which compiles.
+Beside it: TCP's bytes over those of the messages, and what a simulated link costs.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure
+from jsplit.cli import main as jsplit
+from jsplit.config import RunConfig
+from jsplit.transport import certificates
+from tests.networked import Parties, flags, run_locally
+from tests.runs import compile_once
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, prints and writes."""
+    parser = measure.arguments(__doc__, rounds=3, models=["vgg11"])
+    parser.add_argument("--examples", type=int, default=512, help="default 512")
+    parser.add_argument("--epochs", type=int, default=4, help="default 4")
+    parser.add_argument("--link", help="of the client, such as 10mbit/40ms")
+    settings = measure.settings_of(parser, argv)
+    found = {name: measure_model(name, settings) for name in settings.models}
+    measure.write("network", settings, {"models": found})
+
+
+def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
+    """One model's figures."""
+    config = RunConfig(
+        model=name,
+        dataset="fashion_mnist_10k",
+        image_size=32,
+        train_examples=settings.examples,
+        test_examples=100,
+        augment=False,
+        gate="always",
+        epochs=settings.epochs,
+    )
+    seconds: measure.Seconds = {"simulation": [], "process": [], "network": []}
+    with tempfile.TemporaryDirectory() as base, compile_once(Path(base)) as cache:
+        certs = Path(base) / "certs"
+        certificates.make(certs, ["127.0.0.1"], 1)
+        for number in range(settings.rounds + 1):
+            sides = list(seconds)
+            first = number % len(sides)
+            for side in sides[first:] + sides[:first]:
+                path = Path(base) / f"{side}-{number}"
+                path.mkdir()
+                if side == "simulation":
+                    words = ["run", *flags(config), "--workdir", str(path / "server")]
+                    assert jsplit(words) == 0
+                elif side == "process":
+                    run_locally(config, path)
+                else:
+                    over_network(config, path, cache, certs, settings.link)
+                if number:  # The first round compiles.
+                    seconds[side].append(epoch_of(path / "server" / "metrics.jsonl"))
+        summary = json.loads(
+            (path.parent / f"network-{number}" / "server" / "summary.json").read_text()
+        )
+    ratios = {
+        f"{side}/network": measure.ratio(seconds, side, "network")
+        for side in ("process", "simulation")
+    }
+    print(f"\n{name}: seconds an epoch of {settings.examples} images")
+    for side, times in seconds.items():
+        print(f"  {side:12} {measure.show(measure.spread(times), 2)}")
+    for pair, ratio in ratios.items():
+        print(f"  {pair:20} {measure.show(ratio)}")
+    print(f"  framing: {summary['socket']}", flush=True)
+    return {
+        "seconds": {side: measure.spread(times) for side, times in seconds.items()},
+        "ratios": ratios,
+        "socket": summary["socket"],
+        "counted": summary["counted"],
+        "saved": summary["saved"],
+    }
+
+
+def over_network(
+    config: RunConfig, path: Path, cache: Path, certs: Path, link: str | None
+) -> None:
+    """A run of real processes."""
+    join = () if link is None else ("--link", link)
+    with Parties(config, path, cache, certs, join=join) as parties:
+        for name in parties.names():
+            parties.start(name)
+        codes = parties.wait(1800)
+    if set(codes.values()) != {0}:
+        raise RuntimeError(parties.log("server") + parties.log("client-0"))
+
+
+def epoch_of(metrics: Path) -> float:
+    """The median seconds of an epoch after the first."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    marks = [line["seconds"] for line in lines]
+    # The last one also scores the held-out set.
+    return statistics.median(
+        b - a for a, b in zip(marks[:-2], marks[1:-1], strict=True)
+    )
+
+
+if __name__ == "__main__":
+    main()

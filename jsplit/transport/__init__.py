@@ -1,0 +1,1 @@
+"""A client and a server in two processes: lines, sessions, certificates."""

@@ -1,0 +1,158 @@
+"""What crossed the network, counted where messages enter and leave the server.
+
+What an undisturbed run would not have sent is kept apart as `repeated`: the bytes of an
+epoch that was rolled back, of a connection made anew, of an answer sent twice. The rest
+must equal the ledger's prediction to the byte, but for what compression saved.
+"""
+
+import collections
+import threading
+from typing import Any
+
+from jsplit.wire import CODING_BYTES
+from jsplit.wire.messages import (
+    Done,
+    Goodbye,
+    Hello,
+    Kept,
+    Labels,
+    Message,
+    Part,
+    Plan,
+    Tensor,
+    Welcome,
+    write,
+)
+
+Counts = collections.Counter[tuple[str, str]]
+"""Bytes by kind and direction."""
+
+_KINDS: dict[type, str] = {
+    Hello: "handshake",
+    Welcome: "handshake",
+    Done: "handshake",
+    Goodbye: "handshake",
+    Labels: "labels",
+    Part: "client_parts",
+    Kept: "control",
+    Plan: "control",
+}
+
+
+class Account:
+    """The bytes of a run so far; safe to use from several threads.
+
+    Attributes:
+        crossed: of epochs that stand, by kind and direction.
+        saved: how much more those would have been without compression, and without
+            what a client had already from an epoch that was begun again.
+        repeated: in all, by direction, under the kind `repeated`.
+    """
+
+    def __init__(self) -> None:
+        self.crossed: Counts = collections.Counter()
+        self.saved: Counts = collections.Counter()
+        self.repeated: Counts = collections.Counter()
+        self._crossing: Counts = collections.Counter()
+        self._saving: Counts = collections.Counter()
+        self._lock = threading.Lock()
+
+    def add(
+        self,
+        message: Message,
+        length: int,
+        plain: int | None = None,
+        *,
+        up: bool,
+        repeated: bool = False,
+        evaluation: bool = False,
+    ) -> None:
+        """Enters a message, provisionally: see `settle`.
+
+        Args:
+            message: that crossed.
+            length: of its bytes.
+            plain: of its payload before compression; None for one without.
+            up: whether a client sent it.
+            repeated: whether an undisturbed run would not have had it.
+            evaluation: whether it belongs to a score and not to training.
+        """
+        direction = "up" if up else "down"
+        with self._lock:
+            if repeated:
+                self.repeated["repeated", direction] += length
+                return
+            payload = 0
+            if isinstance(message, Tensor | Part):
+                payload = len(message.body) - CODING_BYTES
+            saved = 0 if plain is None else plain - payload
+            if evaluation:
+                self._enter("evaluation", direction, length, saved)
+            elif isinstance(message, Tensor):
+                kind = "activations" if up else "gradients"
+                self._enter(kind, direction, payload, saved)
+                self._enter("headers", direction, length - payload, 0)
+            else:
+                self._enter(_KINDS[type(message)], direction, length, saved)
+
+    def spare(self, message: Part, plain: int) -> None:
+        """Enters a message with a payload that need not be sent, provisionally."""
+        length = len(write(message)) - len(message.body) + CODING_BYTES + plain
+        with self._lock:
+            self._enter(_KINDS[type(message)], "down", 0, length)
+
+    def _enter(self, kind: str, direction: str, length: int, saved: int) -> None:
+        self._crossing[kind, direction] += length
+        self._saving[kind, direction] += saved
+
+    def settle(self) -> None:
+        """What was entered since the last call stands."""
+        with self._lock:
+            self.crossed += self._crossing
+            self.saved += self._saving
+            self._crossing.clear()
+            self._saving.clear()
+
+    def abandon(self) -> None:
+        """What was entered since the last call was for nothing."""
+        with self._lock:
+            for (_, direction), length in self._crossing.items():
+                self.repeated["repeated", direction] += length
+            self._crossing.clear()
+            self._saving.clear()
+
+    @property
+    def total(self) -> int:
+        """All bytes, those for nothing too."""
+        with self._lock:
+            counts = (self.crossed, self._crossing, self.repeated)
+            return sum(sum(count.values()) for count in counts)
+
+    def record(self) -> dict[str, Any]:
+        """What stands, as plain values for a checkpoint."""
+        with self._lock:
+            return {
+                name: [[*key, length] for key, length in sorted(counts.items())]
+                for name, counts in self._standing().items()
+            }
+
+    def go_on_from(self, record: dict[str, Any]) -> None:
+        """Takes up what `record` gave in an earlier process."""
+        with self._lock:
+            for name, counts in self._standing().items():
+                counts.clear()
+                for kind, direction, length in record[name]:
+                    counts[kind, direction] = length
+
+    def _standing(self) -> dict[str, Counts]:
+        return {
+            "crossed": self.crossed,
+            "saved": self.saved,
+            "repeated": self.repeated,
+        }
+
+
+def by_kind(counts: Counts) -> dict[str, dict[str, int]]:
+    """The same as the ledger has it: by kind, then direction."""
+    kinds = sorted({kind for kind, _ in counts})
+    return {kind: {way: counts[kind, way] for way in ("up", "down")} for kind in kinds}

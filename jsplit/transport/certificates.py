@@ -1,0 +1,169 @@
+"""A private authority and the certificates that client and server show each other.
+
+The authority signs one certificate for the server and one for each client; a client's
+names its number, so no client can come as another. Keys are readable by their owner
+alone. Give each party its own folder, and keep `authority/` at home.
+"""
+
+import datetime
+import ipaddress
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from jsplit.errors import InputError
+from jsplit.transport.grpc_line import Keys
+
+DAYS = 825
+"""That certificates are valid for."""
+
+AUTHORITY, CERTIFICATE, PRIVATE = "authority.pem", "certificate.pem", "key.pem"
+
+
+def make(folder: Path, hosts: list[str], clients: int) -> None:
+    """Makes `authority/`, `server/` and `client-0/`, `client-1/`, ... in a new folder.
+
+    Args:
+        folder: that does not exist yet, or is empty.
+        hosts: names and addresses under which clients reach the server.
+        clients: how many.
+
+    Raises:
+        InputError: if the folder holds something or cannot be written, or a host is
+            neither a name nor an address.
+    """
+    names = [_name(host) for host in hosts]
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(
+                f"{folder} holds something already; name a new folder (keys are never "
+                "replaced)"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        issuer = _subject("jsplit authority")
+        authority = _sign(
+            issuer, key, issuer, key, [(x509.BasicConstraints(True, 0), True)]
+        )
+        _write(folder / "authority", authority, authority, key)
+        parties = {"server": ("server", names, ExtendedKeyUsageOID.SERVER_AUTH)}
+        for number in range(clients):
+            uri: list[x509.GeneralName] = [
+                x509.UniformResourceIdentifier(f"jsplit://client/{number}")
+            ]
+            parties[f"client-{number}"] = (
+                f"client {number}",
+                uri,
+                ExtendedKeyUsageOID.CLIENT_AUTH,
+            )
+        for place, (title, alternatives, usage) in parties.items():
+            own = ec.generate_private_key(ec.SECP256R1())
+            certificate = _sign(
+                _subject(f"jsplit {title}"),
+                own,
+                issuer,
+                key,
+                [
+                    (x509.BasicConstraints(False, None), True),
+                    (x509.SubjectAlternativeName(alternatives), False),
+                    (x509.ExtendedKeyUsage([usage]), False),
+                ],
+            )
+            _write(folder / place, authority, certificate, own)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; name another folder") from error
+
+
+def read(folder: Path) -> Keys:
+    """One party's folder.
+
+    Raises:
+        InputError: if a file is missing or none of what it should be.
+    """
+    try:
+        keys = Keys(
+            *(
+                (folder / name).read_bytes()
+                for name in (AUTHORITY, CERTIFICATE, PRIVATE)
+            )
+        )
+        x509.load_pem_x509_certificate(keys.authority)
+        certificate = x509.load_pem_x509_certificate(keys.certificate)
+        serialization.load_pem_private_key(keys.private, None)
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or "it holds no such certificates"
+        raise InputError(
+            f"--certs {folder}: {reason}; make one with jsplit certs, and name this "
+            "party's folder in it"
+        ) from error
+    until = certificate.not_valid_after_utc
+    if until < datetime.datetime.now(datetime.UTC):
+        raise InputError(
+            f"--certs {folder}: the certificate ended on {until:%Y-%m-%d}; make new "
+            "ones with jsplit certs"
+        )
+    return keys
+
+
+def _name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass  # Then it is a name.
+    try:
+        return x509.DNSName(host.encode("idna").decode("ascii"))
+    except (UnicodeError, ValueError) as error:
+        raise InputError(
+            f"--hosts {host!r} is neither a name nor an address"
+        ) from error
+
+
+def _subject(title: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title)])
+
+
+def _sign(
+    subject: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Name,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    extensions: list[tuple[x509.ExtensionType, bool]],
+) -> x509.Certificate:
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        # Clocks of two machines differ.
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=DAYS))
+    )
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _write(
+    folder: Path,
+    authority: x509.Certificate,
+    certificate: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+) -> None:
+    folder.mkdir(mode=0o700)
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    for name, data in (
+        (AUTHORITY, authority.public_bytes(pem)),
+        (CERTIFICATE, certificate.public_bytes(pem)),
+        (PRIVATE, private),
+    ):
+        path = folder / name
+        path.touch(mode=0o600)
+        path.write_bytes(data)

@@ -1,0 +1,101 @@
+"""The client's own durable memory: its newest parts, each under its digest."""
+
+import os
+from pathlib import Path
+
+from jsplit.errors import InputError, Refusal
+from jsplit.transport.peer import SHELF
+from jsplit.typing import PyTree
+from jsplit.wire import digest_of, part_bytes, part_of
+from jsplit.wire.messages import NAME_BYTES, NOBODY
+
+_SUFFIX = ".part"
+
+
+class Shelf:
+    """Client parts in a folder of the client's; what it holds survives `kill -9`.
+
+    A part is written under a temporary name, synced and renamed. A torn one cannot
+    come about, and one that is damaged later is not offered.
+
+    Args:
+        folder: of this client and this run alone; made if missing.
+
+    Raises:
+        InputError: if the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for torn in folder.glob("*.tmp"):
+                torn.unlink()
+            whole = [path for path in folder.glob("*" + _SUFFIX) if _is_whole(path)]
+        except OSError as error:
+            raise InputError(
+                f"--workdir {folder}: {error.strerror}; name another folder"
+            ) from error
+        whole.sort(key=lambda path: path.stat().st_mtime_ns)
+        self._held = [bytes.fromhex(path.stem) for path in whole]
+
+    @property
+    def held(self) -> tuple[bytes, ...]:
+        """Digests, the newest last."""
+        return tuple(self._held[-SHELF:])
+
+    @property
+    def run(self) -> bytes:
+        """The run that the folder belongs to; `NOBODY` while it belongs to none."""
+        path = self._folder / "run"
+        name = path.read_bytes() if path.exists() else NOBODY
+        return name if len(name) == NAME_BYTES else NOBODY
+
+    def belong_to(self, run: bytes) -> None:
+        """From now on the folder is this run's."""
+        if self.run != run:
+            _write(self._folder / "run", run)
+
+    def put(self, part: PyTree) -> bytes:
+        """Keeps a part; returns its digest. The oldest beyond `SHELF` goes."""
+        data = part_bytes(part)
+        digest = digest_of(data)
+        if digest not in self._held:
+            _write(self._path(digest), data)
+        self.use(digest)
+        return digest
+
+    def use(self, digest: bytes) -> None:
+        """Counts a part as the newest."""
+        if digest in self._held:
+            self._held.remove(digest)
+            os.utime(self._path(digest))
+        self._held.append(digest)
+        while len(self._held) > SHELF:
+            self._path(self._held.pop(0)).unlink(missing_ok=True)
+
+    def get(self, digest: bytes, like: PyTree) -> PyTree:
+        """A part that is held; `like` has its structure, shapes and dtypes.
+
+        Raises:
+            Refusal: NO_COMMON_POINT if it is not.
+        """
+        if digest not in self._held:
+            raise Refusal("NO_COMMON_POINT", "the server names a part that is not here")
+        return part_of(self._path(digest).read_bytes(), like)
+
+    def _path(self, digest: bytes) -> Path:
+        return self._folder / (digest.hex() + _SUFFIX)
+
+
+def _is_whole(path: Path) -> bool:
+    return digest_of(path.read_bytes()).hex() == path.stem
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,101 @@
+"""Packets as messages, and messages of a peer that may send anything as packets."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jsplit.errors import Refusal
+from jsplit.typing import Codec, Packet, PyTree
+from jsplit.wire import (
+    compress,
+    digest_of,
+    expand,
+    parse,
+    part_bytes,
+    part_of,
+    serialize,
+)
+from jsplit.wire.messages import DTYPES, Part, Place, Tensor
+
+Reader = Callable[[Tensor, int], Packet]
+
+
+def tensor(codec: Codec, packet: Packet, place: Place, rows: int) -> tuple[Tensor, int]:
+    """The message of a batch's first rows, and its payload's bytes if left plain."""
+    data = serialize(Packet(packet.payload[:rows], packet.header))
+    header, payload = data[: codec.header_bytes], data[codec.header_bytes :]
+    message = Tensor(
+        place,
+        DTYPES.index(jnp.dtype(codec.payload_dtype).name),
+        rows,
+        int(np.prod(packet.payload.shape[1:], dtype=np.int64)),
+        header,
+        compress(payload),
+    )
+    return message, len(payload)
+
+
+def make_reader(codec: Codec, shape: tuple[int, ...]) -> Reader:
+    """Reads tensors of examples of this shape: `(message, rows) -> Packet[rows]`.
+
+    The packet's arrays are on the host. What it raises is a Refusal: DTYPE, SHAPE,
+    SIZE, MALFORMED, HEADER, or NON_FINITE if anything decodes to inf or NaN.
+    """
+    item = jnp.dtype(codec.payload_dtype)
+    values = int(np.prod(shape, dtype=np.int64))
+    finite = jax.jit(lambda packet: jnp.all(jnp.isfinite(codec.decode(packet))))
+
+    def read(message: Tensor, rows: int) -> Packet:
+        if DTYPES[message.dtype] != item.name:
+            raise Refusal(
+                "DTYPE", f"{item.name} was agreed, got {DTYPES[message.dtype]}"
+            )
+        if (message.rows, message.values) != (rows, values):
+            raise Refusal(
+                "SHAPE",
+                f"{rows} examples of {values} values are due, got {message.rows} of "
+                f"{message.values}",
+            )
+        if len(message.header) != codec.header_bytes:
+            raise Refusal(
+                "HEADER",
+                f"a header of {codec.header_bytes} bytes was agreed, got "
+                f"{len(message.header)}",
+            )
+        if not codec.knows(message.header):
+            raise Refusal("HEADER", "a header that the codec does not write")
+        payload = expand(message.body, rows * values * item.itemsize)
+        packet = parse(
+            message.header + payload, (rows, *shape), item, codec.header_bytes
+        )
+        if not finite(packet):
+            raise Refusal("NON_FINITE", "a payload with inf or NaN in it")
+        return on_host(np.asarray(packet.payload), np.asarray(packet.header))
+
+    return read
+
+
+def on_host(payload: np.ndarray, header: np.ndarray) -> Packet:
+    """A packet of arrays on the host, which a jitted function takes as well."""
+    return Packet(payload, header)  # type: ignore[arg-type]
+
+
+def parcel(part: PyTree, place: Place) -> tuple[Part, int]:
+    """The message that hands a client part over, and its bytes if left plain."""
+    data = part_bytes(part)
+    return Part(place, digest_of(data), compress(data)), len(data)
+
+
+def unpack(message: Part, like: PyTree) -> tuple[PyTree, int]:
+    """The part that was handed over, and its bytes if left plain.
+
+    Raises:
+        Refusal: SIZE, MALFORMED, NON_FINITE, or DIGEST if it is not what it is named.
+    """
+    length = sum(leaf.nbytes for leaf in jax.tree.leaves(like))
+    data = expand(message.body, length)
+    if digest_of(data) != message.digest:
+        raise Refusal("DIGEST", "a client part that is not the one that it is named")
+    return part_of(data, like), length

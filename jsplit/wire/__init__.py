@@ -1,0 +1,17 @@
+"""What crosses the network: packets, messages, and the lossless stage."""
+
+from jsplit.wire.coder import CODING_BYTES, compress, expand
+from jsplit.wire.packets import label_bytes, parse, serialize
+from jsplit.wire.parts import digest_of, part_bytes, part_of
+
+__all__ = [
+    "CODING_BYTES",
+    "compress",
+    "digest_of",
+    "expand",
+    "label_bytes",
+    "parse",
+    "part_bytes",
+    "part_of",
+    "serialize",
+]

@@ -1,0 +1,259 @@
+"""What a stranger, a liar or a broken client is told, and that it harms nobody."""
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+
+from jsplit.config import agreement
+from jsplit.errors import Refusal
+from jsplit.folder import RunFolder
+from jsplit.network_config import ServeConfig
+from jsplit.transport.line import Lost, local_line
+from jsplit.transport.serving import Run
+from jsplit.wire import compress
+from jsplit.wire.messages import (
+    NOBODY,
+    VERSION,
+    Goodbye,
+    Hello,
+    Labels,
+    Place,
+    Plan,
+    Tensor,
+    Welcome,
+    read,
+    write,
+)
+from tests.networked import TINY, clients_of, result_of, run_locally
+from tests.runs import compile_once
+
+CONFIG = dataclasses.replace(TINY, epochs=3, codec="e4m3", grad_codec="e4m3")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with compile_once(tmp_path_factory.getbasetemp()) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cache, tmp_path_factory):
+    path = tmp_path_factory.mktemp("undisturbed")
+    run, _ = run_locally(CONFIG, path)
+    return run, result_of(path, run)
+
+
+@pytest.fixture
+def serving(tmp_path, undisturbed):
+    """A run that waits for its client; afterwards an honest one must end as usual."""
+    folder = RunFolder(tmp_path / "server")
+    folder.path.mkdir()
+    said = []
+    run = Run(
+        CONFIG, ServeConfig(greeting=0.5, linger=10), folder, said.append, lambda: False
+    )
+    failed = []
+
+    def carry_out():
+        try:
+            from jsplit.writers import JsonlWriter
+
+            run.carry_out(lambda epochs: (JsonlWriter(folder.metrics),))
+        except BaseException as error:  # noqa: BLE001
+            failed.append(error)
+
+    thread = threading.Thread(target=carry_out, daemon=True)
+    thread.start()
+    yield run
+    (client,) = clients_of(CONFIG, tmp_path)
+    client.run(lambda: local_line(run.door.admit, 0), 30)
+    thread.join(60)
+    assert not failed and not thread.is_alive()
+    assert result_of(tmp_path, undisturbed[0]) == undisturbed[1]
+
+
+def honest() -> Hello:
+    images = np.full((200, 8, 8, 1), 100, np.uint8)
+    return Hello(
+        version=VERSION,
+        client=0,
+        token=NOBODY,
+        run=NOBODY,
+        task=0,
+        answered=0,
+        examples=200,
+        held_out=0,
+        classes=10,
+        image=(8, 8, 1),
+        sums=((int(images.sum()), int((images.astype(int) ** 2).sum())),),
+        held=(),
+        settings=agreement(CONFIG),
+    )
+
+
+def spoilt(**changes):
+    return write(honest()._replace(**changes))
+
+
+REFUSED_HELLOS = {
+    "VERSION": spoilt(version=VERSION + 1),
+    "IDENTITY: client 1 is not one": spoilt(client=1),
+    "SETTINGS: not the same on both sides: epochs": spoilt(
+        settings=agreement(dataclasses.replace(CONFIG, epochs=4))
+    ),
+    r"SETTINGS: .*\(no name\)": spoilt(settings=agreement(CONFIG) + "\n\x1b[2J=1"),
+    "TOO_LARGE": spoilt(examples=2**32 - 1),
+    "SHAPE": spoilt(image=(0, 8, 1)),
+    "LABEL": spoilt(classes=0),
+    "MALFORMED: sums": spoilt(sums=((2**64 - 1, 2**64 - 1),)),
+    "MALFORMED: a message of unknown": b"\xff" + bytes(60),
+    "MALFORMED: a Hello": write(honest())[:-1],
+    "UNEXPECTED": write(Goodbye()),
+}
+
+
+@pytest.mark.parametrize(("name", "data"), REFUSED_HELLOS.items())
+def test_a_wrong_hello_is_refused_by_name(name, data, serving):
+    with local_line(serving.door.admit, 0) as line:
+        line.send(data)
+        with pytest.raises(Refusal, match=name):
+            line.receive(10)
+
+
+def test_a_certificate_of_another_client_is_refused(serving):
+    with local_line(serving.door.admit, 3) as line:
+        line.send(write(honest()))
+        with pytest.raises(Refusal, match="IDENTITY: the certificate is client 3"):
+            line.receive(10)
+
+
+def test_who_says_nothing_is_shown_out(serving):
+    with local_line(serving.door.admit, 0) as line:
+        with pytest.raises(Lost):
+            line.receive(10)
+
+
+def test_a_message_before_the_welcome_is_refused(tmp_path):
+    folder = RunFolder(tmp_path)
+    config = dataclasses.replace(CONFIG, clients=2)
+    stop = threading.Event()
+    run = Run(config, ServeConfig(), folder, print, stop.is_set)
+    thread = threading.Thread(target=run.carry_out, args=(lambda epochs: (),))
+    thread.start()
+    with local_line(run.door.admit, 0) as line:
+        line.send(write(honest()._replace(settings=agreement(config))))
+        line.send(write(Goodbye()))
+        with pytest.raises(Refusal, match="UNEXPECTED: a message before the welcome"):
+            line.receive(10)
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def welcomed(line, hello=None):
+    """Greets as an honest client does; returns the first plan."""
+    line.send(write(hello or honest()))
+    welcome = read(line.receive(30), (Welcome,))
+    if welcome.labels:
+        line.send(write(Labels(False, bytes(200))))
+    return welcome, read(line.receive(30), (Plan,))
+
+
+class Batch:
+    """The first message of an epoch, right or wrong in one way."""
+
+    def __init__(self, plan):
+        self.right = Tensor(
+            plan.place, 0, 40, 8 * 8 * 16 // 4, b"\1\0", compress(bytes(40 * 256))
+        )
+
+    def but(self, **changes):
+        return write(self.right._replace(**changes))
+
+
+def wrong_batches(plan):
+    batch, place = Batch(plan), plan.place
+    nan = compress(bytes([0x7F]) + bytes(40 * 256 - 1))
+    return {
+        "SEQUENCE": batch.but(place=place._replace(number=1)),
+        "SEQUENCE: message": batch.but(place=place._replace(epoch=2**32 - 1)),
+        "SEQUENCE: .*": batch.but(place=place._replace(task=place.task + 1)),
+        "DTYPE: uint8 was agreed, got float32": batch.but(dtype=1),
+        "SHAPE: 40 examples": batch.but(rows=41),
+        "SHAPE: .* of 257": batch.but(values=257),
+        "HEADER: a header of 2": batch.but(header=b"\1"),
+        "HEADER: a header that": batch.but(header=b"\7\0"),
+        "SIZE": batch.but(body=compress(bytes(range(256)) * 39)),
+        "MALFORMED": batch.but(body=b""),
+        "MALFORMED: a payload of": batch.but(body=b"\x09abc"),
+        "NON_FINITE": batch.but(body=nan),
+        "UNEXPECTED": write(Labels(False, bytes(200))),
+    }
+
+
+WRONG = sorted(wrong_batches(Plan(Place(0, 0, 0), 0, bytes(8), bytes(16))))
+
+
+@pytest.fixture(scope="module")
+def one_server(cache, tmp_path_factory):
+    """A run in its first epoch, whose client is a liar."""
+    folder = RunFolder(tmp_path_factory.mktemp("liar"))
+    stop = threading.Event()
+    run = Run(CONFIG, ServeConfig(greeting=5), folder, print, stop.is_set)
+    thread = threading.Thread(target=run.carry_out, args=(lambda epochs: (),))
+    thread.start()
+    yield run
+    stop.set()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_batch_is_refused_by_name(name, one_server):
+    with local_line(one_server.door.admit, 0) as line:
+        _, plan = welcomed(line)
+        line.send(wrong_batches(plan)[name])
+        with pytest.raises(Refusal, match=name):
+            line.receive(10)
+
+
+def test_wrong_labels_are_refused_by_name(tmp_path):
+    folder = RunFolder(tmp_path)
+    stop = threading.Event()
+    run = Run(CONFIG, ServeConfig(), folder, print, stop.is_set)
+    thread = threading.Thread(target=run.carry_out, args=(lambda epochs: (),))
+    thread.start()
+    for name, labels in (
+        ("LABEL: label 10 of 10", Labels(False, bytes([10]) * 200)),
+        ("SIZE: 200 labels", Labels(False, bytes(199))),
+        ("SIZE", Labels(True, bytes(200))),
+    ):
+        with local_line(run.door.admit, 0) as line:
+            line.send(write(honest()))
+            read(line.receive(30), (Welcome,))
+            line.send(write(labels))
+            with pytest.raises(Refusal, match=name):
+                line.receive(10)
+    stop.set()
+    thread.join(10)
+
+
+def test_a_second_process_of_a_connected_client_is_told_so(one_server):
+    with local_line(one_server.door.admit, 0) as line:
+        welcomed(line)
+        with local_line(one_server.door.admit, 0) as other:
+            other.send(write(honest()))
+            with pytest.raises(Refusal, match="IN_USE: client 0 is connected already"):
+                other.receive(10)
+
+
+def test_a_newer_connection_of_the_same_process_takes_over(one_server):
+    with local_line(one_server.door.admit, 0) as line:
+        welcome, _ = welcomed(line)
+        with local_line(one_server.door.admit, 0) as newer:
+            again, _ = welcomed(newer, honest()._replace(token=welcome.token))
+            assert again.live
+            with pytest.raises(Refusal, match="SUPERSEDED"):
+                line.receive(10)

@@ -1,0 +1,71 @@
+"""A run over lines: it is the simulation's run, and the bytes are those predicted."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jsplit.build import build, load_dataset
+from tests.networked import TINY, run_locally
+from tests.runs import compile_once
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with compile_once(tmp_path_factory.getbasetemp()) as folder:
+        yield folder
+
+
+def simulated(config):
+    experiment = build(config, load_dataset(config, print))
+    return experiment.simulation.run(experiment.step_sizes)
+
+
+@pytest.mark.parametrize("topology", ("parallel", "sequential"))
+@pytest.mark.parametrize(("clients", "partition"), ((1, "iid"), (3, "uneven:1")))
+def test_a_networked_run_is_the_simulation_s(clients, partition, topology, tmp_path):
+    config = dataclasses.replace(
+        TINY,
+        clients=clients,
+        partition=partition,
+        topology=topology,
+        codec="identity",
+        grad_codec="identity",
+    )
+    run, parties = run_locally(config, tmp_path)
+    state, record, ledger = simulated(config)
+    assert run.ledger.states == ledger.states == "AABCCC"
+    assert run.ledger.wire == ledger.wire
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5),
+        run.state.server,
+        state.server,
+    )
+    losses = [line["train_loss"] for line in run.records]
+    expected = np.asarray(record.train.loss) / np.asarray(record.train.examples)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        run.records[-1]["test_accuracy"],
+        record.test.correct[-1] / record.test.examples[-1],
+    )
+    current = parties[-1].party
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5),
+        current,
+        state.client,
+    )
+
+
+@pytest.mark.parametrize("topology", ("parallel", "sequential"))
+@pytest.mark.parametrize("clients", (1, 3))
+def test_what_crosses_is_what_the_ledger_predicts_to_the_byte(
+    clients, topology, tmp_path
+):
+    config = dataclasses.replace(TINY, clients=clients, topology=topology)
+    run, _ = run_locally(config, tmp_path)
+    crossed, saved = run.account.crossed, run.account.saved
+    for kind, ways in run.ledger.wire.items():
+        for way, predicted in ways.items():
+            assert crossed[kind, way] + saved[kind, way] == predicted, (kind, way)
+    assert not run.account.repeated

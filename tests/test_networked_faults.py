@@ -1,0 +1,254 @@
+"""Whatever breaks, the run ends to the bit as if nothing had happened."""
+
+import contextlib
+import dataclasses
+import random
+import threading
+import time
+
+import pytest
+
+from jsplit.errors import RunError
+from jsplit.folder import RunFolder
+from jsplit.network_config import ServeConfig
+from jsplit.transport import members
+from jsplit.transport.line import Lost, local_line
+from jsplit.transport.serving import Run
+from jsplit.writers import JsonlWriter
+from tests.networked import TINY, clients_of, result_of, run_locally
+from tests.runs import compile_once
+
+CASES = ((1, "parallel"), (2, "parallel"), (2, "sequential"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with compile_once(tmp_path_factory.getbasetemp()) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """Each case's undisturbed run, made once."""
+    made = {}
+
+    def get(clients, topology):
+        if (clients, topology) not in made:
+            config = dataclasses.replace(TINY, clients=clients, topology=topology)
+            path = tmp_path_factory.mktemp("undisturbed")
+            run, _ = run_locally(config, path)
+            made[clients, topology] = (config, run, result_of(path, run))
+        return made[clients, topology]
+
+    return get
+
+
+class Killed(BaseException):
+    """In place of `kill -9`: nothing of the party's code runs any more."""
+
+
+class Fragile:
+    """A line that breaks, or whose party dies, at one of its messages."""
+
+    def __init__(self, line, lasts, error):
+        self.peer = line.peer
+        self._line, self._left, self._error = line, lasts, error
+
+    def _count(self):
+        self._left -= 1
+        if self._left < 0:
+            self._line.close()
+            raise self._error
+
+    def send(self, data):
+        self._count()
+        self._line.send(data)
+
+    def receive(self, timeout=None):
+        data = self._line.receive(timeout)
+        self._count()
+        return data
+
+    def close(self, reason=None):
+        self._line.close(reason)
+
+
+def connector(run, number, lives, error):
+    """Lines that last for so many messages each; then one that lasts."""
+    left = list(lives)
+
+    @contextlib.contextmanager
+    def connect():
+        with local_line(run.door.admit, number) as line:
+            yield Fragile(line, left.pop(0), error) if left else line
+
+    return connect
+
+
+def with_clients(run, config, path, lives, error):
+    """Starts the clients; one that dies is made anew, from its folder."""
+
+    def live(number):
+        connect = connector(run, number, lives.get(number, ()), error)
+        while True:
+            client = clients_of(config, path)[number]
+            try:
+                return client.run(connect, 300.0)
+            except Killed:
+                continue
+
+    threads = [
+        threading.Thread(target=live, args=(number,), daemon=True)
+        for number in range(config.clients)
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def disturbed(config, path, lives, error, **serving):
+    folder = RunFolder(path / "server")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    serve = ServeConfig(**{"linger": 10, "wait": 300, **serving})
+    run = Run(config, serve, folder, print, lambda: False)
+    threads = with_clients(run, config, path, lives, error)
+    assert run.carry_out(lambda epochs: (JsonlWriter(folder.metrics),))
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    return run
+
+
+@pytest.mark.parametrize("error", (Lost("cut"), Killed()), ids=("cut", "killed"))
+@pytest.mark.parametrize(("clients", "topology"), CASES)
+@pytest.mark.parametrize("seed", range(2))
+def test_clients_that_vanish_at_random_moments_change_nothing(
+    seed, clients, topology, error, reference, tmp_path
+):
+    config, run, expected = reference(clients, topology)
+    draw = random.Random(f"{seed} {clients} {topology} {error!r}")
+    lives = {
+        number: [draw.randrange(1, 24) for _ in range(3)] for number in range(clients)
+    }
+    ended = disturbed(config, tmp_path, lives, error)
+    assert result_of(tmp_path, run) == expected
+    assert ended.account.repeated["repeated", "up"] > 0
+
+
+@pytest.mark.parametrize("at", (1, 2, 3, 4, 5, 12, 13, 14))
+def test_a_line_cut_at_each_message_of_an_epoch_changes_nothing(
+    at, reference, tmp_path
+):
+    config, run, expected = reference(1, "parallel")
+    disturbed(config, tmp_path, {0: [at]}, Lost("cut"))
+    assert result_of(tmp_path, run) == expected
+
+
+@pytest.mark.parametrize("at", ("hello", "labels", "epoch 1", "epoch 3"))
+@pytest.mark.parametrize(("clients", "topology"), CASES)
+def test_a_server_that_dies_and_comes_back_changes_nothing(
+    at, clients, topology, reference, tmp_path, monkeypatch
+):
+    config, run_like, expected = reference(clients, topology)
+    folder = RunFolder(tmp_path / "server")
+    folder.path.mkdir()
+    serve = ServeConfig(linger=10, wait=300)
+    first = Run(config, serve, folder, print, lambda: False)
+    door, lines = [first.door], []
+    made = clients_of(config, tmp_path)
+
+    @contextlib.contextmanager
+    def connect(number):
+        if door[0] is None:
+            raise Lost("nobody listens")
+        with local_line(door[0].admit, number) as line:
+            lines.append(line)
+            yield line
+
+    threads = [
+        threading.Thread(
+            target=client.run, args=(lambda n=number: connect(n), 300.0), daemon=True
+        )
+        for number, client in enumerate(made)
+    ]
+    for thread in threads:
+        thread.start()
+
+    class Dying(JsonlWriter):
+        """Its process is killed after the record and before the checkpoint."""
+
+        def write(self, record):
+            super().write(record)
+            if f"epoch {record['epoch']}" == at:
+                raise Killed
+
+    with monkeypatch.context() as patch:
+        save, saves = members.save, iter(("hello", "labels"))
+
+        def die(*given):
+            if next(saves) == at:
+                raise Killed
+            save(*given)
+
+        patch.setattr(members, "save", die)
+        with pytest.raises(Killed):
+            first.carry_out(lambda epochs: (Dying(folder.metrics),))
+    door[0] = None
+    for line in lines:
+        line.close()
+    time.sleep(0.3)
+    second = Run(config, serve, folder, print, lambda: False)
+    door[0] = second.door
+    assert second.carry_out(lambda epochs: (JsonlWriter(folder.metrics),))
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert result_of(tmp_path, run_like) == expected
+
+
+def gone_after(config, path, lives, **serving):
+    """A client that never comes back after so many messages."""
+    folder = RunFolder(path / "server")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    said = []
+    run = Run(config, ServeConfig(**serving), folder, said.append, lambda: False)
+    clients = clients_of(config, path)
+
+    def live(number):
+        connect = connector(run, number, [lives.get(number, 10**9)], Killed())
+        with contextlib.suppress(Killed, RunError, Lost):
+            clients[number].run(connect, 5.0)
+
+    for number in range(config.clients):
+        threading.Thread(target=live, args=(number,), daemon=True).start()
+    return run, said
+
+
+def test_a_client_that_is_gone_stops_the_run_with_a_clear_error(tmp_path):
+    config = dataclasses.replace(TINY, clients=2)
+    run, _ = gone_after(config, tmp_path, {1: 9}, wait=1.0, absent="stop", linger=0)
+    with pytest.raises(RunError, match="client 1 sent nothing for 1 s in epoch 1"):
+        run.carry_out(lambda epochs: ())
+
+
+def test_a_client_that_is_gone_is_skipped_where_that_is_asked_for(tmp_path):
+    config = dataclasses.replace(TINY, clients=2)
+    # It sends a first whole epoch: hello, labels, 5 batches and gradients, part, ...
+    run, said = gone_after(config, tmp_path, {1: 22}, wait=1.0, absent="skip", linger=0)
+    assert run.carry_out(lambda epochs: ())
+    assert any("client 1 is gone: epoch 2" in line for line in said), said
+    examples = [line["train_examples"] for line in run.records]
+    assert examples[:3] == [200, 100, 100], examples
+    # What it sent before is still in the store.
+    assert examples[3:] == [200, 200, 200]
+
+
+def test_in_state_c_the_server_needs_nobody(reference, tmp_path):
+    config, run_like, expected = reference(1, "parallel")
+    # Hello, welcome, labels twice, two epochs of 5 x 2 + 2, plan and 5 batches of B.
+    run, _ = gone_after(config, tmp_path, {0: 34}, wait=3.0, absent="skip", linger=0)
+    run.carry_out(lambda epochs: ())
+    assert run.ledger.states == "AABCCC"
+    assert [line["train_loss"] for line in run.records] == [
+        line["train_loss"] for line in run_like.records
+    ]

@@ -1,0 +1,87 @@
+"""Real processes over gRPC and mutual TLS end bit for bit as one process does."""
+
+import dataclasses
+import json
+import time
+
+import pytest
+
+from jsplit.transport import certificates
+from tests.networked import TINY, Parties, result_of, run_locally
+from tests.runs import compile_once
+
+CASES = (
+    (1, "parallel"),
+    (2, "parallel"),
+    (2, "sequential"),
+    (5, "parallel"),
+    (5, "sequential"),
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    with compile_once(tmp_path_factory.getbasetemp()) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def certs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certs") / "made"
+    certificates.make(folder, ["127.0.0.1"], 5)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(cache, tmp_path_factory):
+    """Each case's run in this process, made once."""
+    made = {}
+
+    def get(clients, topology):
+        if (clients, topology) not in made:
+            path = tmp_path_factory.mktemp("reference")
+            config = dataclasses.replace(TINY, clients=clients, topology=topology)
+            run, _ = run_locally(config, path)
+            made[clients, topology] = (config, run, result_of(path, run))
+        return made[clients, topology]
+
+    return get
+
+
+@pytest.mark.parametrize(("clients", "topology"), CASES)
+def test_processes_end_as_one_process_does(
+    clients, topology, reference, cache, certs, tmp_path
+):
+    config, run, expected = reference(clients, topology)
+    with Parties(config, tmp_path, cache, certs) as parties:
+        for name in parties.names():
+            parties.start(name)
+        codes = parties.wait()
+    assert set(codes.values()) == {0}, parties.log("server") + parties.log("client-0")
+    assert result_of(tmp_path, run) == expected
+    summary = json.loads((tmp_path / "server" / "summary.json").read_text())
+    for ways in summary["difference"].values():
+        assert ways == {"up": 0, "down": 0}
+    assert summary["counted"]["repeated"] == {"up": 0, "down": 0}
+    assert summary["socket"]["tcp_bytes"] > summary["socket"]["message_bytes"]
+
+
+@pytest.mark.parametrize("victim", ("server", "client-0", "client-1"))
+def test_a_party_killed_and_started_again_changes_nothing(
+    victim, reference, cache, certs, tmp_path
+):
+    config, run, expected = reference(2, "parallel")
+    with Parties(config, tmp_path, cache, certs) as parties:
+        for name in parties.names():
+            parties.start(name)
+        metrics = tmp_path / "server" / "metrics.jsonl"
+        for epochs in (1, 3):
+            deadline = time.monotonic() + 120
+            while not (metrics.exists() and metrics.read_text().count("\n") >= epochs):
+                assert time.monotonic() < deadline, parties.log("server")
+                time.sleep(0.01)
+            parties.kill(victim)
+            parties.start(victim)
+        codes = parties.wait()
+    assert set(codes.values()) == {0}, parties.log("server") + parties.log(victim)
+    assert result_of(tmp_path, run) == expected
