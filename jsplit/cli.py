@@ -99,9 +99,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
 
             return getattr(network, argv[0])(argv[1:], f"jsplit {argv[0]}")
         if argv in ([], ["-h"], ["--help"]):
-            print(
-                f"usage: jsplit {{run,{','.join(NETWORK)}}} [OPTIONS]; each has --help"
-            )
+            commands = ",".join(("run", *NETWORK))
+            print(f"usage: jsplit {{{commands}}} [OPTIONS]; see jsplit run --help")
             return 0
         raise InputError(
             f"unknown command {argv[0]!r}; the commands are run, {', '.join(NETWORK)}"
