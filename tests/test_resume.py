@@ -295,7 +295,8 @@ def _full_for(word: str, real):
         named = [
             str(arg.get("epoch") if isinstance(arg, dict) else arg) for arg in args
         ]
-        if any(name == word or name.endswith("/" + word) for name in named):
+        # A checkpoint is written under its name and an ending.
+        if any(name.rpartition("/")[2].split(".")[0] == word for name in named):
             raise OSError(28, "No space left on device")
         return real(*args, **kwargs)
 
