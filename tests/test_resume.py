@@ -296,7 +296,7 @@ def _full_for(word: str, real):
             str(arg.get("epoch") if isinstance(arg, dict) else arg) for arg in args
         ]
         # A checkpoint is written under its name and an ending.
-        if any(name.rpartition("/")[2].split(".")[0] == word for name in named):
+        if any(f"{name}.".rpartition("/")[2].startswith(f"{word}.") for name in named):
             raise OSError(28, "No space left on device")
         return real(*args, **kwargs)
 
