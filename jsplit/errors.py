@@ -1,4 +1,4 @@
-"""The two ways in which jsplit refuses to go on, each one clear line."""
+"""The ways in which jsplit refuses to go on, each one clear line."""
 
 
 class InputError(ValueError):

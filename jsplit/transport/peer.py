@@ -112,12 +112,10 @@ class Peer:
 
     Attributes:
         client: its number.
-        greeted: whether it has ever been part of the run.
     """
 
     def __init__(self, client: int, account: Account):
         self.client = client
-        self.greeted = False
         self._account = account
         self._changed = threading.Condition()
         self._line: Line | None = None
@@ -165,7 +163,6 @@ class Peer:
             self._token = token
             self._held.clear()
             self._held.extend(hello.held[-SHELF:])
-            self.greeted = True
             task = self._task
             if task and not live and not task.goes_on_without_memory():
                 self._restarted = True
