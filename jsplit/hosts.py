@@ -59,8 +59,10 @@ def joined(
 
     From here on they end together. If one leaves, by its end or by any exception, and
     another does not within `_SHUTDOWN` seconds, or if one is killed, the rest end at
-    once with exit code 1, wherever they are. (Not with `auto`, where there are no
-    addresses to meet at: there JAX ends them, later and in its own words.)
+    once with exit code 1, wherever they are. (JAX's runtime lives in process 0: when
+    that one is killed, JAX may abort the rest before they have said why, with a code
+    of its own, not 0. With `auto`, where there are no addresses to meet at, JAX alone
+    ends them, later and in its own words.)
 
     Args:
         coordinator: `HOST:PORT` of process 0, or `auto`, where the next two are None.
