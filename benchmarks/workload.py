@@ -7,6 +7,7 @@ gathers its uint8 images and normalises them, on every side.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,23 +92,22 @@ def runner(
 ) -> Callable[[], EpochRecord]:
     """Trains on from `state` by `length` epochs a call, in the product's program."""
     state = jax.tree.map(jnp.copy, state)  # the program consumes what it is given
-    step_sizes = jnp.full(length, LEARNING_RATE, jnp.float32)
-    active = jnp.ones(length, bool)
+    rest = program_arguments(simulation, length)
 
     def run() -> EpochRecord:
         nonlocal state
-        state, record = simulation.program.run(
-            state,
-            simulation.shards,
-            simulation.test,
-            simulation.key,
-            step_sizes,
-            active,
-        )
+        state, record = simulation.program.run(state, *rest)
         jax.block_until_ready(state)
         return jax.device_get(record)
 
     return run
+
+
+def program_arguments(simulation: Simulation, length: int = 1) -> tuple[Any, ...]:
+    """What the program takes after the state, for `length` epochs."""
+    step_sizes = jnp.full(length, LEARNING_RATE, jnp.float32)
+    active = jnp.ones(length, bool)
+    return (simulation.shards, simulation.test, simulation.key, step_sizes, active)
 
 
 def held_in(state: TrainState, which: int) -> TrainState:

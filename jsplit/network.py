@@ -21,7 +21,8 @@ from jsplit.network_config import check as check_link
 from jsplit.terminal import complain, say, stop_at_signal
 from jsplit.transport import certificates
 from jsplit.transport.client import Client, Data
-from jsplit.transport.grpc_line import Keys, dialled, listening
+from jsplit.transport.grpc_line import dialled, listening
+from jsplit.transport.handshake import Keys
 from jsplit.transport.line import Line, SlowLine, Speed
 from jsplit.transport.report import summarize
 from jsplit.transport.serving import Run

@@ -167,6 +167,14 @@ def make_steps(
             f"{refresh_statistics!r}"
         )
 
+    # Names for profilers; they change nothing that is computed.
+    encode, encode_reply = (
+        jax.named_scope("encode")(each.encode) for each in (codec, grad_codec)
+    )
+    decode, decode_reply = (
+        jax.named_scope("decode")(each.decode) for each in (codec, grad_codec)
+    )
+
     def client_forward(
         party: Party, x: jax.Array, mask: jax.Array | None, key: jax.Array
     ) -> tuple[Packet, Residual]:
@@ -177,7 +185,7 @@ def make_steps(
         smashed, pullback, variables = jax.vjp(
             forward, party.variables["params"], has_aux=True
         )
-        packet = codec.encode(_blank(smashed, mask))
+        packet = encode(_blank(smashed, mask))
         observe("activations", packet, mask)
         return packet, Residual(pullback, variables)
 
@@ -186,7 +194,7 @@ def make_steps(
     ) -> Packet:
         batch = refresh_statistics == "batch"
         smashed, _ = client.apply(party.variables, x, mask=mask, key=key, train=batch)
-        packet = codec.encode(_blank(smashed, mask))
+        packet = encode(_blank(smashed, mask))
         observe("activations", packet, mask)
         return packet
 
@@ -197,7 +205,7 @@ def make_steps(
         mask: jax.Array | None,
         step_size: jax.Array,
     ) -> Party:
-        (gradients,) = residual.pullback(grad_codec.decode(reply))
+        (gradients,) = residual.pullback(decode_reply(reply))
         return _descend(
             client_optimizer, party, residual.variables, gradients, mask, step_size
         )
@@ -210,7 +218,7 @@ def make_steps(
         key: jax.Array,
     ) -> tuple[Callable[[PyTree, jax.Array], Any], jax.Array]:
         """The server's mean loss as a function of its parameters and the smashed."""
-        smashed = _flat(jax.vmap(codec.decode)(packets))
+        smashed = _flat(jax.vmap(decode)(packets))
         labels, rows = labels.reshape(-1), None if mask is None else mask.reshape(-1)
 
         def mean_loss(params: PyTree, smashed: jax.Array) -> tuple[jax.Array, Any]:
@@ -259,13 +267,13 @@ def make_steps(
         reply = reply.reshape(*labels.shape, *smashed.shape[1:])
         reply = reply * _own_mean(labels, mask).reshape((-1,) + (1,) * (reply.ndim - 1))
 
-        def encode(reply: jax.Array, mask: jax.Array | None) -> Packet:
-            packet = grad_codec.encode(reply)
+        def send(reply: jax.Array, mask: jax.Array | None) -> Packet:
+            packet = encode_reply(reply)
             observe("gradients", packet, mask)
             return packet
 
         axes = (0, None if mask is None else 0)
-        return trained, metrics, jax.vmap(encode, axes)(reply, mask)
+        return trained, metrics, jax.vmap(send, axes)(reply, mask)
 
     def examined(part: Part, party: Party, x: jax.Array) -> jax.Array:
         key = jax.random.key(0)  # evaluation draws nothing
@@ -274,10 +282,10 @@ def make_steps(
     def client_examine(
         party: Party, x: jax.Array, mask: jax.Array | None = None
     ) -> Packet:
-        return codec.encode(_blank(examined(client, party, x), mask))
+        return encode(_blank(examined(client, party, x), mask))
 
     def server_examine(party: Party, packet: Packet) -> jax.Array:
-        return examined(server, party, codec.decode(packet))
+        return examined(server, party, decode(packet))
 
     def predict(
         client_party: Party,
@@ -299,6 +307,7 @@ def make_steps(
     )
 
 
+@jax.named_scope("optimizer")
 def _descend(
     optimizer: optax.GradientTransformation,
     party: Party,

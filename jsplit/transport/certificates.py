@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jsplit.errors import InputError
-from jsplit.transport.grpc_line import Keys
+from jsplit.transport.handshake import Keys
 
 DAYS = 825
 """That certificates are valid for."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from jsplit.errors import InputError, Refusal
+from jsplit.transport.handshake import Keys, refusal_of
 from jsplit.transport.line import Inbox, Line, Lost
 
 METHOD = "/jsplit.v1.Split/Train"
@@ -38,20 +39,6 @@ _STATUS = {
     "INTERNAL": grpc.StatusCode.INTERNAL,
     "TOO_LARGE": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
-
-
-class Keys(NamedTuple):
-    """One side's certificates, each PEM.
-
-    Attributes:
-        authority: that signed the other side's.
-        certificate: of this side.
-        private: its key.
-    """
-
-    authority: bytes
-    certificate: bytes
-    private: bytes
 
 
 def _options(limit: int) -> list[tuple[str, int]]:
@@ -213,8 +200,9 @@ def _abort(context: grpc.ServicerContext, refusal: Refusal) -> Any:
 class _ClientLine:
     """The client's end of a stream."""
 
-    def __init__(self, channel: grpc.Channel, address: str):
+    def __init__(self, channel: grpc.Channel, address: str, keys: Keys | None):
         self.peer = address
+        self._keys = keys
         self._out = Inbox(limit=2)
         self._in = Inbox()
         self._call = channel.stream_stream(METHOD)(self._requests())
@@ -227,11 +215,15 @@ class _ClientLine:
 
     def _read(self) -> None:
         reason: Exception = Lost("the server ended the connection")
+        heard = False
         try:
             for data in self._call:
+                heard = True
                 self._in.put(data)
         except grpc.RpcError as error:
             reason = _reason(error)
+            if isinstance(reason, Lost) and not heard:
+                reason = refusal_of(self.peer, self._keys) or reason
         except Lost as error:
             reason = error
         finally:
@@ -240,7 +232,12 @@ class _ClientLine:
 
     def send(self, data: bytes) -> None:
         """As `Line.send`."""
-        self._out.put(data)
+        try:
+            self._out.put(data)
+        except Lost as error:
+            if isinstance(error.__cause__, Refusal):
+                raise error.__cause__ from None
+            raise
 
     def receive(self, timeout: float | None = None) -> bytes:
         """As `Line.receive`."""
@@ -281,6 +278,8 @@ def dialled(address: str, keys: Keys | None, limit: int) -> Iterator[_ClientLine
         address: `HOST:PORT`.
         keys: for mutual TLS; None for none at all.
         limit: bytes of a message.
+
+    What it receives may be a `Refusal` by either side's TLS, as `refusal_of`.
     """
     if keys is None:
         channel = grpc.insecure_channel(address, options=_options(limit))
@@ -292,7 +291,7 @@ def dialled(address: str, keys: Keys | None, limit: int) -> Iterator[_ClientLine
         )
         channel = grpc.secure_channel(address, credentials, options=_options(limit))
     with channel:
-        line = _ClientLine(channel, address)
+        line = _ClientLine(channel, address, keys)
         try:
             yield line
         except BaseException:

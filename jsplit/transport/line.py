@@ -33,6 +33,7 @@ class Line(Protocol):
 
         Raises:
             Lost: if the line is known to be broken.
+            Refusal: likewise, if it is known to a client what was refused.
         """
 
     def receive(self, timeout: float | None = None) -> bytes:
@@ -76,7 +77,7 @@ class Inbox:
                 lambda: self._reason or len(self._messages) < self._limit
             )
             if self._reason:
-                raise Lost("closed") from self._reason
+                raise Lost(str(self._reason)) from self._reason
             self._messages.append(data)
             self._changed.notify_all()
 

@@ -1,0 +1,100 @@
+"""Why two parties could not shake hands.
+
+gRPC says no more than that a connection failed: under TLS 1.3 the server judges a
+client's certificate when the client's side of the handshake is already over. So after
+a failure the client shakes hands once more, by Python's own TLS, and says which of the
+two was not trusted. Nothing is sent over that connection.
+"""
+
+import socket
+import ssl
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from jsplit.errors import Refusal
+
+SECONDS = 5.0
+"""For each step of the handshake."""
+
+
+class Keys(NamedTuple):
+    """One side's certificates, each PEM.
+
+    Attributes:
+        authority: that signed the other side's.
+        certificate: of this side.
+        private: its key.
+    """
+
+    authority: bytes
+    certificate: bytes
+    private: bytes
+
+
+def refusal_of(address: str, keys: Keys | None) -> Refusal | None:
+    """What the handshake with a server fails on; None if on nothing of the kind.
+
+    Args:
+        address: `HOST:PORT`.
+        keys: of this party; None if it has none.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        with (
+            socket.create_connection((host, int(port)), SECONDS) as plain,
+            _context(keys).wrap_socket(plain, server_hostname=host) as secure,
+        ):
+            # A server that trusts this side begins to speak HTTP/2 by itself.
+            trusted = bool(secure.recv(1))
+    except ssl.SSLCertVerificationError as error:
+        return Refusal(
+            "SERVER_CERTIFICATE",
+            f"the server's certificate is not trusted ({error.verify_message}); is "
+            f"{address} the server, made for this host by the authority that --certs "
+            "holds (jsplit certs --hosts)?",
+        )
+    except ssl.SSLError as error:
+        if "ALERT" not in (error.reason or ""):
+            return None if keys is None else _plain()
+        trusted = False
+    except TimeoutError:
+        return None
+    except OSError as error:
+        if not isinstance(error, ConnectionResetError):
+            return None
+        trusted = False
+    if keys is None:
+        return Refusal("NO_CERTIFICATE", "the server asks for certificates: --certs")
+    if trusted:
+        return None
+    return Refusal(
+        "CLIENT_CERTIFICATE",
+        "the server does not trust this party's certificate; it must be one for "
+        "clients, not yet at its end, by the authority of the server's --certs",
+    )
+
+
+def _plain() -> Refusal:
+    return Refusal(
+        "NO_TLS", "the server speaks no TLS: start it with --certs, not --insecure"
+    )
+
+
+def _context(keys: Keys | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    if keys is None:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    context.load_verify_locations(cadata=keys.authority.decode("ascii"))
+    # It takes them from files alone; these are this user's, and gone at once.
+    with tempfile.TemporaryDirectory(prefix="jsplit-") as folder:
+        paths = [Path(folder) / name for name in ("certificate.pem", "key.pem")]
+        for path, data in zip(paths, (keys.certificate, keys.private), strict=True):
+            path.touch(mode=0o600)
+            path.write_bytes(data)
+        context.load_cert_chain(*paths)
+    return context
