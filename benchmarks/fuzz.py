@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import measure
-from jsplit.config import agreement
 from jsplit.errors import Refusal
 from jsplit.folder import RunFolder
 from jsplit.network_config import ServeConfig
@@ -30,11 +29,8 @@ from jsplit.transport.line import Line, Lost, local_line
 from jsplit.transport.serving import Run
 from jsplit.wire import compress, expand
 from jsplit.wire.messages import (
-    NOBODY,
-    VERSION,
     Done,
     Goodbye,
-    Hello,
     Kept,
     Labels,
     Message,
@@ -47,7 +43,7 @@ from jsplit.wire.messages import (
     write,
 )
 from jsplit.writers import JsonlWriter
-from tests.networked import TINY, clients_of, result_of, run_locally
+from tests.networked import TINY, clients_of, hello_of, result_of, run_locally
 
 CONFIG = dataclasses.replace(TINY, clients=2, epochs=8)
 
@@ -78,7 +74,7 @@ def messages() -> list[Message]:
     place, name = Place(1, 2, 3), bytes(range(16))
     codes = rng.geometric(0.4, 2000).astype(np.uint8).tobytes()
     return [
-        hello(),
+        hello_of(CONFIG, client=1, held_out=100),
         Welcome(name, name, True, True, False, 40, 200, (0.5,), (0.2,)),
         Labels(False, b"\xff" * 200),
         Tensor(place, 0, 40, 50, b"\1\5", compress(codes)),
@@ -88,25 +84,6 @@ def messages() -> list[Message]:
         Done(8, 70, 100),
         Goodbye(),
     ]
-
-
-def hello() -> Hello:
-    """Of client 1, with the right settings and images that could be."""
-    return Hello(
-        version=VERSION,
-        client=1,
-        token=NOBODY,
-        run=NOBODY,
-        task=0,
-        answered=0,
-        examples=100,
-        held_out=100,
-        classes=10,
-        image=(8, 8, 1),
-        sums=((640_000, 64_000_000),),
-        held=(),
-        settings=agreement(CONFIG),
-    )
 
 
 def spoil(draw: random.Random, good: list[bytes]) -> bytes:

@@ -49,16 +49,6 @@ def begin(
     return jax.jit(lambda key, x: init_party(part, optimizer, key, x))(key, x)
 
 
-def begin_server(
-    part: Part,
-    optimizer: optax.GradientTransformation,
-    key: jax.Array,
-    smashed: jax.ShapeDtypeStruct,
-) -> Party:
-    """The server's, for activations of this shape."""
-    return begin(part, optimizer, key, jnp.zeros(smashed.shape, jnp.float32))
-
-
 def smashed_of(client: Part, party: Party, x: jax.Array) -> jax.ShapeDtypeStruct:
     """Shape and dtype of the activations at the cut, for a batch like `x`.
 
@@ -80,12 +70,46 @@ def smashed_of(client: Part, party: Party, x: jax.Array) -> jax.ShapeDtypeStruct
     return smashed
 
 
-def check_padding(part: Part, party: Party, layout: Layout) -> None:
-    """Refuses a part whose batch statistics padded rows would enter.
+class Begun(NamedTuple):
+    """Both sides before the first step.
+
+    Attributes:
+        client: of whichever client begins; all begin alike.
+        server: of the server.
+        smashed: shape and dtype of what crosses for one example, `[1, ...]`.
+    """
+
+    client: Party
+    server: Party
+    smashed: jax.ShapeDtypeStruct
+
+
+def begin_both(
+    client: Part,
+    server: Part,
+    optimizer: optax.GradientTransformation,
+    keys: Keys,
+    x: jax.Array,
+    layout: Layout,
+) -> Begun:
+    """Begins both sides of a run, for one transformed example `[1, ...]`.
 
     Raises:
-        ValueError: if that is so.
+        ValueError: if the client does not give one float32 array, or padded rows would
+            enter a part's batch statistics.
     """
+    client_party = begin(client, optimizer, keys.client, x)
+    smashed = smashed_of(client, client_party, x)
+    server_party = begin(
+        server, optimizer, keys.server, jnp.zeros(smashed.shape, jnp.float32)
+    )
+    for part, party in ((client, client_party), (server, server_party)):
+        _check_padding(part, party, layout)
+    return Begun(client_party, server_party, smashed)
+
+
+def _check_padding(part: Part, party: Party, layout: Layout) -> None:
+    """Refuses a part whose batch statistics padded rows would enter."""
     if part.masks or not (layout.padded or layout.offline_padded):
         return
     statistics = sorted(set(party.variables) - {"params"})

@@ -25,12 +25,9 @@ from jsplit.protocol import (
 )
 from jsplit.shards import Shards, make_shards
 from jsplit.sides import (
-    begin,
-    begin_server,
-    check_padding,
+    begin_both,
     keys_of,
     make_prices,
-    smashed_of,
 )
 from jsplit.steps import Steps, cross_entropy, ignore, make_steps, top_1
 from jsplit.topology import PARALLEL, Layout, Topology, lay_out
@@ -170,17 +167,13 @@ def make_simulation(
     )
     keys = keys_of(seed)
     x = transform.evaluate(jnp.asarray(train[0][:1]))
-    client_party = begin(client, optimizer, keys.client, x)
-    smashed = smashed_of(client, client_party, x)
-    server_party = begin_server(server, optimizer, keys.server, smashed)
-    for part, party in ((client, client_party), (server, server_party)):
-        check_padding(part, party, layout)
+    begun = begin_both(client, server, optimizer, keys, x, layout)
     program = make_program(
         steps,
         gate,
         codec,
         layout,
-        smashed_shape=smashed.shape[1:],
+        smashed_shape=begun.smashed.shape[1:],
         transform=transform,
         loss=loss,
         correct=correct,
@@ -188,9 +181,9 @@ def make_simulation(
     )
     prices = make_prices(
         client,
-        client_party,
+        begun.client,
         x,
-        smashed,
+        begun.smashed,
         sizes=sizes,
         layout=layout,
         codec=codec,
@@ -200,7 +193,7 @@ def make_simulation(
     return Simulation(
         steps=steps,
         program=program,
-        state=program.init(*hosts.from_leader((client_party, server_party))),
+        state=program.init(*hosts.from_leader((begun.client, begun.server))),
         shards=placement.put(make_shards(*train, shares, layout)),
         test=placement.put(
             make_held_out(*test, TEST_BATCH, placement.devices), None, BATCH

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jsplit import checkpoint
-from jsplit.config import RunConfig
+from jsplit.config import RunConfig, agreement
 from jsplit.folder import RunFolder
 from jsplit.network import client_of, data_of
 from jsplit.network_config import JoinConfig, ServeConfig
@@ -24,6 +24,7 @@ from jsplit.transport.client import Client
 from jsplit.transport.line import local_line
 from jsplit.transport.serving import Run
 from jsplit.transport.shelf import Shelf
+from jsplit.wire.messages import NOBODY, VERSION, Hello
 from jsplit.writers import JsonlWriter
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +54,28 @@ def clients_of(config: RunConfig, path: Path) -> list[Client]:
         )
         for number in range(config.clients)
     ]
+
+
+def hello_of(config: RunConfig, **changes: Any) -> Hello:
+    """What a client with gray images of 8x8 says first, but for the changes."""
+    examples = config.train_examples // config.clients
+    values = examples * 8 * 8
+    honest = Hello(
+        version=VERSION,
+        client=0,
+        token=NOBODY,
+        run=NOBODY,
+        task=0,
+        answered=0,
+        examples=examples,
+        held_out=0,
+        classes=10,
+        image=(8, 8, 1),
+        sums=((100 * values, 100**2 * values),),
+        held=(),
+        settings=agreement(config),
+    )
+    return honest._replace(**changes)
 
 
 SERVING = ServeConfig(linger=10)

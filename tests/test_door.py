@@ -3,7 +3,6 @@
 import dataclasses
 import threading
 
-import numpy as np
 import pytest
 
 from jsplit.config import agreement
@@ -14,10 +13,8 @@ from jsplit.transport.line import Lost, local_line
 from jsplit.transport.serving import Run
 from jsplit.wire import compress
 from jsplit.wire.messages import (
-    NOBODY,
     VERSION,
     Goodbye,
-    Hello,
     Labels,
     Place,
     Plan,
@@ -26,7 +23,7 @@ from jsplit.wire.messages import (
     read,
     write,
 )
-from tests.networked import TINY, clients_of, result_of, run_locally
+from tests.networked import TINY, clients_of, hello_of, result_of, run_locally
 from tests.runs import compile_once
 
 CONFIG = dataclasses.replace(TINY, epochs=3, codec="e4m3", grad_codec="e4m3")
@@ -74,27 +71,8 @@ def serving(tmp_path, undisturbed):
     assert result_of(tmp_path, undisturbed[0]) == undisturbed[1]
 
 
-def honest() -> Hello:
-    images = np.full((200, 8, 8, 1), 100, np.uint8)
-    return Hello(
-        version=VERSION,
-        client=0,
-        token=NOBODY,
-        run=NOBODY,
-        task=0,
-        answered=0,
-        examples=200,
-        held_out=0,
-        classes=10,
-        image=(8, 8, 1),
-        sums=((int(images.sum()), int((images.astype(int) ** 2).sum())),),
-        held=(),
-        settings=agreement(CONFIG),
-    )
-
-
 def spoilt(**changes):
-    return write(honest()._replace(**changes))
+    return write(hello_of(CONFIG, **changes))
 
 
 REFUSED_HELLOS = {
@@ -109,7 +87,7 @@ REFUSED_HELLOS = {
     "LABEL": spoilt(classes=0),
     "MALFORMED: sums": spoilt(sums=((2**64 - 1, 2**64 - 1),)),
     "MALFORMED: a message of unknown": b"\xff" + bytes(60),
-    "MALFORMED: a Hello": write(honest())[:-1],
+    "MALFORMED: a Hello": write(hello_of(CONFIG))[:-1],
     "UNEXPECTED": write(Goodbye()),
 }
 
@@ -124,7 +102,7 @@ def test_a_wrong_hello_is_refused_by_name(name, data, serving):
 
 def test_a_certificate_of_another_client_is_refused(serving):
     with local_line(serving.door.admit, 3) as line:
-        line.send(write(honest()))
+        line.send(write(hello_of(CONFIG)))
         with pytest.raises(Refusal, match="IDENTITY: the certificate is client 3"):
             line.receive(10)
 
@@ -143,7 +121,7 @@ def test_a_message_before_the_welcome_is_refused(tmp_path):
     thread = threading.Thread(target=run.carry_out, args=(lambda epochs: (),))
     thread.start()
     with local_line(run.door.admit, 0) as line:
-        line.send(write(honest()._replace(settings=agreement(config))))
+        line.send(write(hello_of(CONFIG)._replace(settings=agreement(config))))
         line.send(write(Goodbye()))
         with pytest.raises(Refusal, match="UNEXPECTED: a message before the welcome"):
             line.receive(10)
@@ -154,7 +132,7 @@ def test_a_message_before_the_welcome_is_refused(tmp_path):
 
 def welcomed(line, hello=None):
     """Greets as an honest client does; returns the first plan."""
-    line.send(write(hello or honest()))
+    line.send(write(hello or hello_of(CONFIG)))
     welcome = read(line.receive(30), (Welcome,))
     if welcome.labels:
         line.send(write(Labels(False, bytes(200))))
@@ -231,7 +209,7 @@ def test_wrong_labels_are_refused_by_name(tmp_path):
         ("SIZE", Labels(True, bytes(200))),
     ):
         with local_line(run.door.admit, 0) as line:
-            line.send(write(honest()))
+            line.send(write(hello_of(CONFIG)))
             read(line.receive(30), (Welcome,))
             line.send(write(labels))
             with pytest.raises(Refusal, match=name):
@@ -244,7 +222,7 @@ def test_a_second_process_of_a_connected_client_is_told_so(one_server):
     with local_line(one_server.door.admit, 0) as line:
         welcomed(line)
         with local_line(one_server.door.admit, 0) as other:
-            other.send(write(honest()))
+            other.send(write(hello_of(CONFIG)))
             with pytest.raises(Refusal, match="IN_USE: client 0 is connected already"):
                 other.receive(10)
 
@@ -253,7 +231,7 @@ def test_a_newer_connection_of_the_same_process_takes_over(one_server):
     with local_line(one_server.door.admit, 0) as line:
         welcome, _ = welcomed(line)
         with local_line(one_server.door.admit, 0) as newer:
-            again, _ = welcomed(newer, honest()._replace(token=welcome.token))
+            again, _ = welcomed(newer, hello_of(CONFIG)._replace(token=welcome.token))
             assert again.live
             with pytest.raises(Refusal, match="SUPERSEDED"):
                 line.receive(10)

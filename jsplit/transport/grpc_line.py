@@ -235,9 +235,7 @@ class _ClientLine:
         try:
             self._out.put(data)
         except Lost as error:
-            if isinstance(error.__cause__, Refusal):
-                raise error.__cause__ from None
-            raise
+            raise self._in.reason or error from None
 
     def receive(self, timeout: float | None = None) -> bytes:
         """As `Line.receive`."""

@@ -92,9 +92,9 @@ def _context(keys: Keys | None) -> ssl.SSLContext:
     context.load_verify_locations(cadata=keys.authority.decode("ascii"))
     # It takes them from files alone; these are this user's, and gone at once.
     with tempfile.TemporaryDirectory(prefix="jsplit-") as folder:
-        paths = [Path(folder) / name for name in ("certificate.pem", "key.pem")]
-        for path, data in zip(paths, (keys.certificate, keys.private), strict=True):
+        chain, key = Path(folder) / "certificate.pem", Path(folder) / "key.pem"
+        for path, data in ((chain, keys.certificate), (key, keys.private)):
             path.touch(mode=0o600)
             path.write_bytes(data)
-        context.load_cert_chain(*paths)
+        context.load_cert_chain(chain, key)
     return context

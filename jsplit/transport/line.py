@@ -99,9 +99,9 @@ class Inbox:
             self._changed.notify_all()
 
     @property
-    def closed(self) -> bool:
-        """Whether it has ended."""
-        return self._reason is not None
+    def reason(self) -> Exception | None:
+        """What it was closed with; None while it is open."""
+        return self._reason
 
 
 class LocalLine:
@@ -204,8 +204,8 @@ class SlowLine:
 
     def send(self, data: bytes) -> None:
         """As `Line.send`: it waits until the link has taken the message in."""
-        if self._arrived.closed:
-            raise Lost("closed")
+        if self._arrived.reason:
+            raise self._arrived.reason
         self._up.put(data)
 
     def receive(self, timeout: float | None = None) -> bytes:

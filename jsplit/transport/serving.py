@@ -19,7 +19,7 @@ from jsplit.transport.account import Account
 from jsplit.transport.door import Door, Terms, Welcomed
 from jsplit.transport.peer import Absent, Peer
 from jsplit.transport.server import POLL, Patience, State, Stopped, Trainer
-from jsplit.transport.sides import Begun, begin_serving, layout_of
+from jsplit.transport.sides import Serving, begin_serving, layout_of
 from jsplit.typing import OFFLINE, STATES
 from jsplit.wire.messages import Done
 from jsplit.writers import Writer, rewind
@@ -61,7 +61,7 @@ class Run:
             notify,
         )
         self.records: list[Record] = []
-        self.begun: Begun | None = None
+        self.begun: Serving | None = None
         self.state: State | None = None
         self.ledger: Ledger | None = None
         self._config = config

@@ -12,8 +12,7 @@ from jsplit.errors import InputError
 from jsplit.ledger import Prices
 from jsplit.sides import (
     begin,
-    begin_server,
-    check_padding,
+    begin_both,
     keys_of,
     make_prices,
     smashed_of,
@@ -26,7 +25,7 @@ from jsplit.transport import server as servers
 from jsplit.wire.messages import BEGINNING
 
 
-class Begun(NamedTuple):
+class Serving(NamedTuple):
     """A server that can train.
 
     Attributes:
@@ -47,7 +46,7 @@ def layout_of(config: RunConfig, sizes: list[int]) -> Layout:
 
 def begin_serving(
     config: RunConfig, image: tuple[int, int, int], classes: int, sizes: list[int]
-) -> Begun:
+) -> Serving:
     """The server's side, for clients with such images and so many examples each.
 
     Raises:
@@ -62,11 +61,7 @@ def begin_serving(
     client, server = build.parts_of(config, classes)
     optimizer, keys = build.optimizer_of(config), keys_of(config.seed)
     x = jnp.zeros((1, *image), jnp.float32)
-    client_party = begin(client, optimizer, keys.client, x)
-    smashed = smashed_of(client, client_party, x)
-    server_party = begin_server(server, optimizer, keys.server, smashed)
-    for part, party in ((client, client_party), (server, server_party)):
-        check_padding(part, party, layout)
+    begun = begin_both(client, server, optimizer, keys, x, layout)
     codec, grad_codec = CODECS[config.codec](), CODECS[config.grad_codec]()
     gate = build.GATES[config.gate](config, classes)
     side = servers.Side(
@@ -76,33 +71,33 @@ def begin_serving(
         grad_codec=grad_codec,
         layout=layout,
         sizes=tuple(sizes),
-        smashed_shape=smashed.shape[1:],
-        client=client_party,
+        smashed_shape=begun.smashed.shape[1:],
+        client=begun.client,
         key=keys.run,
         loss=cross_entropy,
         correct=top_1,
         test_batch=TEST_BATCH,
     )
     state = servers.State(
-        server=server_party,
+        server=begun.server,
         gate=gate.init(),
         digest=BEGINNING,
-        client=None if len(sizes) == 1 else client_party,
+        client=None if len(sizes) == 1 else begun.client,
         holders=frozenset(range(len(sizes))),
         epoch=0,
     )
     prices = make_prices(
         client,
-        client_party,
+        begun.client,
         x,
-        smashed,
+        begun.smashed,
         sizes=sizes,
         layout=layout,
         codec=codec,
         grad_codec=grad_codec,
         classes=classes,
     )
-    return Begun(side, state, prices)
+    return Serving(side, state, prices)
 
 
 def begin_joining(
