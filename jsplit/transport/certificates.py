@@ -20,7 +20,8 @@ from jsplit.transport.handshake import Keys
 DAYS = 825
 """That certificates are valid for."""
 
-AUTHORITY, CERTIFICATE, PRIVATE = "authority.pem", "certificate.pem", "key.pem"
+FILES = AUTHORITY, CERTIFICATE, PRIVATE = "authority.pem", "certificate.pem", "key.pem"
+"""In each party's folder."""
 
 
 def make(folder: Path, hosts: list[str], clients: int) -> None:
@@ -84,12 +85,7 @@ def read(folder: Path) -> Keys:
         InputError: if a file is missing or none of what it should be.
     """
     try:
-        keys = Keys(
-            *(
-                (folder / name).read_bytes()
-                for name in (AUTHORITY, CERTIFICATE, PRIVATE)
-            )
-        )
+        keys = Keys(*((folder / name).read_bytes() for name in FILES))
         x509.load_pem_x509_certificate(keys.authority)
         certificate = x509.load_pem_x509_certificate(keys.certificate)
         serialization.load_pem_private_key(keys.private, None)
