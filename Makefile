@@ -1,18 +1,22 @@
 # make run   train the quickstart      make test   run the tests
-# make lint  style, types, layers      make clean  remove the environment and caches
+# make lint  style, types, layers      make clean  remove the environments and caches
+# make flower  the test of Flower's app, in an environment of its own
 PYTHON ?= python3
 CONFIG ?= configs/quickstart.toml
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint clean
+.PHONY: run test lint clean flower
 
 run: .venv/.installed
 	$(BIN)/python run.py --config $(CONFIG)
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+flower: .venv-flower/.installed
+	.venv-flower/bin/python -m pytest -q tests/test_flower.py
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
@@ -21,7 +25,7 @@ lint: .venv/.installed-dev
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .venv-flower build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 	    .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -34,6 +38,12 @@ clean:
 .venv/.installed-dev: pyproject.toml | .venv/bin/python
 	$(PIP) install --quiet --editable '.[dev]'
 	@touch .venv/.installed $@
+
+.venv-flower/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-flower
+	.venv-flower/bin/python -m pip --disable-pip-version-check install --quiet \
+	    --editable '.[flower]' hypothesis pytest
+	@touch $@
 
 .venv/bin/python:
 	@command -v $(PYTHON) >/dev/null || { echo \

@@ -45,6 +45,9 @@ from jsplit.wire.messages import (
 from jsplit.writers import JsonlWriter
 from tests.networked import TINY, clients_of, hello_of, result_of, run_locally
 
+ANSWER = 0.5
+"""Seconds for an answer to a lie; some, such as a part of a long message, get none."""
+
 CONFIG = dataclasses.replace(TINY, clients=2, epochs=8)
 
 
@@ -192,7 +195,7 @@ class LyingLine:
         self._line.send(spoil(self._draw, self._good))
         try:
             while True:
-                self._line.receive(10)
+                self._line.receive(ANSWER)
         except Refusal as refusal:
             self._seen[refusal.name] += 1
         except Lost:

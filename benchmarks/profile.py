@@ -15,7 +15,6 @@ or Perfetto.
 import argparse
 import collections
 import contextlib
-import dataclasses
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ from jsplit.simulation import Simulation
 from jsplit.steps import Steps
 from jsplit.typing import STATES
 
-STEPS = "|".join(field.name for field in dataclasses.fields(Steps))
+STEPS = "|".join(Steps._fields)
 NAMED = re.compile(r'\s*(?:ROOT )?%?([\w.-]+) = .*metadata=\{.*?op_name="([^"]*)"')
 FUNCTION = re.compile(rf"jit\(({STEPS})\)/?(.*)")
 NETWORK = re.compile(r"(transpose\()?(?:jvp\()?Chain\)*/(.*)")
@@ -138,7 +137,9 @@ def place_of(traced: str) -> Place:
     layer = NETWORK.search(inside)
     if layer:
         direction = "backward" if layer[1] else "forward"
-        return (function, layer[2].rpartition("/")[0] or layer[2], direction)
+        # The last word is the operation itself.
+        part = re.sub(r"/(jit\(.*|[^/]*)$", "", layer[2])
+        return (function, part, direction)
     scope = SCOPE.search(inside)
     return (function, scope[0] if scope else "", "")
 

@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import clients, codec, measure, run200, start, step
+from benchmarks import (
+    clients,
+    codec,
+    fuzz,
+    lossless,
+    measure,
+    profile,
+    run200,
+    start,
+    step,
+)
 from benchmarks.workload import images, transform
 from jsplit.models import MODELS, Chain
 from tests.runs import compile_once
@@ -47,7 +57,7 @@ def run(tmp_path):
         environment = record["environment"]
         assert environment["backend"] == "cpu" and environment["versions"]["jax"]
         assert record["settings"]["rounds"] == 1
-        return record["models"]["cnn"]
+        return record["models"]["cnn"] if "models" in record else record
 
     return run
 
@@ -107,6 +117,58 @@ def test_run200(run):
     assert once["states"] == {"gated": "ABABABABABCC", "always A": "A" * 12}
     assert len(once["memory"]["gated"]) == len(once["seconds"]["gated"]) == 2
     check_spread(found["ratio"])
+
+
+def test_profile(run):
+    found = run(profile, "--batch", 4, "--steps", 2)
+    assert sum(row["share"] for row in found["rows"]) == pytest.approx(1)
+    assert sum(found["by_kind"].values()) == pytest.approx(1)
+    functions = {row["function"] for row in found["rows"]}
+    assert {"client_forward", "client_backward", "server_step_with_reply"} <= functions
+    assert {"Conv", "Norm", "encode", "decode", "optimizer"} <= set(found["by_kind"])
+    passes = {row["pass"] for row in found["rows"] if "Conv" in row["part"]}
+    assert passes == {"forward", "backward"}
+
+
+@pytest.mark.parametrize(
+    ("traced", "place"),
+    [
+        ("jit(server_step)/transpose(jvp(Chain))/fc/Dense_0/dot_general", 2),
+        ("jit(server_step)/jvp(Chain)/fc/Dense_0/jit(relu)/max", 1),
+        ("while/body/jit(client_forward)/encode/jit(clip)/max", 3),
+        ("while/body/jit(_shuffle)/jit(sort)/sort", 0),
+    ],
+)
+def test_an_operation_is_booked_where_it_was_traced(traced, place):
+    places = (
+        ("epoch", "", ""),
+        ("server_step", "fc/Dense_0", "forward"),
+        ("server_step", "fc/Dense_0", "backward"),
+        ("client_forward", "encode", ""),
+    )
+    assert profile.place_of("jit(run)/" + traced) == places[place]
+
+
+def test_what_runs_inside_an_operation_is_not_counted_twice():
+    # A loop of 10 with two operations inside, one of them with another; then one alone.
+    events = [(0, -10, "a"), (1, -3, "b"), (2, -1, "c"), (5, -2, "b"), (10, -4, "d")]
+    own = list(profile._own(events))
+    assert sorted(own) == [("a", 5), ("b", 2), ("b", 2), ("c", 1), ("d", 4)]
+
+
+def test_lossless(run):
+    found = run(lossless, "--batch", 16)
+    for kind in ("activations", "gradients"):
+        # Small messages: the table of frequencies weighs.
+        assert 1 < found["sizes"][kind]["over_entropy"] < 1.2
+    check_spread(found["share_of_step"])
+
+
+def test_fuzz(run):
+    found = run(fuzz, "--messages", 2000, "--live", 30)
+    assert found["reader"]["messages"] == 2000
+    assert found["reader"]["came_of_it"]["MALFORMED"] > 200
+    assert found["server"]["messages"] == 30 and found["server"]["honest_run_unchanged"]
 
 
 def test_scheduled_gate_follows_its_states_and_keeps_the_last():
