@@ -144,7 +144,7 @@ def to_server(draw: random.Random, count: int) -> dict[str, object]:
         @contextlib.contextmanager
         def lying() -> Iterator[Line]:
             with local_line(run.door.admit, 1) as line:
-                yield LyingLine(line, draw, good, seen, count)
+                yield LyingLine(line, draw, good, seen, count, liar)
 
         threads = [
             threading.Thread(target=target, daemon=True)
@@ -180,14 +180,19 @@ class LyingLine:
         good: list[bytes],
         seen: collections.Counter[str],
         count: int,
+        liar: client.Client,
     ):
         self.peer = line.peer
         self._line, self._draw, self._good = line, draw, good
-        self._seen, self._count = seen, count
+        self._seen, self._count, self._liar = seen, count, liar
 
     def send(self, data: bytes) -> None:
-        """A lie first, mostly; then the truth."""
-        if sum(self._seen.values()) < self._count and self._draw.random() < 0.99:
+        """A lie first, mostly; then the truth.
+
+        The very first word is true: what a client says of its data binds it.
+        """
+        more = sum(self._seen.values()) < self._count
+        if more and self._liar.traffic.received and self._draw.random() < 0.99:
             self._lie()
         self._line.send(data)
 
