@@ -235,7 +235,8 @@ class Client:
                 self._send(line, Labels(held_out, labels.astype(item).tobytes()))
         message: Message | None = None
         while True:
-            message = message or self._receive(line, (Part, Plan, Done), None)
+            allowed = (Part, Plan, Done, Tensor)
+            message = message or self._receive(line, allowed, None)
             if isinstance(message, Done):
                 self._tell_idle(message.epochs)
                 self._send(line, Goodbye())
@@ -245,6 +246,8 @@ class Client:
                 message = None
             elif isinstance(message, Plan):
                 message = self._follow(line, message)
+            else:  # An answer to the process before this one; a plan will come.
+                message = None
 
     def _hello(self) -> Hello:
         data, work = self._data, self._work

@@ -50,7 +50,7 @@ def _options(limit: int) -> list[tuple[str, int]]:
         ("grpc.http2.ping_timeout_ms", PING_TIMEOUT),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE // 2),
+        ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE // 2),
         # Payloads are coded already, and a small message must not unpack to a large.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.so_reuseport", 0),
