@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from jsplit.folder import RunFolder
 from jsplit.network import client_of, data_of
 from jsplit.network_config import JoinConfig, ServeConfig
 from jsplit.transport.client import Client
-from jsplit.transport.line import local_line
+from jsplit.transport.line import Line, local_line
 from jsplit.transport.serving import Run
 from jsplit.transport.shelf import Shelf
 from jsplit.wire.messages import NOBODY, VERSION, Hello
@@ -82,20 +82,29 @@ SERVING = ServeConfig(linger=10)
 
 
 def run_locally(
-    config: RunConfig, path: Path, serving: ServeConfig = SERVING
+    config: RunConfig,
+    path: Path,
+    serving: ServeConfig = SERVING,
+    through: Callable[[Line], Line] = lambda line: line,
 ) -> tuple[Run, list[Client]]:
-    """A run in this process: the product's server and clients, over queues."""
+    """A run in this process: the product's server and clients, over queues.
+
+    `through` makes of a client's line the one that it uses.
+    """
     folder = RunFolder(path / "server")
     folder.path.mkdir(parents=True, exist_ok=True)
     run = Run(config, serving, folder, print, lambda: False)
     clients = clients_of(config, path)
+
+    @contextlib.contextmanager
+    def connect(number: int) -> Iterator[Line]:
+        with local_line(run.door.admit, number) as line:
+            yield through(line)
+
     threads = [
         threading.Thread(
             target=client.run,
-            args=(
-                lambda number=number: local_line(run.door.admit, number),
-                60.0,
-            ),
+            args=(lambda number=number: connect(number), 60.0),
             daemon=True,
         )
         for number, client in enumerate(clients)

@@ -3,20 +3,14 @@
 That a sleep lasts no shorter than asked is all that these tests assume of time.
 """
 
-import contextlib
 import dataclasses
-import threading
 import time
 
 import pytest
 
 from jsplit.errors import InputError, Refusal
-from jsplit.folder import RunFolder
-from jsplit.network_config import ServeConfig
-from jsplit.transport.line import Lost, SlowLine, Speed, local_line, local_pair
-from jsplit.transport.serving import Run
-from jsplit.writers import JsonlWriter
-from tests.networked import TINY, clients_of, result_of, run_locally
+from jsplit.transport.line import Lost, SlowLine, Speed, local_pair
+from tests.networked import TINY, result_of, run_locally
 from tests.runs import compile_once
 
 
@@ -82,25 +76,9 @@ def test_a_run_over_a_slow_link_ends_bit_for_bit_as_over_a_fast_one(
     config = dataclasses.replace(TINY, clients=2)
     with compile_once(tmp_path_factory.getbasetemp()):
         fast, _ = run_locally(config, tmp_path / "fast")
-        folder = RunFolder(tmp_path / "slow" / "server")
-        folder.path.mkdir(parents=True)
-        run = Run(config, ServeConfig(linger=10), folder, print, lambda: False)
-
-        @contextlib.contextmanager
-        def slowly(number):
-            with local_line(run.door.admit, number) as line:
-                yield SlowLine(line, Speed.of("50mbit/5ms"))
-
-        threads = [
-            threading.Thread(
-                target=client.run, args=(lambda n=n: slowly(n), 60.0), daemon=True
-            )
-            for n, client in enumerate(clients_of(config, tmp_path / "slow"))
-        ]
-        for thread in threads:
-            thread.start()
-        assert run.carry_out(lambda epochs: (JsonlWriter(folder.metrics),))
-        for thread in threads:
-            thread.join(30)
-            assert not thread.is_alive()
+        run, _ = run_locally(
+            config,
+            tmp_path / "slow",
+            through=lambda line: SlowLine(line, Speed.of("50mbit/5ms")),
+        )
     assert result_of(tmp_path / "slow", run) == result_of(tmp_path / "fast", fast)
