@@ -59,12 +59,8 @@ def refusal_of(address: str, keys: Keys | None) -> Refusal | None:
         if "ALERT" not in (error.reason or ""):
             return None if keys is None else _plain()
         trusted = False
-    except TimeoutError:
+    except OSError:  # As when a server is killed; that is no judgement.
         return None
-    except OSError as error:
-        if not isinstance(error, ConnectionResetError):
-            return None
-        trusted = False
     if keys is None:
         return Refusal("NO_CERTIFICATE", "the server asks for certificates: --certs")
     if trusted:
