@@ -24,7 +24,7 @@ from benchmarks import measure
 from jsplit.config import RunConfig
 from jsplit.transport import certificates
 from jsplit.writers import human_bytes
-from tests.networked import Parties
+from tests.networked import run_apart
 from tests.runs import compile_once
 
 FLOAT32 = {"codec": "identity", "grad_codec": "identity"}
@@ -61,10 +61,8 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as base, compile_once(Path(base)) as cache:
         certs = Path(base) / "certs"
         certificates.make(certs, ["127.0.0.1"], 1)
-        ways = list(WAYS)
         for seed in range(settings.rounds):
-            first = seed % len(ways)
-            for way in ways[first:] + ways[:first]:
+            for way in measure.in_turn(WAYS, seed):
                 path = Path(base) / f"{way}-{seed}"
                 path.mkdir()
                 chosen = dataclasses.replace(config, seed=seed, **WAYS[way])
@@ -92,13 +90,9 @@ def one_run(
     config: RunConfig, path: Path, cache: Path, certs: Path, link: str
 ) -> dict[str, Any]:
     """A run of real processes; what it reached when."""
-    ways = {"serve": ("--evaluate", 1), "join": ("--link", link)}
-    with Parties(config, path, cache, certs, **ways) as parties:
-        for name in parties.names():
-            parties.start(name)
-        codes = parties.wait(3600)
-    if set(codes.values()) != {0}:
-        raise RuntimeError(parties.log("server") + parties.log("client-0"))
+    run_apart(
+        config, path, cache, certs, serve=("--evaluate", 1), join=("--link", link)
+    )
     folder = path / "server"
     summary = json.loads((folder / "summary.json").read_text())
     epochs = [

@@ -66,21 +66,25 @@ def settings_of(
 def interleave(sides: Mapping[str, Callable[[], Any]], rounds: int) -> Seconds:
     """Times every side once a round.
 
-    The side that begins moves on from round to round, so that none always follows the
-    same neighbour.
+    The side that begins moves on, so that none always follows the same neighbour.
 
     Args:
         sides: warmed up by a call of each; each returns when its work is done, not
             when it is dispatched.
         rounds: how many.
     """
-    names = list(sides)
-    seconds: Seconds = {name: [] for name in names}
+    seconds: Seconds = {name: [] for name in sides}
     for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        for name in in_turn(sides, number):
             seconds[name].append(timed(sides[name]))
     return seconds
+
+
+def in_turn(sides: Iterable[str], number: int) -> list[str]:
+    """The order of the sides in a round: another one begins each time."""
+    names = list(sides)
+    first = number % len(names)
+    return names[first:] + names[:first]
 
 
 def timed(call: Callable[[], Any]) -> float:

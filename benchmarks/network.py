@@ -22,7 +22,7 @@ from benchmarks import measure
 from jsplit.cli import main as jsplit
 from jsplit.config import RunConfig
 from jsplit.transport import certificates
-from tests.networked import Parties, flags, run_locally
+from tests.networked import flags, run_apart, run_locally
 from tests.runs import compile_once
 
 
@@ -49,14 +49,13 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
         gate="always",
         epochs=settings.epochs,
     )
+    link = () if settings.link is None else ("--link", settings.link)
     seconds: measure.Seconds = {"simulation": [], "process": [], "network": []}
     with tempfile.TemporaryDirectory() as base, compile_once(Path(base)) as cache:
         certs = Path(base) / "certs"
         certificates.make(certs, ["127.0.0.1"], 1)
         for number in range(settings.rounds + 1):
-            sides = list(seconds)
-            first = number % len(sides)
-            for side in sides[first:] + sides[:first]:
+            for side in measure.in_turn(seconds, number):
                 path = Path(base) / f"{side}-{number}"
                 path.mkdir()
                 if side == "simulation":
@@ -65,7 +64,7 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
                 elif side == "process":
                     run_locally(config, path)
                 else:
-                    over_network(config, path, cache, certs, settings.link)
+                    run_apart(config, path, cache, certs, join=link)
                 if number:  # The first round compiles.
                     seconds[side].append(epoch_of(path / "server" / "metrics.jsonl"))
         summary = json.loads(
@@ -88,19 +87,6 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
         "counted": summary["counted"],
         "saved": summary["saved"],
     }
-
-
-def over_network(
-    config: RunConfig, path: Path, cache: Path, certs: Path, link: str | None
-) -> None:
-    """A run of real processes."""
-    join = () if link is None else ("--link", link)
-    with Parties(config, path, cache, certs, join=join) as parties:
-        for name in parties.names():
-            parties.start(name)
-        codes = parties.wait(1800)
-    if set(codes.values()) != {0}:
-        raise RuntimeError(parties.log("server") + parties.log("client-0"))
 
 
 def epoch_of(metrics: Path) -> float:

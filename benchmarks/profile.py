@@ -107,9 +107,14 @@ def by_kind(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """The shares of convolutions, of normalisation, of coding and so on, in all."""
     shares = collections.Counter[str]()
     for row in rows:
-        kind = row["part"].split("/")[-1].rstrip("_0123456789") or "between parts"
-        shares[kind] += row["share"]
+        shares[_kind(row["part"], row["pass"])] += row["share"]
     return dict(shares.most_common())
+
+
+def _kind(part: str, direction: str) -> str:
+    if direction and "/" not in part:  # A block's own work, beside its layers.
+        return "ReLU, pooling, sums"
+    return part.split("/")[-1].rstrip("_0123456789") or "between parts"
 
 
 def places_in(simulation: Simulation) -> dict[str, Place]:

@@ -224,6 +224,27 @@ class Parties:
         return path.read_text(errors="replace") if path.exists() else ""
 
 
+def run_apart(
+    config: RunConfig,
+    path: Path,
+    cache: Path,
+    certs: Path | None,
+    serve: Sequence[object] = (),
+    join: Sequence[object] = (),
+) -> None:
+    """An undisturbed run of real processes.
+
+    Raises:
+        RuntimeError: with what the parties said, if one of them failed.
+    """
+    with Parties(config, path, cache, certs, serve, join) as parties:
+        for name in parties.names():
+            parties.start(name)
+        codes = parties.wait(3600)
+        if set(codes.values()) != {0}:
+            raise RuntimeError("\n".join(map(parties.log, parties.names())))
+
+
 def result_of(path: Path, run_like: Run) -> dict[str, Any]:
     """All that a run ended with, from its folder: fit for `==`."""
     folder = RunFolder(path / "server")

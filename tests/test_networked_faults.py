@@ -206,6 +206,19 @@ def test_a_server_that_dies_and_comes_back_changes_nothing(
     assert result_of(tmp_path, run_like) == expected
 
 
+def test_a_client_killed_after_the_end_knows_of_it_without_a_server(tmp_path):
+    run_locally(TINY, tmp_path)
+    (again,) = clients_of(TINY, tmp_path)
+
+    @contextlib.contextmanager
+    def nobody():
+        raise Lost("nobody listens")
+        yield
+
+    done = again.run(nobody, patience=0.0)
+    assert (done.epochs, done.examples) == (6, 100)
+
+
 def gone_after(config, path, lives, **serving):
     """A client that never comes back after so many messages."""
     folder = RunFolder(path / "server")

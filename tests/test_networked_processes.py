@@ -7,7 +7,7 @@ import time
 import pytest
 
 from jsplit.transport import certificates
-from tests.networked import TINY, Parties, result_of, run_locally
+from tests.networked import TINY, Parties, result_of, run_apart, run_locally
 from tests.runs import compile_once
 
 CASES = (
@@ -53,11 +53,7 @@ def test_processes_end_as_one_process_does(
     clients, topology, reference, cache, certs, tmp_path
 ):
     config, run, expected = reference(clients, topology)
-    with Parties(config, tmp_path, cache, certs) as parties:
-        for name in parties.names():
-            parties.start(name)
-        codes = parties.wait()
-    assert set(codes.values()) == {0}, parties.log("server") + parties.log("client-0")
+    run_apart(config, tmp_path, cache, certs)
     assert result_of(tmp_path, run) == expected
     summary = json.loads((tmp_path / "server" / "summary.json").read_text())
     for ways in summary["difference"].values():

@@ -125,7 +125,7 @@ def test_a_changed_byte_is_a_message_or_refused(message, data):
 def test_another_version_is_refused_by_name():
     spoilt = bytearray(write(hello()))
     spoilt[7] = VERSION + 1
-    with pytest.raises(Refusal, match="^VERSION: protocol 2"):
+    with pytest.raises(Refusal, match=f"^VERSION: protocol {VERSION + 1}"):
         read(bytes(spoilt))
 
 

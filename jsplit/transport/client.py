@@ -185,6 +185,9 @@ class Client:
     ) -> Done:
         """Takes part until the server says that the run is over.
 
+        Where it said so to a process before this one, that is known from the shelf and
+        no server needs to be there any more.
+
         Args:
             connect: makes a line to the server; raises `Lost` if it cannot.
             patience: seconds without any answer after which to give up.
@@ -208,6 +211,10 @@ class Client:
                 reason = str(error)
             if self._stopping():
                 raise KeyboardInterrupt
+            if self._shelf.ending:  # Told so before this process began.
+                done = read(self._shelf.ending, (Done,))
+                assert isinstance(done, Done)
+                return done
             if self.traffic.received > heard:
                 pause, alone_since = FIRST_PAUSE, time.monotonic()
             if time.monotonic() - alone_since > patience:
@@ -235,19 +242,18 @@ class Client:
                 self._send(line, Labels(held_out, labels.astype(item).tobytes()))
         message: Message | None = None
         while True:
-            allowed = (Part, Plan, Done, Tensor)
-            message = message or self._receive(line, allowed, None)
+            message = message or self._receive(line, (Part, Plan, Done), None)
             if isinstance(message, Done):
+                self._shelf.end(write(message))
                 self._tell_idle(message.epochs)
                 self._send(line, Goodbye())
                 return message
             if isinstance(message, Part):
                 self._take_part(message)
                 message = None
-            elif isinstance(message, Plan):
+            else:
+                assert isinstance(message, Plan)
                 message = self._follow(line, message)
-            else:  # An answer to the process before this one; a plan will come.
-                message = None
 
     def _hello(self) -> Hello:
         data, work = self._data, self._work

@@ -227,11 +227,12 @@ class Peer:
             return value
 
     def answer(self, reply: Tensor, plain: int) -> None:
-        """Answers what was taken last."""
+        """Answers what was taken last, unless who asked was killed since."""
         with self._changed:
             assert self._task is not None
             self._task.answer, self._task.answered = (reply, plain), False
-            self._send_answer(self._task)
+            if not self._restarted:  # The process that came back knows of no task yet.
+                self._send_answer(self._task)
 
     def hand(self, parcel: Parcel) -> None:
         """Gives the client a part beyond its task; one that is away gets it later."""

@@ -56,6 +56,16 @@ class Shelf:
         if self.run != run:
             _write(self._folder / "run", run)
 
+    @property
+    def ending(self) -> bytes:
+        """What `end` was given; empty before."""
+        path = self._folder / "over"
+        return path.read_bytes() if path.exists() else b""
+
+    def end(self, message: bytes) -> None:
+        """Keeps the server's word that the run is over."""
+        _write(self._folder / "over", message)
+
     def put(self, part: PyTree) -> bytes:
         """Keeps a part; returns its digest. The oldest beyond `SHELF` goes."""
         data = part_bytes(part)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jsplit.errors import Refusal
 
-VERSION = 1
+VERSION = 2
 """Of the protocol; both sides must speak the same."""
 
 DIGEST_BYTES = 16

@@ -1,0 +1,55 @@
+"""What the server tells one client, when."""
+
+import pytest
+
+from jsplit.transport.account import Account
+from jsplit.transport.line import local_pair
+from jsplit.transport.peer import Checked, Peer, Restarted, Task
+from jsplit.typing import SYNC
+from jsplit.wire.messages import BEGINNING, Place, Plan, Tensor, read
+from tests.networked import TINY, hello_of
+
+BATCH = Tensor(Place(0, 0, 0), 0, 1, 1, b"", b"")
+TOKENS = (b"a" * 16, b"b" * 16)
+HELLO = hello_of(TINY)
+
+
+@pytest.fixture
+def peer():
+    """Of a client that sent a batch, which was taken and is not answered."""
+    peer = Peer(0, Account())
+    near, _ = local_pair()
+    peer.attach(near, TOKENS[0], HELLO, live=False)
+    plan = Plan(Place(0, 0, 0), SYNC, bytes(8), BEGINNING)
+    peer.begin(Task(plan, 3, lambda number, message: Checked("taken", 0), None))
+    peer.read(near, BATCH, 1)
+    assert peer.take(0) == "taken"
+    assert peer.detach(near)
+    return peer
+
+
+def heard(line):
+    """What waits at the client's end, by kind."""
+    kinds = []
+    while True:
+        try:
+            kinds.append(type(read(line.receive(0.0), (Plan, Tensor))))
+        except TimeoutError:
+            return kinds
+
+
+def test_an_answer_waits_for_a_client_whose_line_broke(peer):
+    peer.answer(BATCH, 0)
+    near, far = local_pair()
+    hello = HELLO._replace(task=0, answered=0)
+    peer.attach(near, TOKENS[0], hello, live=True)
+    assert heard(far) == [Plan, Tensor]
+
+
+def test_an_answer_to_a_killed_process_is_not_told_to_the_next(peer):
+    near, far = local_pair()
+    peer.attach(near, TOKENS[1], HELLO, live=False)
+    peer.answer(BATCH, 0)
+    assert heard(far) == []
+    with pytest.raises(Restarted):
+        peer.take(0)
