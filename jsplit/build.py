@@ -12,7 +12,7 @@ import optax
 
 from jsplit import data, device, gate
 from jsplit.codecs import CODECS
-from jsplit.config import RunConfig, flag
+from jsplit.config import SPEED_ONLY, TRACED, RunConfig, flag
 from jsplit.data import Dataset
 from jsplit.errors import InputError
 from jsplit.lossless import Tally
@@ -161,6 +161,33 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         simulation=simulation,
         step_sizes=step_sizes_of(config),
     )
+
+
+def share_program(experiment: Experiment, earlier: Experiment) -> Experiment:
+    """The experiment with the compiled program of an earlier one, if it has the same.
+
+    It has if their settings differ only in what the program takes as arguments, their
+    data is the same, and the clients' shares come out at the same sizes.
+    """
+    same = (
+        experiment.dataset.fingerprint == earlier.dataset.fingerprint
+        and experiment.simulation.layout == earlier.simulation.layout
+        and shape_of(experiment.config) == shape_of(earlier.config)
+    )
+    if not same or experiment.tally is not None:
+        return experiment
+    program = experiment.simulation.program
+    program = program._replace(run=earlier.simulation.program.run)
+    simulation = experiment.simulation._replace(
+        program=program, steps=earlier.simulation.steps
+    )
+    return experiment._replace(simulation=simulation)
+
+
+def shape_of(config: RunConfig) -> dict[str, object]:
+    """The settings that the compiled program depends on."""
+    others = TRACED | SPEED_ONLY - {"mesh"}
+    return {name: value for name, value in vars(config).items() if name not in others}
 
 
 def parts_of(config: RunConfig, classes: int) -> tuple[Part, Part]:

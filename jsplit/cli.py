@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import jax
 import tyro
 
-from jsplit import compiled, device, hosts, tables, words
+from jsplit import compiled, device, hosts, sweep, tables, words
 from jsplit import folder as folders
 from jsplit.build import Experiment, blocks_of, build, check_names, load_dataset
 from jsplit.config import (
@@ -29,6 +29,7 @@ from jsplit.folder import RunFolder
 from jsplit.progress import Progress
 from jsplit.summary import summarize, write_summary
 from jsplit.terminal import (
+    INTERRUPTED,
     complain,
     forget_output,
     last_words,
@@ -46,7 +47,7 @@ from jsplit.writers import (
 NETWORK = ("serve", "join", "certs")
 """Commands of a client and a server on two machines."""
 
-INTERRUPTED = 130  # the shell's code for Ctrl-C
+COMMANDS = ("run", "sweep", "report", *NETWORK)
 
 DESCRIPTION = """\
 Split learning under a loss-based gate: each epoch runs in state A (client and server
@@ -93,17 +94,23 @@ def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
     try:
         if argv[:1] == ["run"]:
             return run(argv[1:], prog)
+        if argv[:1] == ["sweep"]:
+            return sweep.command(argv[1:], "jsplit sweep")
+        if argv[:1] == ["report"]:
+            from jsplit import report  # With Matplotlib, which takes its time.
+
+            return report.command(argv[1:], "jsplit report")
         if argv[:1] and argv[0] in NETWORK:
             # Not above: a run on one machine needs neither gRPC nor certificates.
             from jsplit import network
 
             return getattr(network, argv[0])(argv[1:], f"jsplit {argv[0]}")
         if argv in ([], ["-h"], ["--help"]):
-            commands = ",".join(("run", *NETWORK))
-            print(f"usage: jsplit {{{commands}}} [OPTIONS]; see jsplit run --help")
+            print(f"usage: jsplit {{{','.join(COMMANDS)}}} [OPTIONS]")
+            print("see --help of each, such as jsplit run --help")
             return 0
         raise InputError(
-            f"unknown command {argv[0]!r}; the commands are run, {', '.join(NETWORK)}"
+            f"unknown command {argv[0]!r}; the commands are {', '.join(COMMANDS)}"
         )
     except InputError as error:
         return complain(error, 2)
@@ -160,11 +167,9 @@ def _start(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
     dataset = _load(config)
     stack.enter_context(compiled.kept(config.compile_cache, say))
     experiment = build(config, dataset)
-    described = {
-        name: getattr(dataset, name) for name in ("name", "source", "fingerprint")
-    }
 
     def open_new() -> str:
+        described = folders.described(dataset)
         return str(stack.enter_context(folders.open_new(config, described)).path)
 
     folder = RunFolder(Path(hosts.share(open_new)))

@@ -174,6 +174,12 @@ A mesh changes the order of sums, so results agree within rounding only.
 """
 
 
+TRACED = frozenset(
+    {"seed", "learning_rate", "epochs", "threshold", "warmup", "period", "sync_epochs"}
+)
+"""Fields that are arguments of the compiled program and no part of it."""
+
+
 ONE_PARTY = SPEED_ONLY | {"dataset", "train_examples", "test_examples"}
 """Fields that concern one party of a networked run alone: where its data comes from."""
 

@@ -154,6 +154,11 @@ def check_same(folder: RunFolder, asked: RunConfig, kept: RunConfig) -> None:
         )
 
 
+def described(dataset: Any) -> dict[str, Any]:
+    """What is kept of a run's data, for `open_new` and `check_data`."""
+    return {name: getattr(dataset, name) for name in ("name", "source", "fingerprint")}
+
+
 def check_data(folder: RunFolder, record: dict[str, Any], dataset: Any) -> None:
     """Refuses to resume a run with other data than it was started with.
 
@@ -174,11 +179,16 @@ def check_data(folder: RunFolder, record: dict[str, Any], dataset: Any) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that the file is either the old one or the whole new one."""
+    """Writes JSON, as `write_text`."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that it is either the old one or the whole new one."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
-            file.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -18,7 +18,7 @@ from jsplit.errors import InputError, Refusal, RunError
 from jsplit.folder import RunFolder
 from jsplit.network_config import MIB, JoinConfig, ServeConfig
 from jsplit.network_config import check as check_link
-from jsplit.terminal import complain, say, stop_at_signal
+from jsplit.terminal import INTERRUPTED, complain, say, stop_at_signal
 from jsplit.transport import certificates
 from jsplit.transport.client import Client, Data
 from jsplit.transport.grpc_line import dialled, listening
@@ -32,8 +32,6 @@ from jsplit.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter, human_
 
 # Broken handshakes are said in our own words.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-INTERRUPTED = 130
 
 SERVE = """\
 The server of a run over a network: it holds the server part, the gate and the store,

@@ -78,9 +78,9 @@ def accuracy_against_bytes(records: Records, path: Path, *, title: str) -> None:
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.margins(x=0.06, y=0.12)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(title=_folded(title), ylabel="test accuracy")
+    axes.set(title=folded(title), ylabel="test accuracy")
     axes.set_xlabel("activations and gradients sent so far (MiB, paper's accounting)")
-    _finish(figure, axes, path)
+    finish(figure, (axes,), path)
 
 
 def loss_by_epoch(records: Records, path: Path, *, title: str) -> None:
@@ -121,9 +121,9 @@ def loss_by_epoch(records: Records, path: Path, *, title: str) -> None:
     if _spans_decades(np.concatenate(losses), 100):
         axes.set_yscale("log")
     axes.legend()
-    axes.set(title=_folded(title), ylabel="loss (nats per example)")
+    axes.set(title=folded(title), ylabel="loss (nats per example)")
     _draw_strip(strip, epochs, [record.get("state") for record in records])
-    _finish(figure, axes, path)
+    finish(figure, (axes,), path)
 
 
 def _draw_strip(axes: Axes, epochs: np.ndarray, states: Sequence[str | None]) -> None:
@@ -172,15 +172,27 @@ def _marker_area(count: int) -> float:
     return 45 if count <= 40 else 20
 
 
-def _folded(title: str) -> str:
+def folded(title: str) -> str:
     """A title in lines that the picture is wide enough for."""
     return textwrap.fill(title, 68)
 
 
-def _finish(figure: Figure, axes: Axes, path: Path) -> None:
-    axes.grid(color="0.9", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+def finish(
+    figure: Figure, every: Sequence[Axes], path: Path, *, grid: bool = True
+) -> None:
+    """Gives all axes the same plain look, and writes the picture in one step.
+
+    Args:
+        figure: to write.
+        every: its axes.
+        path: of the file; its folder must exist.
+        grid: whether to draw lines behind.
+    """
+    for axes in every:
+        if grid:
+            axes.grid(color="0.9", linewidth=0.6)
+            axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
     path = Path(path)
     # The suffix last: it says the format.
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")

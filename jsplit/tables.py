@@ -50,7 +50,7 @@ def of_cuts(
 def of_summary(summary: Mapping[str, Any]) -> Table:
     """A run beside plain split learning (always A, float32)."""
     plain = summary["always_a_float32"]
-    table = Table(title=f"states {_shortened(summary['states'])}")
+    table = Table(title=f"states {shortened(summary['states'])}")
     for name in ("", "this run", "always A, float32", "reduction"):
         table.add_column(name, justify="left" if not name else "right")
     table.add_row(
@@ -89,7 +89,7 @@ def of_summary(summary: Mapping[str, Any]) -> Table:
 
 def of_network(summary: Mapping[str, Any]) -> Table:
     """A networked run: what was predicted, and what was counted."""
-    table = Table(title=f"states {_shortened(summary['states'])}")
+    table = Table(title=f"states {shortened(summary['states'])}")
     for name in ("", "predicted", "crossed", "spared by compression", "difference"):
         table.add_column(name, justify="left" if not name else "right")
     counted, saved = summary["counted"], summary["saved"]
@@ -126,11 +126,16 @@ def _both_ways(found: Mapping[str, int]) -> str:
     return f"{human_bytes(found['up'])} / {human_bytes(found['down'])}"
 
 
-def _shortened(states: str) -> str:
-    """AABCCCC as `AABC4`: runs of more than three are counted."""
+def shortened(states: str, longest: int | None = None) -> str:
+    """AABCCCC as `AABC4`: runs of more than three are counted.
+
+    What is longer than `longest` ends in an ellipsis.
+    """
     shown, place = "", 0
     while place < len(states):
         length = len(states[place:]) - len(states[place:].lstrip(states[place]))
         shown += states[place] * length if length <= 3 else f"{states[place]}{length}"
         place += length
+    if longest is not None and len(shown) > longest:
+        return shown[: longest - 1] + "…"
     return shown

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+INTERRUPTED = 130
+"""The shell's exit code for Ctrl-C."""
+
 
 @contextlib.contextmanager
 def stop_at_signal(promise: str) -> Iterator[Callable[[], bool]]:

@@ -1,0 +1,152 @@
+"""Pictures of many runs side by side: accuracy against savings, and states by epoch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
+
+from jsplit.plots import STATES, finish, folded
+
+GATES = {
+    "always": ("#000000", "D"),
+    "loss": ("#D55E00", "o"),
+    "periodic": ("#56B4E9", "s"),
+    "freeze": ("#CC79A7", "^"),
+}
+"""Colour (of Okabe and Ito) and marker of each gate."""
+
+
+class Point(NamedTuple):
+    """A setting's mean over its seeds.
+
+    Attributes:
+        gate: its colour and marker.
+        label: in words, such as `loss 0.05`.
+        accuracy: of the test set, a fraction.
+        deviation: of that over seeds; None for a single one.
+        communication: factor that it is reduced by.
+        computation: likewise, of the client.
+    """
+
+    gate: str
+    label: str
+    accuracy: float
+    deviation: float | None
+    communication: float
+    computation: float
+
+
+def accuracy_against_savings(
+    points: Sequence[Point],
+    path: Path,
+    *,
+    title: str,
+    baseline: float | None,
+    loss: float,
+) -> None:
+    """Plots accuracy against both reductions, every gate on one picture.
+
+    Args:
+        points: at least one; a line joins those of one gate by what they reduce.
+        path: of the picture; its folder must exist.
+        title: of what the points have in common.
+        baseline: accuracy of plain split learning, a line; None if it is not known.
+        loss: of accuracy, a second line so far below it.
+    """
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    _scatter(left, points, [it.communication for it in points])
+    _scatter(right, points, [it.computation for it in points])
+    for axes in (left, right):
+        if baseline is not None:
+            axes.axhline(baseline, color="0.3", linewidth=1)
+            axes.axhline(baseline - loss, color="0.3", linewidth=1, linestyle=":")
+    if baseline is not None:
+        left.annotate(
+            f"plain split learning; dotted: {100 * loss:g} points below",
+            (0.01, baseline),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize="small",
+        )
+    left.set(ylabel="test accuracy, mean over seeds")
+    left.set_xlabel("communication reduced by (paper's account)")
+    right.set_xlabel("client computation reduced by")
+    left.yaxis.set_major_formatter(PercentFormatter(1.0))
+    right.legend(loc="lower left", title="gate", fontsize="small")
+    figure.suptitle(folded(title))
+    finish(figure, (left, right), path)
+
+
+def strips(rows: Sequence[tuple[str, str]], path: Path, *, title: str) -> None:
+    """Draws the states of each run by epoch, a strip each.
+
+    Args:
+        rows: for each run what it is called, and its states, such as `AABCC`.
+        path: of the picture; its folder must exist.
+        title: of what the runs have in common.
+    """
+    longest = max(len(states) for _, states in rows)
+    colours = {state: colour for state, (colour, _, _) in STATES.items()}
+    figure = Figure(figsize=(10, 1.3 + 0.22 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, states) in enumerate(rows):
+        axes.bar(
+            np.arange(1, len(states) + 1),
+            0.8,
+            width=1.0,
+            bottom=place - 0.4,
+            color=[colours[state] for state in states],
+            linewidth=0,
+        )
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize="small")
+    axes.set(xlim=(0.5, longest + 0.5), ylim=(len(rows) - 0.4, -0.6), xlabel="epoch")
+    axes.legend(
+        handles=[Patch(color=colour, label=it) for colour, _, it in STATES.values()],
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=3,
+        frameon=False,
+        fontsize="small",
+    )
+    axes.set_title(folded(title), loc="left", fontsize="medium")
+    finish(figure, (axes,), path, grid=False)
+
+
+def _scatter(axes: Axes, points: Sequence[Point], across: Sequence[float]) -> None:
+    for gate, (colour, marker) in GATES.items():
+        mine = sorted(
+            (x, it) for x, it in zip(across, points, strict=True) if it.gate == gate
+        )
+        if not mine:
+            continue
+        axes.errorbar(
+            [x for x, _ in mine],
+            [it.accuracy for _, it in mine],
+            [it.deviation or 0.0 for _, it in mine],
+            color=colour,
+            marker=marker,
+            linewidth=1,
+            capsize=3,
+            label=gate,
+        )
+        for x, it in mine:
+            axes.annotate(
+                it.label.removeprefix(gate).strip(" ,"),
+                (x, it.accuracy),
+                xytext=(4, 5),
+                textcoords="offset points",
+                fontsize="x-small",
+                color=colour,
+            )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("/{x:g}"))
+    axes.xaxis.set_minor_locator(LogLocator(subs=()))
+    axes.margins(x=0.12, y=0.15)

@@ -1,0 +1,253 @@
+"""`jsplit report`: what the finished runs of a folder say, as a page with pictures."""
+
+import base64
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from markdown_it import MarkdownIt
+
+from jsplit import evidence, pictures, words
+from jsplit import folder as folders
+from jsplit.config import argument
+from jsplit.errors import InputError
+from jsplit.evidence import Group, Setting
+from jsplit.tables import shortened
+from jsplit.terminal import say
+
+DESCRIPTION = """\
+Compares the finished runs below FOLDER, such as those of jsplit sweep, and writes
+report.md and report.html (one file, with its pictures in it).
+"""
+
+LOSS = 0.005
+"""Of test accuracy that a reduction may cost: the paper's half a percent."""
+
+PAPER = {
+    1: ("1.64 to 106.7 (VGG11, VGG13, ResNet18)", "2.86 to 32.1"),
+    5: ("11.9 (VGG11)", "not said"),
+    10: ("11.3 (VGG11)", "not said"),
+}
+"""By clients: reductions of communication and of client computation on CIFAR-10."""
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """`jsplit report`."""
+
+    folder: Annotated[tyro.conf.Positional[str], argument("With runs below it.")]
+    out: Annotated[
+        str | None, argument("Folder for the report. None: FOLDER/report.")
+    ] = None
+    partial: Annotated[
+        bool,
+        argument("Leave unfinished runs out instead of refusing."),
+        tyro.conf.FlagCreatePairsOff,
+    ] = False
+
+
+def command(argv: Sequence[str], prog: str) -> int:
+    """`jsplit report`: writes the page; returns the exit code."""
+    asked = words.parse(ReportCommand(folder=""), argv, prog, DESCRIPTION)
+    if not asked.folder:
+        raise InputError(f"{prog} needs a FOLDER with runs below it")
+    path = folders.path_of(asked.folder)
+    out = folders.path_of(asked.out) if asked.out else path / "report"
+    runs, left_out = evidence.read(path, partial=asked.partial)
+    groups = evidence.grouped(runs)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        text = page(groups, left_out, out)
+        folders.write_text(out / "report.md", text)
+        folders.write_text(out / "report.html", self_contained(text, out))
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; name another") from error
+    say(f"{len(runs)} runs in {out / 'report.html'} and {out / 'report.md'}")
+    return 0
+
+
+def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
+    """The report as Markdown; its pictures are drawn into `out`."""
+    run = groups[0].settings[0].runs[0]
+    seeds = sorted({run.config.seed for group in groups for run in group.runs})
+    devices = sorted({run.summary["device"] for group in groups for run in group.runs})
+    versions = sorted(
+        {
+            ", ".join(f"{name} {number}" for name, number in made.items())
+            for group in groups
+            for made in (run.summary["versions"] for run in group.runs)
+        }
+    )
+    count = sum(len(group.runs) for group in groups)
+    shape = "x".join(map(str, run.summary["image_shape"]))
+    parts = [
+        "# What the runs say",
+        f"{count} runs on {run.summary['dataset']} ({run.summary['train_examples']:,} "
+        f"training and {run.summary['test_examples']:,} test images of {shape}; "
+        f"{run.summary['dataset_source']}), seeds {', '.join(map(str, seeds))}, on "
+        f"{'; '.join(devices)}. Versions: {'; '.join(versions)}.",
+        "Accuracies are of the test set after the last epoch: mean over seeds and "
+        "sample standard deviation. Reductions are against always A in float32, by "
+        "counting: communication in the paper's account (payload of activations and "
+        "gradients), every byte as the wire format has it before its lossless stage, "
+        "client computation in multiply-accumulates; where seeds differ, their "
+        "geometric mean and their range.",
+    ]
+    if left_out:
+        parts.append(
+            f"Not finished and left out: {len(left_out)} run(s), {left_out[0]} first."
+        )
+    parts += [
+        "## Best reduction at no more than 0.5 points of accuracy lost",
+        _best(groups),
+    ]
+    for number, group in enumerate(groups, 1):
+        parts.append(f"## {group.title}")
+        parts.append(_table(group))
+        name = f"accuracy-{number}.png"
+        _draw_accuracy(group, out / name)
+        parts.append(f"![accuracy against reductions: {group.title}]({name})")
+        name = f"states-{number}.png"
+        rows = [
+            (f"{setting.label}, seed {run.config.seed}", run.summary["states"])
+            for setting in group.settings
+            for run in setting.runs
+        ]
+        pictures.strips(rows, out / name, title=group.title)
+        parts.append(f"![states by epoch: {group.title}]({name})")
+    return "\n\n".join(parts) + "\n"
+
+
+def self_contained(text: str, folder: Path) -> str:
+    """The page as one HTML file, with its pictures in it."""
+    body = MarkdownIt("commonmark").enable("table").render(text)
+
+    def embedded(found: re.Match[str]) -> str:
+        picture = (folder / found[1]).read_bytes()
+        return f'src="data:image/png;base64,{base64.b64encode(picture).decode()}"'
+
+    body = re.sub(r'src="([^"]+)"', embedded, body)
+    title = html.escape(text.split("\n", 1)[0].lstrip("# "))
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{title}</title>'
+        f"<style>{STYLE}</style></head><body>\n{body}</body></html>\n"
+    )
+
+
+STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;"
+    "padding:0 1rem;color:#222;background:#fff}"
+    "table{border-collapse:collapse;display:block;overflow-x:auto}"
+    "th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
+    "th:first-child,td:first-child{text-align:left}"
+    "tbody tr:first-child td{font-weight:600}"
+    "img{max-width:100%}"
+)
+
+
+def _draw_accuracy(group: Group, path: Path) -> None:
+    points = [
+        pictures.Point(
+            setting.config.gate,
+            setting.label,
+            *setting.accuracy,
+            setting.reduction("communication_reduction").middle,
+            setting.reduction("client_compute_reduction").middle,
+        )
+        for setting in group.settings
+    ]
+    baseline = None if group.baseline is None else group.baseline.accuracy[0]
+    pictures.accuracy_against_savings(
+        points, path, title=group.title, baseline=baseline, loss=LOSS
+    )
+
+
+def _best(groups: Sequence[Group]) -> str:
+    rows = []
+    for group in groups:
+        paper = PAPER.get(group.clients, ("not said", "not said"))
+        row = [group.title]
+        for reduction, claim in zip(
+            ("communication_reduction", "client_compute_reduction"), paper, strict=True
+        ):
+            best = group.best(reduction, LOSS)
+            row.append("no run in float32 to compare with" if best is None else "")
+            if best is not None:
+                row[-1] = (
+                    f"/{best.reduction(reduction).middle:.4g} ({best.label}, "
+                    f"{_points(best.lost(group.baseline))})"
+                )
+            row.append(claim)
+        rows.append(row)
+    return _markdown(
+        (
+            "runs",
+            "communication, at best",
+            "the paper, CIFAR-10",
+            "client computation, at best",
+            "the paper, CIFAR-10",
+        ),
+        rows,
+    )
+
+
+def _table(group: Group) -> str:
+    baseline = group.baseline
+    rows = []
+    for setting in group.settings:
+        lost = setting.lost(baseline)
+        rows.append(
+            [
+                setting.label,
+                str(len(setting.runs)),
+                _accuracy(setting),
+                "" if baseline in (None, setting) else _points(lost),
+                *(
+                    str(setting.reduction(name))
+                    for name in (
+                        "communication_reduction",
+                        "wire_reduction",
+                        "client_compute_reduction",
+                    )
+                ),
+                shortened(setting.runs[0].summary["states"], longest=24),
+            ]
+        )
+    return _markdown(
+        (
+            "gate",
+            "seeds",
+            "test accuracy, %",
+            "against always A, points",
+            "communication",
+            "every byte",
+            "client computation",
+            f"states, seed {group.settings[0].runs[0].config.seed}",
+        ),
+        rows,
+    )
+
+
+def _accuracy(setting: Setting) -> str:
+    mean, deviation = setting.accuracy
+    return f"{100 * mean:.2f}" + (
+        "" if deviation is None else f" ± {100 * deviation:.2f}"
+    )
+
+
+def _points(lost: float | None) -> str:
+    return "not the same seeds" if lost is None else f"{-100 * lost:+.2f}"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(it) for it in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

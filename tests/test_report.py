@@ -1,0 +1,205 @@
+"""`jsplit report`: figures from finished runs, and what it refuses."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from jsplit import cli, evidence
+from jsplit.config import RunConfig
+from jsplit.folder import RunFolder, write_json
+from tests.runs import files_under
+
+PLAIN = {"gate": "always", "codec": "identity", "grad_codec": "identity"}
+
+
+def finish(path, config, accuracy, communication=1.0, computation=1.0, **changes):
+    """A finished run's folder, as far as a report reads it."""
+    folder = RunFolder(path)
+    path.mkdir(parents=True)
+    dataset = {"name": "made up", "source": "this test", "fingerprint": "f"}
+    dataset |= changes.pop("dataset", {})
+    record = {"format": "jsplit-run-1", "config": vars(config), "dataset": dataset}
+    write_json(folder.config, record)
+    summary = {
+        "dataset": "made up",
+        "dataset_source": "this test",
+        "train_examples": 1000,
+        "test_examples": 500,
+        "image_shape": [8, 8, 1],
+        "cut": "1 (conv1)",
+        "seed": config.seed,
+        "states": "AAB" + "C" * (config.epochs - 3),
+        "test_accuracy": accuracy,
+        "communication_reduction": communication,
+        "client_compute_reduction": computation,
+        "wire_reduction": communication / 2,
+        "device": "a test (cpu)",
+        "versions": {"jsplit": "0", "jax": "1"},
+    }
+    write_json(folder.summary, summary | changes)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three seeds of five settings; one of them loses too much."""
+    base = RunConfig(model="cnn", epochs=12)
+    settings = {
+        "plain": (PLAIN, 0.900, 1.0, 1.0),
+        "loss small": ({"gate": "loss", "threshold": 0.02}, 0.899, 20.0, 4.0),
+        "loss large": ({"gate": "loss", "threshold": 0.5}, 0.896, 90.0, 9.0),
+        "loss huge": ({"gate": "loss", "threshold": 5.0}, 0.894, 200.0, 50.0),
+        "freeze": ({"gate": "freeze", "sync_epochs": 3}, 0.898, 50.0, 12.0),
+    }
+    for name, (changes, accuracy, communication, computation) in settings.items():
+        for seed in range(3):
+            config = dataclasses.replace(base, **changes, seed=seed)
+            noise = 0.001 * (seed - 1)
+            path = tmp_path / f"{name} {seed}"
+            finish(path, config, accuracy + noise, communication, computation)
+    return tmp_path
+
+
+def report(*words):
+    return cli.main(["report", *map(str, words)])
+
+
+def rows_of(text, heading):
+    """The cells of the first table after a heading."""
+    table = text.split(heading, 1)[1].split("\n\n")[1]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()[2:]
+    ]
+
+
+def test_plain_split_learning_stands_first_and_the_rest_against_it(runs):
+    assert report(runs) == 0
+    text = (runs / "report" / "report.md").read_text()
+    rows = rows_of(text, "## cnn cut after 1 (conv1), 1 client, 12 epochs")
+    assert [row[0] for row in rows] == [
+        "always, float32",
+        "loss 0.02",
+        "loss 0.5",
+        "loss 5",
+        "freeze 3",
+    ]
+    assert rows[0][:5] == ["always, float32", "3", "90.00 ± 0.10", "", "/1"]
+    assert rows[1][2:7] == ["89.90 ± 0.10", "-0.10", "/20", "/10", "/4"]
+    assert rows[4][7] == "AABC9"
+
+
+def test_the_best_is_that_which_loses_no_more_than_half_a_point(runs):
+    assert report(runs) == 0
+    text = (runs / "report" / "report.md").read_text()
+    ((title, communication, claim, computation, _),) = rows_of(text, "## Best")
+    assert title == "cnn cut after 1 (conv1), 1 client, 12 epochs"
+    assert communication == "/90 (loss 0.5, -0.40)"
+    assert computation == "/12 (freeze 3, -0.20)"
+    assert "106.7" in claim
+
+
+def test_a_loss_of_exactly_half_a_point_is_allowed(runs):
+    (group,) = evidence.grouped(evidence.read(runs, partial=False)[0])
+    assert group.best("communication_reduction", 0.004).label == "loss 0.5"
+    assert group.best("communication_reduction", 0.0039).label == "freeze 3"
+    assert group.best("communication_reduction", 0.0).label == "always, float32"
+
+
+def test_other_seeds_than_those_of_plain_split_learning_prove_nothing(runs):
+    config = RunConfig(model="cnn", epochs=12, gate="freeze", sync_epochs=1, seed=7)
+    finish(runs / "lucky", config, 0.95, 400.0, 100.0)
+    (group,) = evidence.grouped(evidence.read(runs, partial=False)[0])
+    assert group.best("communication_reduction", 0.005).label == "loss 0.5"
+    assert report(runs) == 0
+    text = (runs / "report" / "report.md").read_text()
+    assert "| freeze 1 | 1 | 95.00 | not the same seeds |" in text
+
+
+def test_without_plain_split_learning_nothing_is_claimed(tmp_path):
+    finish(tmp_path / "one", RunConfig(model="cnn", epochs=5), 0.9, 30.0, 3.0)
+    assert report(tmp_path) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "no run in float32 to compare with" in text
+
+
+def test_reductions_that_differ_by_seed_are_a_geometric_mean_and_a_range(tmp_path):
+    for seed, reduction in enumerate((10.0, 40.0)):
+        config = RunConfig(model="cnn", epochs=5, seed=seed)
+        finish(tmp_path / str(seed), config, 0.9, reduction, 3.0)
+    (group,) = evidence.grouped(evidence.read(tmp_path, partial=False)[0])
+    found = group.settings[0].reduction("communication_reduction")
+    assert str(found) == "/20 (10 to 40)"
+
+
+def test_the_page_is_one_file_and_names_data_device_seeds_and_versions(runs):
+    assert report(runs) == 0
+    page = (runs / "report" / "report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
+    assert len(sources) == 2
+    assert all(it.startswith("data:image/png;base64,") for it in sources)
+    for words in ("made up", "a test (cpu)", "seeds 0, 1, 2", "jax 1", "<table>"):
+        assert words in page
+    for name in ("accuracy-1.png", "states-1.png"):
+        data = (runs / "report" / name).read_bytes()
+        assert data.startswith(b"\x89PNG") and len(data) > 10_000
+
+
+def test_models_and_clients_are_groups_of_their_own(runs):
+    config = RunConfig(model="cnn", epochs=12, clients=5, **PLAIN)
+    finish(runs / "five", config, 0.8)
+    finish(runs / "vgg", RunConfig(model="vgg11", epochs=12, **PLAIN), 0.9)
+    groups = evidence.grouped(evidence.read(runs, partial=False)[0])
+    assert [group.title for group in groups] == [
+        "cnn cut after 1 (conv1), 1 client, 12 epochs",
+        "cnn cut after 1 (conv1), 5 clients, parallel, 12 epochs",
+        "vgg11 cut after 1 (conv1), 1 client, 12 epochs",
+    ]
+
+
+def refused(path, said, capsys, *flags):
+    assert report(path, *flags) == 2
+    error = capsys.readouterr().err
+    assert re.search(said, error) and error.count("\n") == 1, error
+    assert not (path / "report").exists()
+
+
+def test_unfinished_runs_are_refused_or_left_out_as_asked(runs, capsys):
+    (runs / "plain 1" / "summary.json").unlink()
+    refused(runs, r"1 of 15 runs in .* are not finished \(plain 1\)", capsys)
+    assert report(runs, "--partial") == 0
+    text = (runs / "report" / "report.md").read_text()
+    assert "Not finished and left out: 1 run(s), plain 1 first." in text
+    # Two of three seeds are left of plain split learning: no comparison is fair.
+    assert "not the same seeds" in text
+
+
+def test_runs_on_different_data_are_refused(runs, capsys):
+    other = {"dataset": {"fingerprint": "g"}, "train_examples": 77}
+    finish(runs / "z", RunConfig(seed=9), 0.9, **other)
+    refused(runs, "different data .*1000 images.* and .*77 images", capsys)
+
+
+def test_a_folder_without_runs_is_refused(tmp_path, capsys):
+    refused(tmp_path, "has no finished run below it; make some", capsys)
+    refused(tmp_path / "none", "is no folder", capsys)
+
+
+def test_a_damaged_summary_is_refused(runs, capsys):
+    (runs / "plain 1" / "summary.json").write_text("{")
+    refused(runs, r"summary.json is not a simulated run's", capsys)
+
+
+def test_the_same_run_twice_is_refused(runs, capsys):
+    finish(runs / "again", RunConfig(model="cnn", epochs=12, **PLAIN), 0.99)
+    refused(runs, "always, float32 was run twice with the same seed", capsys)
+
+
+def test_another_folder_takes_the_report(runs, tmp_path):
+    before = files_under(runs)
+    out = tmp_path.parent / f"{tmp_path.name}-out"
+    assert report(runs, "--out", out) == 0
+    assert files_under(runs) == before
+    assert json.loads((runs / "plain 0" / "summary.json").read_text())["seed"] == 0
+    assert (out / "report.html").exists()
