@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jsplit import folder as folders
 from jsplit.config import SPEED_ONLY, RunConfig
 from jsplit.errors import InputError
@@ -161,6 +163,56 @@ class Group:
             if (lost := setting.lost(self.baseline)) is not None and lost <= loss + 1e-9
         ]
         return max(able, key=lambda it: it.reduction(reduction).middle, default=None)
+
+
+CONTROLS = ("periodic", "freeze")
+"""Gates that pay no heed to the loss."""
+
+
+def at_equal_traffic(
+    group: Group, setting: Setting, control: str
+) -> tuple[float, float | None] | None:
+    """How much more accurate a setting is than a control that sends as much.
+
+    For each seed the control's accuracy is read off between its own runs with that
+    seed, linearly in the logarithm of the reduction of communication; always A with
+    the same codecs is the control that sends most.
+
+    Returns:
+        Mean and sample standard deviation over seeds of the difference in accuracy,
+        the latter None for a single seed; None where the control was not run on both
+        sides of the setting's traffic with every one of its seeds.
+    """
+    codecs = ("codec", "grad_codec", "refresh_statistics")
+    others = [
+        other
+        for other in group.settings
+        if other.config.gate in (control, "always")
+        and all(
+            getattr(other.config, it) == getattr(setting.config, it) for it in codecs
+        )
+    ]
+    if not any(other.config.gate == control for other in others):
+        return None
+    found = []
+    for run in setting.runs:
+        curve = sorted(
+            (
+                math.log(it.summary["communication_reduction"]),
+                it.summary["test_accuracy"],
+            )
+            for other in others
+            for it in other.runs
+            if it.config.seed == run.config.seed
+        )
+        at = math.log(run.summary["communication_reduction"])
+        if not curve or not curve[0][0] <= at <= curve[-1][0]:
+            return None
+        sent, accuracies = np.asarray(curve).T
+        expected = float(np.interp(at, sent, accuracies))
+        found.append(run.summary["test_accuracy"] - expected)
+    deviation = statistics.stdev(found) if len(found) > 1 else None
+    return statistics.fmean(found), deviation
 
 
 def read(path: Path, *, partial: bool) -> tuple[list[Run], list[str]]:

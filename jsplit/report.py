@@ -108,6 +108,7 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
     for number, group in enumerate(groups, 1):
         parts.append(f"## {group.title}")
         parts.append(_table(group))
+        parts += _equal_traffic(group)
         name = f"accuracy-{number}.png"
         _draw_accuracy(group, out / name)
         parts.append(f"![accuracy against reductions: {group.title}]({name})")
@@ -233,11 +234,42 @@ def _table(group: Group) -> str:
     )
 
 
+def _equal_traffic(group: Group) -> list[str]:
+    """The loss gate beside the controls, if both were run."""
+    rows = []
+    for setting in group.settings:
+        if setting.config.gate != "loss":
+            continue
+        found = [
+            evidence.at_equal_traffic(group, setting, control)
+            for control in evidence.CONTROLS
+        ]
+        if any(found):
+            sent = str(setting.reduction("communication_reduction"))
+            rows.append([setting.label, sent, *map(_difference, found)])
+    if not rows:
+        return []
+    return [
+        "Points of accuracy that the loss gate is above the controls where those send "
+        "as much, between their own runs with the same seed:",
+        _markdown(("gate", "communication", *evidence.CONTROLS), rows),
+    ]
+
+
+def _difference(found: tuple[float, float | None] | None) -> str:
+    if found is None:
+        return "not run there"
+    mean, deviation = found
+    return f"{100 * mean:+.2f}" + _spread(deviation)
+
+
 def _accuracy(setting: Setting) -> str:
     mean, deviation = setting.accuracy
-    return f"{100 * mean:.2f}" + (
-        "" if deviation is None else f" ± {100 * deviation:.2f}"
-    )
+    return f"{100 * mean:.2f}" + _spread(deviation)
+
+
+def _spread(deviation: float | None) -> str:
+    return "" if deviation is None else f" ± {100 * deviation:.2f}"
 
 
 def _points(lost: float | None) -> str:

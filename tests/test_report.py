@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import re
+import statistics
 
 import pytest
 
@@ -115,6 +117,31 @@ def test_other_seeds_than_those_of_plain_split_learning_prove_nothing(runs):
     assert report(runs) == 0
     text = (runs / "report" / "report.md").read_text()
     assert "| freeze 1 | 1 | 95.00 | not the same seeds |" in text
+
+
+def test_the_loss_gate_is_compared_with_controls_that_send_as_much(runs):
+    for seed in range(3):
+        always = RunConfig(model="cnn", epochs=12, gate="always", seed=seed)
+        finish(runs / f"always {seed}", always, 0.899, 4.0, 1.0)
+    (group,) = evidence.grouped(evidence.read(runs, partial=False)[0])
+    small, large = (
+        it for it in group.settings if it.label in ("loss 0.02", "loss 0.5")
+    )
+    # Freezing goes from 0.899 at /4 to 0.898 (and the seed's noise) at /50.
+    share = math.log(20 / 4) / math.log(50 / 4)
+    expected = [
+        0.899 + noise - (0.899 + share * (0.898 + noise - 0.899))
+        for noise in (-0.001, 0.0, 0.001)
+    ]
+    mean, deviation = evidence.at_equal_traffic(group, small, "freeze")
+    assert mean == pytest.approx(sum(expected) / 3, abs=1e-9)
+    assert deviation == pytest.approx(statistics.stdev(expected), abs=1e-9)
+    # No control sends as little, and one was not run at all.
+    assert evidence.at_equal_traffic(group, large, "freeze") is None
+    assert evidence.at_equal_traffic(group, small, "periodic") is None
+    assert report(runs) == 0
+    text = (runs / "report" / "report.md").read_text()
+    assert f"| loss 0.02 | /20 | not run there | {100 * mean:+.2f} ±" in text
 
 
 def test_without_plain_split_learning_nothing_is_claimed(tmp_path):
