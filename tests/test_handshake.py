@@ -1,6 +1,9 @@
 """Over real TLS, a party that is not trusted is told so by name, and at once."""
 
 import contextlib
+import socket
+import ssl
+import threading
 
 import pytest
 
@@ -8,6 +11,7 @@ from jsplit.cli import main
 from jsplit.errors import Refusal
 from jsplit.transport import certificates
 from jsplit.transport.grpc_line import dialled, listening
+from jsplit.transport.handshake import refusal_of
 from jsplit.transport.line import Lost
 from tests.networked import TINY, flags, free_port
 
@@ -90,6 +94,25 @@ def test_a_server_that_is_not_there_is_no_refusal(keys):
         dialled(address, keys("ours/client-0"), LIMIT) as line,
     ):
         line.receive(10)
+
+
+def test_a_server_killed_after_the_handshake_is_no_refusal(folder, keys):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["h2"])
+    server = folder / "ours" / "server"
+    context.load_cert_chain(server / "certificate.pem", server / "key.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def serve_once():
+            plain, _ = listener.accept()
+            listener.close()
+            context.wrap_socket(plain, server_side=True).close()
+
+        thread = threading.Thread(target=serve_once, daemon=True)
+        thread.start()
+        assert refusal_of(address, keys("ours/client-0")) is None
+        thread.join(10)
 
 
 def test_join_ends_at_once_where_it_is_not_trusted(folder, keys, tmp_path, capsys):

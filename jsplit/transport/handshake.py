@@ -9,6 +9,7 @@ two was not trusted. Nothing is sent over that connection.
 import socket
 import ssl
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ from jsplit.errors import Refusal
 
 SECONDS = 5.0
 """For each step of the handshake."""
+
+AGAIN = 0.5
+"""Seconds after which a refused certificate is shown once more."""
 
 
 class Keys(NamedTuple):
@@ -35,10 +39,21 @@ class Keys(NamedTuple):
 def refusal_of(address: str, keys: Keys | None) -> Refusal | None:
     """What the handshake with a server fails on; None if on nothing of the kind.
 
+    A server that refuses a certificate hangs up after the handshake, and so does one
+    that is killed at that moment. Only the first does it twice.
+
     Args:
         address: `HOST:PORT`.
         keys: of this party; None if it has none.
     """
+    refusal = _shake_hands(address, keys)
+    if refusal is not None and refusal.name == "CLIENT_CERTIFICATE":
+        time.sleep(AGAIN)
+        refusal = _shake_hands(address, keys)
+    return refusal
+
+
+def _shake_hands(address: str, keys: Keys | None) -> Refusal | None:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
