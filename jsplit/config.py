@@ -20,9 +20,9 @@ def argument(text: str) -> Any:
 class RunConfig:
     """Every setting of a run. Unset ones (None) follow from the others."""
 
-    model: Annotated[str, argument("Network: cnn, vgg11, vgg13 or resnet18.")] = (
-        "resnet18"
-    )
+    model: Annotated[
+        str, argument("Network: cnn, vgg11, vgg13, resnet18 or resnet50.")
+    ] = "resnet18"
     cut: Annotated[
         int | None,
         argument(

@@ -273,7 +273,7 @@ def _spread(deviation: float | None) -> str:
 
 
 def _points(lost: float | None) -> str:
-    return "not the same seeds" if lost is None else f"{-100 * lost:+.2f}"
+    return "not the same seeds" if lost is None else f"{0.0 - 100 * lost:+.2f}"
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

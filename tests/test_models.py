@@ -410,6 +410,7 @@ def test_the_cut_table_agrees_with_a_real_network():
         ("vgg11", 2, (8, 8, 128)),
         ("vgg13", 4, (8, 8, 128)),
         ("resnet18", 3, (32, 32, 64)),
+        ("resnet50", 4, (32, 32, 256)),
     ],
 )
 def test_the_usual_cuts_send_what_they_always_sent(name, cut, smashed):
@@ -421,7 +422,8 @@ def test_the_usual_cuts_send_what_they_always_sent(name, cut, smashed):
 
 
 @pytest.mark.parametrize(
-    ("name", "params"), [("vgg11", 9_753_674), ("resnet18", 11_173_962)]
+    ("name", "params"),
+    [("vgg11", 9_753_674), ("resnet18", 11_173_962), ("resnet50", 23_520_842)],
 )
 def test_networks_have_the_published_number_of_parameters(name, params):
     leaves = jax.tree.leaves(shapes_of(whole(name))["params"])
