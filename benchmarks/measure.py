@@ -20,6 +20,8 @@ from typing import Any
 
 import jax
 
+from jsplit.models import MODELS
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 
@@ -42,7 +44,9 @@ def arguments(
     )
     parser.add_argument("--rounds", type=int, default=rounds, help=f"default {rounds}")
     models = list(models)
-    parser.add_argument("--models", nargs="+", default=models, help=" ".join(models))
+    parser.add_argument(
+        "--models", nargs="+", default=models, choices=MODELS, help=" ".join(models)
+    )
     parser.add_argument("--out", type=Path, help="default results/NAME_BACKEND.json")
     return parser
 
@@ -52,6 +56,8 @@ def settings_of(
 ) -> argparse.Namespace:
     """Parses, and says so if the machine is not quiet."""
     settings = parser.parse_args(argv)
+    if settings.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {settings.rounds}")
     settings.load_before = os.getloadavg()[0]
     if settings.load_before > 0.5:
         print(
@@ -142,7 +148,11 @@ def write(name: str, settings: argparse.Namespace, found: Mapping[str, Any]) -> 
 
 
 def environment() -> dict[str, Any]:
-    """The device, the machine, the versions and the commit."""
+    """The device, the machine, the versions and the commit.
+
+    `commit` and `uncommitted` are None in a copy without its history.
+    """
+    changed = _git("status", "--porcelain", "--", "jsplit", "benchmarks/*.py", "tests")
     return {
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
@@ -153,7 +163,7 @@ def environment() -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted": bool(_git("status", "--porcelain", "--", "jsplit")),
+        "uncommitted": None if changed is None else bool(changed),
     }
 
 

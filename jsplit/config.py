@@ -32,8 +32,9 @@ class RunConfig:
     dataset: Annotated[
         str,
         argument(
-            "auto, cifar10, fashion_mnist, fashion_mnist_10k (embedded), or the path "
-            "of an .npz. auto: CIFAR-10 if it can be had, else the embedded set."
+            "auto, cifar10, fashion_mnist, fashion_mnist_10k (embedded), tfds:NAME "
+            "(any images that TFDS prepared), or the path of an .npz. auto: CIFAR-10 "
+            "if it can be had, else the embedded set."
         ),
     ] = "auto"
     data_dir: Annotated[
@@ -257,7 +258,12 @@ def check_cluster(cluster: ClusterConfig) -> None:
         )
     assert address is not None and number is not None and count is not None
     host, _, port = address.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if (
+        not host
+        or not port.isascii()
+        or not port.isdigit()
+        or not 1 <= int(port) < 65536
+    ):
         raise InputError(
             f"--coordinator must be HOST:PORT of process 0, or auto, got {address!r}"
         )

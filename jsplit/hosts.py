@@ -302,24 +302,28 @@ def _meet(
     if process_id:
         address = (host.strip("[]"), int(port))
         return [_report(coordinator, address, process_id, count, deadline)]
-    return _await(coordinator, int(port), count, deadline) if count > 1 else []
+    return _await(coordinator, (host.strip("[]"), int(port)), count, deadline)
 
 
 def _await(
-    coordinator: str, port: int, count: int, deadline: float
+    coordinator: str, address: tuple[str, int], count: int, deadline: float
 ) -> list[socket.socket]:
     """Process 0: waits for each of the others, and tells all of them how it went."""
     timeout = round(deadline - time.monotonic())
     came: set[int] = set()
     connections: list[socket.socket] = []
-    with _listener(coordinator, port) as server, contextlib.ExitStack() as stack:
+    with (
+        _listener(coordinator, address[1]) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        _check_own(coordinator, address, deadline)
         try:
             while len(came) < count - 1:
                 server.settimeout(max(deadline - time.monotonic(), 0.001))
                 connection = server.accept()[0]
                 until = min(deadline, time.monotonic() + _GREETING)
                 greeting = _greeting(connection, until)
-                if greeting is None:
+                if greeting is None or greeting[0] < 1 or greeting[0] >= greeting[1]:
                     connection.close()  # Not one of ours: anybody can knock.
                     continue
                 number, said = greeting
@@ -362,6 +366,19 @@ def _listener(coordinator: str, port: int) -> socket.socket:
             f"--coordinator {coordinator}: port {port} cannot be opened here "
             f"({error.strerror}); take another, the same for every process, unless "
             "one with --process-id 0 runs already: each needs its own"
+        ) from error
+
+
+def _check_own(coordinator: str, address: tuple[str, int], deadline: float) -> None:
+    """Refuses an address by which process 0 does not come to itself: JAX would abort."""
+    until = min(deadline, time.monotonic() + _GREETING)
+    try:
+        _connected(coordinator, address, until).close()
+    except InputError as error:
+        raise InputError(
+            f"--coordinator {coordinator} does not lead to this machine, which has "
+            f"--process-id 0 ({error.__cause__}); name an address of it that every "
+            "process reaches"
         ) from error
 
 
@@ -414,11 +431,12 @@ def _connected(
         left = max(deadline - time.monotonic(), 0.001)
         try:
             return socket.create_connection(address, timeout=left)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             if time.monotonic() + _PAUSE > deadline:
+                reason = getattr(error, "strerror", None) or error
                 raise InputError(
                     f"--coordinator {coordinator} could not be reached in {timeout} s "
-                    f"({error.strerror or error}); start process 0 there, or give a "
+                    f"({reason}); start process 0 there, or give a "
                     "longer --coordinator-timeout"
                 ) from error
         time.sleep(_PAUSE)

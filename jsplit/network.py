@@ -97,7 +97,9 @@ def serve(argv: Sequence[str], prog: str) -> int:
     check_link(link)
     if config.mesh:
         raise InputError("--mesh is for jsplit run; a server computes on one device")
-    keys = None if link.certs is None else certificates.read(Path(link.certs))
+    keys = (
+        None if link.certs is None else certificates.read(Path(link.certs), server=True)
+    )
     device.restrict(config.device)
     device.choose(config.device)
     with contextlib.ExitStack() as stack:
@@ -150,7 +152,13 @@ def _server_folder(config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
             yield folder
         return
     with folders.open_new(config, {"source": "held by the clients"}) as folder:
-        yield folder
+        try:
+            yield folder
+        except InputError:
+            # Nothing was trained, so the same command must find nothing in its way.
+            if [entry.name for entry in folder.path.iterdir()] == ["config.json"]:
+                folder.config.unlink()
+            raise
 
 
 def join(argv: Sequence[str], prog: str) -> int:
@@ -166,7 +174,11 @@ def join(argv: Sequence[str], prog: str) -> int:
             f"to {config.clients - 1}"
         )
     speed = None if link.link is None else Speed.of(link.link)
-    keys = None if link.certs is None else certificates.read(Path(link.certs))
+    keys = (
+        None
+        if link.certs is None
+        else certificates.read(Path(link.certs), server=False)
+    )
     device.restrict(config.device)
     device.choose(config.device)
     held = data_of(config, link)
@@ -175,8 +187,14 @@ def join(argv: Sequence[str], prog: str) -> int:
         if config.workdir is None
         else folders.path_of(config.workdir)
     )
-    shelf = Shelf(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--workdir {path}: {error.strerror}; name another folder"
+        ) from error
     with folders.held(path), compiled.kept(config.compile_cache, say):
+        shelf = Shelf(path)
         client = client_of(config, link.client, held, shelf)
         say(
             f"client {link.client} with {len(held.labels)} examples, to the server at "
@@ -185,7 +203,7 @@ def join(argv: Sequence[str], prog: str) -> int:
         try:
             done = client.run(lambda: _line(link, keys, speed), link.patience)
         except Refusal as refusal:
-            raise RunError(f"the server refused this client: {refusal}") from refusal
+            raise RunError(f"this client cannot take part: {refusal}") from refusal
         except KeyboardInterrupt:
             return complain(
                 "interrupted; the same command goes on where it was", INTERRUPTED
@@ -246,7 +264,8 @@ def certs(argv: Sequence[str], prog: str) -> int:
     folder = folders.path_of(command.folder)
     certificates.make(folder, list(command.hosts), command.clients)
     say(
-        f"made {folder}/authority, {folder}/server and {folder}/client-0 to -"
-        f"{command.clients - 1}; the key in authority/ stays at home"
+        f"made {folder}/authority, {folder}/server and {folder}/client-0"
+        + f" to client-{command.clients - 1}" * (command.clients > 1)
+        + "; the key in authority/ stays at home"
     )
     return 0

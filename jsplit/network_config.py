@@ -83,6 +83,10 @@ def check(config: ServeConfig | JoinConfig) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise InputError(f"{name} must be HOST:PORT, got {address!r}")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise InputError(f"{name} {address}: write IPv6 as [{host}]:{port}")
+    if isinstance(config, JoinConfig) and int(port) == 0:
+        raise InputError(f"--server {address}: port 0 is nobody's; name the server's")
     if config.certs is None and not config.insecure:
         raise InputError(
             "--certs FOLDER is needed: make certificates with jsplit certs, or say "

@@ -1,7 +1,9 @@
 """What a stranger, a liar or a broken client is told, and that it harms nobody."""
 
+import contextlib
 import dataclasses
 import threading
+import time
 
 import pytest
 
@@ -9,6 +11,7 @@ from jsplit.config import agreement
 from jsplit.errors import Refusal
 from jsplit.folder import RunFolder
 from jsplit.network_config import ServeConfig
+from jsplit.transport import serving as serving_room
 from jsplit.transport.line import Lost, local_line
 from jsplit.transport.serving import Run
 from jsplit.wire import compress
@@ -128,6 +131,91 @@ def test_a_message_before_the_welcome_is_refused(tmp_path):
     stop.set()
     thread.join(10)
     assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def gathering(tmp_path, clients):
+    """A run that waits for so many clients; its hello, and what it said."""
+    config = dataclasses.replace(CONFIG, clients=clients)
+    stop, said = threading.Event(), []
+    run = Run(config, ServeConfig(), RunFolder(tmp_path), said.append, stop.is_set)
+    thread = threading.Thread(target=run.carry_out, args=(lambda epochs: (),))
+    thread.start()
+    try:
+        yield (
+            run,
+            hello_of(CONFIG, examples=100)._replace(
+                settings=agreement(config), sums=((640_000, 64_000_000),)
+            ),
+            said,
+        )
+    finally:
+        stop.set()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_client_that_leaves_while_the_run_begins_stays_a_member(
+    tmp_path, monkeypatch
+):
+    """Else its images would be missing in the moments that all are told."""
+    begin, begun = serving_room.begin_serving, threading.Event()
+    gone = threading.Event()
+
+    def slow(*given):
+        begun.set()
+        assert gone.wait(60)
+        return begin(*given)
+
+    monkeypatch.setattr(serving_room, "begin_serving", slow)
+    with gathering(tmp_path, 2) as (run, hello, said):
+        dark = hello._replace(client=1, sums=((0, 0),))
+        with local_line(run.door.admit, 1) as one:
+            one.send(write(dark))
+            with local_line(run.door.admit, 0) as other:
+                other.send(write(hello))
+                assert begun.wait(60)
+            # The line is left: its thread has ended, and forgotten what it will.
+            gone.set()
+            mean = read(one.receive(60), (Welcome,)).mean
+    assert mean == pytest.approx((50 / 255,), rel=1e-6)
+
+
+def test_a_second_line_of_a_client_counts_when_the_first_one_goes(tmp_path):
+    with gathering(tmp_path, 2) as (run, hello, said):
+        with contextlib.ExitStack() as stack:
+            first = local_line(run.door.admit, 0)
+            line = stack.enter_context(first)
+            line.send(write(hello))
+            until(lambda: 0 in run.door.hellos)
+            second = stack.enter_context(local_line(run.door.admit, 0))
+            second.send(write(hello))
+            until(lambda: len(run.door._waiting) == 2)
+            line.close()
+            until(lambda: len(run.door._waiting) == 1)
+            other = stack.enter_context(local_line(run.door.admit, 1))
+            other.send(write(hello._replace(client=1)))
+            assert read(second.receive(60), (Welcome,))
+            assert read(other.receive(60), (Welcome,))
+    assert "client 0 is here; waiting for 1" in said
+
+
+@pytest.mark.parametrize("image", ((9, 9, 1), (8, 9, 1), (1024, 1024, 64)))
+def test_images_of_another_size_than_the_settings_are_refused(image, serving):
+    spoilt = hello_of(CONFIG)._replace(
+        image=image, sums=tuple((0, 0) for _ in range(image[2]))
+    )
+    with local_line(serving.door.admit, 0) as line:
+        line.send(write(spoilt))
+        with pytest.raises(Refusal, match="SHAPE: images of"):
+            line.receive(10)
 
 
 def welcomed(line, hello=None):

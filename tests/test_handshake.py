@@ -30,7 +30,11 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def keys(folder):
     def read(name):
-        return None if name is None else certificates.read(folder / name)
+        return (
+            None
+            if name is None
+            else certificates.read(folder / name, server=name.endswith("server"))
+        )
 
     return read
 
@@ -122,5 +126,5 @@ def test_join_ends_at_once_where_it_is_not_trusted(folder, keys, tmp_path, capsy
         code = main([*words, "--certs", str(folder / "theirs" / "client-0")])
     assert code == 1
     said = capsys.readouterr().err
-    assert said.startswith("error: the server refused this client: SERVER_CERTIFICATE")
+    assert said.startswith("error: this client cannot take part: SERVER_CERTIFICATE")
     assert said.count("\n") == 1

@@ -256,6 +256,51 @@ def test_a_client_that_is_gone_is_skipped_where_that_is_asked_for(tmp_path):
     assert examples[3:] == [200, 200, 200]
 
 
+def test_a_client_that_stalls_and_comes_back_takes_part_again(tmp_path):
+    config = dataclasses.replace(TINY, clients=2, epochs=4, sync_epochs=4)
+    folder = RunFolder(tmp_path / "server")
+    folder.path.mkdir()
+    said, back = [], threading.Event()
+    serve = ServeConfig(wait=2.0, absent="skip", linger=20)
+    run = Run(config, serve, folder, said.append, lambda: False)
+    clients = clients_of(config, tmp_path)
+    first = clients_of(config, tmp_path)[1]
+    ended = []
+
+    def stalls():
+        with contextlib.suppress(Killed):
+            first.run(connector(run, 1, [22], Killed()), 60.0)
+        assert back.wait(120)
+        ended.append(clients[1].run(connector(run, 1, (), None), 60.0))
+
+    def steady():
+        ended.append(clients[0].run(connector(run, 0, (), None), 60.0))
+
+    threads = [threading.Thread(target=it, daemon=True) for it in (stalls, steady)]
+    for thread in threads:
+        thread.start()
+
+    class Watching(JsonlWriter):
+        def write(self, record):
+            super().write(record)
+            if record["epoch"] == 2:
+                back.set()
+                deadline = time.monotonic() + 60
+                while not run.peers[1].connected and time.monotonic() < deadline:
+                    time.sleep(0.01)
+
+    assert run.carry_out(lambda epochs: (Watching(folder.metrics),))
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert len(ended) == 2
+    assert [line["train_examples"] for line in run.records] == [200, 100, 200, 200]
+    # What the ledger predicts is for all; what was left out is all that differs.
+    counted = run.account.crossed + run.account.saved
+    epoch = 100 * 8 * 8 * 16 // 4
+    assert counted["activations", "up"] == (4 * 2 - 1) * epoch
+
+
 def test_in_state_c_the_server_needs_nobody(reference, tmp_path):
     config, run_like, expected = reference(1, "parallel")
     # Hello, welcome, labels twice, two epochs of 5 x 2 + 2, plan and 5 batches of B.

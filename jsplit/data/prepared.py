@@ -8,7 +8,7 @@ the records are taken raw and decoded here: about 6 s for 60,000 images of 32x32
 import hashlib
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +64,47 @@ def read_prepared(folder: Path) -> Arrays:
         info = tfds.builder_from_directory(str(folder)).info
         train, test = (
             _read_split(
-                split, info.file_format.value, map(str, info.splits[split].filepaths)
+                split,
+                info.file_format.value,
+                list(map(str, info.splits[split].filepaths)),
             )
             for split in ("train", "test")
         )
+    except InputError:
+        raise
     except Exception as error:  # Foreign bytes, or a reader that is not installed.
-        missing = isinstance(error, ImportError)
-        raise InputError(
-            f"the folder {folder} prepared by TFDS cannot be read ({one_line(error)}); "
-            f"{'install that module' if missing else 'prepare it again'} or remove it"
-        ) from error
+        raise _unreadable(folder, error) from error
     return *train, *test
 
 
+def classes_in(folder: Path) -> int:
+    """The number of classes that the labels of a prepared folder come from.
+
+    Raises:
+        InputError: The folder cannot be read, or has no feature "label" of classes.
+    """
+    try:
+        import tensorflow_datasets as tfds
+
+        features = tfds.builder_from_directory(str(folder)).info.features
+    except Exception as error:  # As above.
+        raise _unreadable(folder, error) from error
+    label = features["label"] if "label" in features else None
+    if not isinstance(label, tfds.features.ClassLabel):
+        raise InputError(f"{folder} has no labels of classes; name another dataset")
+    return int(label.num_classes)
+
+
+def _unreadable(folder: Path, error: Exception) -> InputError:
+    missing = isinstance(error, ImportError)
+    return InputError(
+        f"the folder {folder} prepared by TFDS cannot be read ({one_line(error)}); "
+        f"{'install that module' if missing else 'prepare it again'} or remove it"
+    )
+
+
 def _read_split(
-    split: str, file_format: str, paths: Iterator[str]
+    split: str, file_format: str, paths: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     from PIL import Image
     from tensorflow_datasets.proto import tf_example_pb2
@@ -88,11 +114,22 @@ def _read_split(
     for path in paths:
         for record in records(path):
             feature: Any = tf_example_pb2.Example.FromString(record).features.feature
+            if not {"image", "label"} <= set(feature):
+                raise InputError(
+                    f"{path} holds {', '.join(sorted(feature))}, not an image and a "
+                    "label each; name another dataset"
+                )
             png = feature["image"].bytes_list.value[0]
             images.append(np.asarray(Image.open(io.BytesIO(png))))
             labels.append(feature["label"].int64_list.value[0])
             if "id" in feature:
                 ids.append(feature["id"].bytes_list.value[0])
+    shapes = sorted({image.shape for image in images})
+    if len(shapes) > 1:
+        raise InputError(
+            f"{paths[0]} holds images of {len(shapes)} shapes, {shapes[0]} and "
+            f"{shapes[-1]} among them; make them one shape and give them as an .npz"
+        )
     # TFDS shuffles what it writes. Put back in order, every source of a dataset gives
     # the same arrays, and so the same shards for the clients.
     order = np.argsort(ids) if ids else np.argsort(_shuffled(split, len(images)))

@@ -1,6 +1,7 @@
 """From a name to a dataset."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from jsplit.data.dataset import Dataset
 from jsplit.data.embedded import load_embedded
 from jsplit.data.fashion_mnist import load_fashion_mnist
 from jsplit.data.files import one_line
+from jsplit.data.tfds_sets import PREFIX, load_tfds
 from jsplit.data.user_npz import load_npz
 from jsplit.errors import InputError
 
@@ -32,8 +34,9 @@ def load(
 
     Args:
         name: "cifar10", "fashion_mnist" (all of it), "fashion_mnist_10k" (the part that
-            comes with jsplit), the path of a `.npz` file, or "auto": CIFAR-10 where a
-            source has it, else fashion_mnist_10k, said in one line and in `source`.
+            comes with jsplit), "tfds:NAME[/CONFIG]" of any set that TFDS prepared in
+            `data_dir`, the path of a `.npz` file, or "auto": CIFAR-10 where a source
+            has it, else fashion_mnist_10k, said in one line and in `source`.
         data_dir: Where TFDS keeps its data and where downloads go; by default
             $TFDS_DATA_DIR, else ~/tensorflow_datasets.
         cache_dir: Where decoded arrays are kept; by default $XDG_CACHE_HOME/jsplit,
@@ -50,15 +53,18 @@ def load(
     """
     if name.endswith(".npz"):
         return load_npz(Path(name).expanduser())
-    if name not in NAMES:
+    if name not in NAMES and not name.startswith(PREFIX):
         raise InputError(
-            f"dataset {name!r} is unknown; choose {', '.join(NAMES)} or give the path "
-            "of a .npz file"
+            f"dataset {name!r} is unknown; choose {', '.join(NAMES)}, tfds:NAME of a "
+            "set that TFDS prepared, or give the path of a .npz file"
         )
     if name == "fashion_mnist_10k":
         return load_embedded()
     data_dir = data_dir or _folder("TFDS_DATA_DIR", "~/tensorflow_datasets")
     cache_dir = cache_dir or _folder("XDG_CACHE_HOME", "~/.cache") / "jsplit"
+    if name.startswith(PREFIX):
+        prepared = functools.partial(load_tfds, name.removeprefix(PREFIX))
+        return _load_from(prepared, data_dir, cache_dir, notify)
     if name == "fashion_mnist":
         return _load_from(load_fashion_mnist, data_dir, cache_dir, notify)
     try:

@@ -7,6 +7,7 @@ alone. Give each party its own folder, and keep `authority/` at home.
 
 import datetime
 import ipaddress
+import re
 from pathlib import Path
 
 from cryptography import x509
@@ -16,6 +17,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jsplit.errors import InputError
 from jsplit.transport.handshake import Keys
+
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
 DAYS = 825
 """That certificates are valid for."""
@@ -78,23 +81,47 @@ def make(folder: Path, hosts: list[str], clients: int) -> None:
         raise InputError(f"{folder}: {error.strerror}; name another folder") from error
 
 
-def read(folder: Path) -> Keys:
+def read(folder: Path, *, server: bool) -> Keys:
     """One party's folder.
 
+    Args:
+        folder: with the three files.
+        server: whether it must be a server's; else a client's.
+
     Raises:
-        InputError: if a file is missing or none of what it should be.
+        InputError: if a file is missing or none of what it should be, or they are not
+            of one another, or of the other kind of party.
     """
     try:
         keys = Keys(*((folder / name).read_bytes() for name in FILES))
         x509.load_pem_x509_certificate(keys.authority)
         certificate = x509.load_pem_x509_certificate(keys.certificate)
-        serialization.load_pem_private_key(keys.private, None)
+        private = serialization.load_pem_private_key(keys.private, None)
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or "it holds no such certificates"
         raise InputError(
             f"--certs {folder}: {reason}; make one with jsplit certs, and name this "
             "party's folder in it"
         ) from error
+    if private.public_key() != certificate.public_key():
+        raise InputError(
+            f"--certs {folder}: {PRIVATE} is not the key of {CERTIFICATE}; take both "
+            "from one folder of those that jsplit certs made"
+        )
+    usage = (
+        ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+    )
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+        fits = usage in usages.value
+    except x509.ExtensionNotFound:
+        fits = True  # Good for everything.
+    if not fits:
+        party = "server" if server else "client"
+        raise InputError(
+            f"--certs {folder}: not a certificate for a {party}; name the folder of "
+            f"this {party}"
+        )
     until = certificate.not_valid_after_utc
     if until < datetime.datetime.now(datetime.UTC):
         raise InputError(
@@ -110,11 +137,15 @@ def _name(host: str) -> x509.GeneralName:
     except ValueError:
         pass  # Then it is a name.
     try:
-        return x509.DNSName(host.encode("idna").decode("ascii"))
-    except (UnicodeError, ValueError) as error:
+        name = host.encode("idna").decode("ascii")
+    except UnicodeError:
+        name = ""
+    if not _HOST.fullmatch(name):
         raise InputError(
-            f"--hosts {host!r} is neither a name nor an address"
-        ) from error
+            f"--hosts {host!r} is neither a name nor an address; leave out ports, "
+            "schemes and paths"
+        )
+    return x509.DNSName(name)
 
 
 def _subject(title: str) -> x509.Name:

@@ -46,11 +46,17 @@ from jsplit.wire.messages import (
 )
 from jsplit.writers import human_bytes
 
-RETRIED = frozenset({"IN_USE", "FULL", "NOT_READY", "SUPERSEDED", "IDLE"})
+RETRIED = frozenset({"IN_USE", "FULL", "SUPERSEDED", "IDLE"})
 """Refusals after which it makes sense to come again."""
+
+SILENCE = 2.0
+"""Seconds without a welcome after which a client says what it waits for."""
 
 GREETING = 3600.0
 """Seconds in which the server must welcome; it waits for all clients before."""
+
+MOST_SLOTS = 2**24
+"""Places in an epoch that a client believes a server to have."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds before the next try to connect; it doubles, and a part of it is drawn."""
@@ -172,7 +178,7 @@ class Client:
         self._notify = notify
         self._stopping = stopping
         self._token = NOBODY
-        self._epochs = 0  # that this process has seen or knows to be over
+        self._epochs: int | None = None  # that this process knows to be over
         self._whole = 0  # bytes of an epoch in A
         self._work: Work | None = None
         self._side: Side | None = None
@@ -229,8 +235,7 @@ class Client:
 
     def _converse(self, line: Line) -> Done:
         self._send(line, self._hello())
-        welcome = self._receive(line, (Welcome,), GREETING)
-        assert isinstance(welcome, Welcome)
+        welcome = self._await_welcome(line)
         self._enter(welcome)
         data = self._data
         for wanted, held_out, labels in (
@@ -244,16 +249,31 @@ class Client:
         while True:
             message = message or self._receive(line, (Part, Plan, Done), None)
             if isinstance(message, Done):
+                self._check_done(message)
                 self._shelf.end(write(message))
                 self._tell_idle(message.epochs)
                 self._send(line, Goodbye())
                 return message
             if isinstance(message, Part):
+                if self._alone:
+                    raise Refusal("UNEXPECTED", "a part for a client that is alone")
                 self._take_part(message)
                 message = None
             else:
                 assert isinstance(message, Plan)
                 message = self._follow(line, message)
+
+    def _await_welcome(self, line: Line) -> Welcome:
+        try:
+            welcome = self._receive(line, (Welcome,), SILENCE)
+        except TimeoutError:
+            self._notify("the server is there; it begins when all clients are")
+            try:
+                welcome = self._receive(line, (Welcome,), GREETING)
+            except TimeoutError:
+                raise Lost(f"no welcome in {GREETING:g} s") from None
+        assert isinstance(welcome, Welcome)
+        return welcome
 
     def _hello(self) -> Hello:
         data, work = self._data, self._work
@@ -280,6 +300,7 @@ class Client:
                 "this --workdir belongs to another run than the server's; give a new "
                 "one, or the one that this client trained in",
             )
+        self._check_welcome(welcome)
         self._shelf.belong_to(welcome.run)
         self._token = welcome.token
         if not welcome.live:
@@ -297,6 +318,41 @@ class Client:
             )
             self._evaluate = jax.jit(side.transform.evaluate)
 
+    def _check_welcome(self, welcome: Welcome) -> None:
+        """Refuses sizes and moments that no run has, before anything is made of them.
+
+        Raises:
+            Refusal: MALFORMED.
+        """
+        batch, slots, held = welcome.batch, welcome.slots, len(self._data.labels)
+        channels = self._data.images.shape[-1]
+        moments = (*welcome.mean, *welcome.deviation)
+        if not (
+            0 < batch <= slots <= MOST_SLOTS
+            and held <= slots
+            and slots % batch == 0
+            and len(welcome.mean) == len(welcome.deviation) == channels
+            and np.isfinite(moments).all()
+            and min(welcome.deviation) > 0
+        ):
+            raise Refusal("MALFORMED", f"a welcome that no run has: {welcome[4:]}")
+
+    def _check_plan(self, plan: Plan) -> None:
+        """Refuses an epoch that the run does not have; MALFORMED."""
+        assert self._side is not None
+        epochs = len(self._side.step_sizes)
+        if plan.place.epoch >= epochs + (plan.state == EXAMINE):
+            raise Refusal(
+                "MALFORMED", f"epoch {plan.place.epoch + 1} of a run of {epochs}"
+            )
+
+    def _check_done(self, done: Done) -> None:
+        """Refuses an end that is not the run's; MALFORMED."""
+        assert self._side is not None
+        epochs = len(self._side.step_sizes)
+        if done.epochs != epochs or done.correct > done.examples:
+            raise Refusal("MALFORMED", f"{done} of a run of {epochs} epochs")
+
     def _take_part(self, message: Part) -> None:
         assert self._side is not None
         part, _ = unpack(message, self._side.beginning)
@@ -309,6 +365,7 @@ class Client:
         Another plan comes in the middle of one if the server had to begin the epoch
         again, because of another client.
         """
+        self._check_plan(plan)
         before, epoch = self.traffic.total, plan.place.epoch
         if plan.state == SYNC:
             other = self._train_epoch(line, plan)
@@ -326,7 +383,12 @@ class Client:
         return other
 
     def _tell_idle(self, epochs: int) -> None:
-        """Says what state C has spared, up to so many epochs."""
+        """Says what state C has spared, up to so many epochs.
+
+        A process that comes late does not know what those before it did.
+        """
+        if self._epochs is None:
+            self._epochs = epochs
         idle = epochs - self._epochs
         if idle > 0:
             spared = (
@@ -376,7 +438,7 @@ class Client:
                     f"{plan.place.epoch + 1}, and this client with {number}"
                 )
             first = -1
-            reply = self._receive(line, (Tensor, Plan, Part), None)
+            reply = self._receive(line, (Tensor, Plan, Part, Done), None)
             if not isinstance(reply, Tensor):
                 return reply
             gradient = self._gradient(reply, work.waiting[0], rows)

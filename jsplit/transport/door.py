@@ -30,16 +30,22 @@ from jsplit.wire.messages import (
 )
 
 
+SOON = 2.0
+"""Seconds at the end after which it is said who is waited for."""
+
+
 class Terms(NamedTuple):
     """What every client must agree to.
 
     Attributes:
         settings: as lines `name=value`.
         examples_limit: that one client may hold.
+        edge: of images in pixels; None if the settings leave it open.
     """
 
     settings: str
     examples_limit: int
+    edge: int | None
 
 
 class Welcomed(NamedTuple):
@@ -99,7 +105,18 @@ class Door:
         self._greeting = greeting
         self._notify = notify
         self._welcomed: Welcomed | None = None
+        self._waiting: list[Hello] = []
+        self._sealed = False
         self._left: set[int] = set()
+
+    def seal(self) -> bool:
+        """Fixes who takes part, if all are here; whether it is fixed.
+
+        From then on a client that leaves stays a member, and comes back as the same.
+        """
+        with self.changed:
+            self._sealed = self._sealed or len(self.hellos) == len(self._peers)
+            return self._sealed
 
     def open(self, welcomed: Welcomed) -> None:
         """From now on clients are welcomed, with this."""
@@ -156,15 +173,23 @@ class Door:
                 line.measure()
 
     def wait_for_goodbyes(self, seconds: float) -> None:
-        """Returns when every connected client has read the end, or after so long."""
+        """Returns when every client has read the end, or after so long.
+
+        One that is away may be on its way back, from a line that broke or from its own
+        death, and would look for this server in vain.
+        """
+
+        def missing() -> list[int]:
+            return [it.client for it in self._peers if it.client not in self._left]
+
         with self.changed:
-            self.changed.wait_for(
-                lambda: all(
-                    peer.client in self._left or not peer.connected
-                    for peer in self._peers
-                ),
-                seconds,
-            )
+            soon = min(seconds, SOON)
+            if self.changed.wait_for(lambda: not missing(), soon):
+                return
+        names = ", ".join(map(str, missing()[:8]))
+        self._notify(f"waiting up to {seconds:g} s for client {names} to read the end")
+        with self.changed:
+            self.changed.wait_for(lambda: not missing(), seconds - soon)
 
     def _greet(self, line: Line, identity: int | None) -> Peer:
         data = line.receive(self._greeting)
@@ -232,7 +257,16 @@ class Door:
                 f"{hello.examples} examples; this server takes 1 to "
                 f"{self._terms.examples_limit} of a client",
             )
-        if not (1 <= min(hello.image) and max(hello.image) <= 1024):
+        if hello.held_out > self._terms.examples_limit:
+            raise Refusal(
+                "TOO_LARGE",
+                f"{hello.held_out} held-out examples; this server takes "
+                f"{self._terms.examples_limit}",
+            )
+        edges = {*hello.image[:2]}
+        if not (1 <= min(hello.image) and max(hello.image) <= 1024) or (
+            self._terms.edge is not None and edges != {self._terms.edge}
+        ):
             raise Refusal("SHAPE", f"images of {hello.image}")
         if not 1 <= hello.classes <= 65536:
             raise Refusal("LABEL", f"{hello.classes} classes")
@@ -263,14 +297,29 @@ class Door:
             self._left.discard(hello.client)
             first = hello.client not in self.hellos
             self.hellos.setdefault(hello.client, hello)
+            if not self._sealed:
+                self._waiting.append(hello)
+            missing = [n for n in range(len(self._peers)) if n not in self.hellos]
             self.changed.notify_all()
-            return first
+        if first:
+            names = ", ".join(map(str, missing[:8])) + ", ..." * (len(missing) > 8)
+            self._notify(
+                f"client {hello.client} is here; "
+                + (f"waiting for {names}" if missing else "all are")
+            )
+        return first
 
     def _forget(self, hello: Hello) -> None:
         """A client that leaves before the run begins may come back with other data."""
         with self.changed:
-            if self._welcomed is None and self.hellos.get(hello.client) is hello:
+            if self._sealed:
+                return
+            self._waiting = [it for it in self._waiting if it is not hello]
+            if self.hellos.get(hello.client) is hello:
                 del self.hellos[hello.client]
+            for other in self._waiting:  # It may be waiting on a newer line already.
+                self.hellos.setdefault(other.client, other)
+        self._notify(f"client {hello.client} has left before the run began")
 
     def _await_welcome(self, line: Line) -> Welcomed:
         while self._welcomed is None:

@@ -29,6 +29,9 @@ IDENTITY = re.compile(r"jsplit://client/(\d{1,5})")
 KEEPALIVE, PING_TIMEOUT = 10_000, 5_000
 """Milliseconds between pings on a line, and until the answer to one is missed."""
 
+UNREAD = 16
+"""Messages to a client that may wait; it reads each before it is sent more."""
+
 SPARE = 4
 """Connections beyond one for each client: those that are being turned away."""
 
@@ -63,7 +66,7 @@ class _ServerLine:
 
     def __init__(self, requests: Iterator[bytes], context: grpc.ServicerContext):
         self.peer = context.peer()
-        self.out = Inbox(limit=2**30)  # At most a few answers are ever on their way.
+        self.out = Inbox(limit=UNREAD + 1)
         self._in = Inbox()
         self._context = context
         threading.Thread(target=self._read, args=(requests,), daemon=True).start()
@@ -81,7 +84,9 @@ class _ServerLine:
             self._in.close(Lost("the connection broke"))
 
     def send(self, data: bytes) -> None:
-        """As `Line.send`."""
+        """As `Line.send`; a client that does not read loses its line."""
+        if self.out.waiting >= UNREAD:
+            self.close(Refusal("IDLE", f"{UNREAD} messages were sent and not read"))
         self.out.put(data)
 
     def receive(self, timeout: float | None = None) -> bytes:
@@ -209,7 +214,7 @@ class _ClientLine:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _requests(self) -> Iterator[bytes]:
-        with contextlib.suppress(Lost):
+        with contextlib.suppress(Lost, Refusal):
             while True:
                 yield self._out.get()
 

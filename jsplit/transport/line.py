@@ -99,6 +99,11 @@ class Inbox:
             self._changed.notify_all()
 
     @property
+    def waiting(self) -> int:
+        """Messages that nobody has taken yet."""
+        return len(self._messages)
+
+    @property
     def reason(self) -> Exception | None:
         """What it was closed with; None while it is open."""
         return self._reason
@@ -171,7 +176,7 @@ class Speed(NamedTuple):
             if unit not in units or not delay.endswith("ms"):
                 raise ValueError
             bits, seconds = float(rate[:-4]) * units[unit], float(delay[:-2]) / 1e3
-            if not (0 < bits < float("inf") and 0 <= seconds < 60):
+            if not (1 <= bits < float("inf") and 0 <= seconds < 60):
                 raise ValueError
         except ValueError as error:
             raise InputError(

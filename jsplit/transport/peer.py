@@ -110,13 +110,18 @@ class Task:
 class Peer:
     """A client of the run.
 
-    Attributes:
+    Args:
         client: its number.
+        account: of what crosses.
+        notify: takes a line for people.
     """
 
-    def __init__(self, client: int, account: Account):
+    def __init__(
+        self, client: int, account: Account, notify: Callable[[str], None] = print
+    ):
         self.client = client
         self._account = account
+        self._notify = notify
         self._changed = threading.Condition()
         self._line: Line | None = None
         self._token = NOBODY
@@ -299,13 +304,13 @@ class Peer:
         if digest not in self._held and any(digest):
             if task.parcel is None:
                 line, self._line = self._line, None
-                line.close(
-                    Refusal(
-                        "NO_COMMON_POINT",
-                        f"client {self.client} has no longer the part that the run "
-                        "stands at; give it the --workdir that it trained in",
-                    )
+                refusal = Refusal(
+                    "NO_COMMON_POINT",
+                    f"client {self.client} has no longer the part that the run "
+                    "stands at; give it the --workdir that it trained in",
                 )
+                self._notify(f"refused client {self.client}: {refusal}")
+                line.close(refusal)
                 return
             if self._send(*task.parcel, repeated=not task.due):
                 self._hold(digest)

@@ -217,6 +217,7 @@ class Trainer:
             try:
                 packets = [self._take(peer) for _ in range(task.length)]
             except Absent:
+                peer.end()
                 self._account.abandon()
                 if self._patience.skip:
                     raise
@@ -243,6 +244,8 @@ class Trainer:
             except Absent as error:
                 client = error.args[0]
                 self._peers[client].drop()
+                # What it still has of this epoch is not wanted any more.
+                self._peers[client].end()
                 never = self.store.lacks(client)
                 if (
                     not self._patience.skip

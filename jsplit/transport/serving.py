@@ -52,10 +52,12 @@ class Run:
         stopping: Callable[[], bool],
     ):
         self.account = Account()
-        self.peers = [Peer(client, self.account) for client in range(config.clients)]
+        self.peers = [
+            Peer(client, self.account, notify) for client in range(config.clients)
+        ]
         self.door = Door(
             self.peers,
-            Terms(agreement(config), serving.examples_limit),
+            Terms(agreement(config), serving.examples_limit, config.image_size),
             self.account,
             serving.greeting,
             notify,
@@ -108,8 +110,7 @@ class Run:
     def _gather(self) -> Trainer:
         """Waits until every client has said what it holds."""
         door, config = self.door, self._config
-        if self._name is None:
-            self._wait_for(lambda: len(door.hellos) == config.clients)
+        self._wait_for(door.seal)
         hellos = [door.hellos[client] for client in range(config.clients)]
         sizes = [hello.examples for hello in hellos]
         layout = layout_of(config, sizes)
@@ -128,6 +129,7 @@ class Run:
         mean, deviation = members.moments_of(door.hellos)
         door.open(Welcomed(name, layout.batch, layout.slots, mean, deviation))
         if not self._labelled():
+            self._notify("waiting for the labels of all clients")
             self._wait_for(self._labelled)
             self._keep_members(name)
         self.begun, self.state = begun, begun.state

@@ -1,6 +1,7 @@
 """The client's own durable memory: its newest parts, each under its digest."""
 
 import os
+import re
 from pathlib import Path
 
 from jsplit.errors import InputError, Refusal
@@ -11,6 +12,8 @@ from jsplit.wire.messages import NAME_BYTES, NOBODY
 
 _SUFFIX = ".part"
 
+_OURS = re.compile(r"([0-9a-f]{32}\.part|run|over)(\.tmp)?")
+
 
 class Shelf:
     """Client parts in a folder of the client's; what it holds survives `kill -9`.
@@ -19,18 +22,28 @@ class Shelf:
     come about, and one that is damaged later is not offered.
 
     Args:
-        folder: of this client and this run alone; made if missing.
+        folder: of this client and this run alone, held by this process; made if
+            missing.
 
     Raises:
-        InputError: if the folder cannot be used.
+        InputError: if the folder cannot be used, or holds what is not a client's.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            inside = [
+                path for path in folder.iterdir() if not _OURS.fullmatch(path.name)
+            ]
+            if inside and not (folder / "run").exists():
+                raise InputError(
+                    f"--workdir {folder} holds {inside[0].name}, which is not a "
+                    "client's; name a new folder"
+                )
             for torn in folder.glob("*.tmp"):
-                torn.unlink()
+                if _OURS.fullmatch(torn.name):
+                    torn.unlink()
             whole = [path for path in folder.glob("*" + _SUFFIX) if _is_whole(path)]
         except OSError as error:
             raise InputError(

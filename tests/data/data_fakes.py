@@ -66,7 +66,9 @@ def expect_archive(monkeypatch: pytest.MonkeyPatch, archive: bytes) -> None:
     monkeypatch.setattr(cifar10, "TEST_EXAMPLES", TEST)
 
 
-def tfds_prepare(builder_class: Any, name: str, arrays: Arrays, data_dir: Path) -> Path:
+def tfds_prepare(
+    builder_class: Any, name: str, arrays: Arrays, data_dir: Path, **how: Any
+) -> Path:
     """Has TFDS write `arrays` with a stock builder's name, version and features.
 
     Given PNG bytes and no download, the stock builder needs no TensorFlow; shuffling,
@@ -83,8 +85,10 @@ def tfds_prepare(builder_class: Any, name: str, arrays: Arrays, data_dir: Path) 
     def examples(split: str, images: np.ndarray, labels: np.ndarray) -> Iterator[Any]:
         for i in range(len(images)):
             example = {"image": png(images[i]), "label": int(labels[i])}
-            if name == "cifar10":
+            if name.startswith("cifar"):
                 example["id"] = f"{split}_{i:05d}"
+            if name == "cifar100":
+                example["coarse_label"] = int(labels[i]) // 5
             yield i, example
 
     def generators(self: Any, dl_manager: Any) -> dict[str, Iterator[Any]]:
@@ -99,7 +103,7 @@ def tfds_prepare(builder_class: Any, name: str, arrays: Arrays, data_dir: Path) 
         (builder_class,),
         {"name": name, "_split_generators": generators, "__module__": __name__},
         skip_registration=True,
-    )(data_dir=str(data_dir), file_format="array_record")
+    )(data_dir=str(data_dir), file_format="array_record", **how)
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )

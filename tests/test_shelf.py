@@ -1,0 +1,39 @@
+"""A client's own folder: what it holds, and what it leaves alone."""
+
+import numpy as np
+import pytest
+
+from jsplit.errors import InputError
+from jsplit.transport.shelf import Shelf
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tmp").write_text("years of work")
+    with pytest.raises(InputError, match="holds thesis.tmp, which is not a client's"):
+        Shelf(tmp_path)
+    assert (tmp_path / "thesis.tmp").read_text() == "years of work"
+
+
+def test_torn_files_of_its_own_go_and_others_stay(tmp_path):
+    Shelf(tmp_path).belong_to(b"r" * 16)
+    torn = [tmp_path / f"{'0' * 32}.part.tmp", tmp_path / "over.tmp"]
+    for path in (*torn, tmp_path / "client.log.tmp"):
+        path.write_bytes(b"?")
+    shelf = Shelf(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["client.log.tmp", "run"]
+    assert shelf.run == b"r" * 16 and shelf.held == ()
+
+
+def test_the_servers_word_that_the_run_is_over_is_kept(tmp_path):
+    assert Shelf(tmp_path).ending == b""
+    Shelf(tmp_path).end(b"done")
+    assert Shelf(tmp_path).ending == b"done"
+
+
+def test_a_damaged_part_is_not_offered(tmp_path):
+    shelf = Shelf(tmp_path)
+    shelf.belong_to(b"r" * 16)
+    digest = shelf.put({"w": np.ones(3, np.float32)})
+    assert Shelf(tmp_path).held == (digest,)
+    (tmp_path / f"{digest.hex()}.part").write_bytes(b"spoilt")
+    assert Shelf(tmp_path).held == ()
