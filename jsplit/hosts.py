@@ -370,7 +370,7 @@ def _listener(coordinator: str, port: int) -> socket.socket:
 
 
 def _check_own(coordinator: str, address: tuple[str, int], deadline: float) -> None:
-    """Refuses an address by which process 0 does not come to itself: JAX would abort."""
+    """Refuses an address that does not lead to process 0 itself: JAX would abort."""
     until = min(deadline, time.monotonic() + _GREETING)
     try:
         _connected(coordinator, address, until).close()

@@ -75,6 +75,16 @@ BAD_FLAGS = {
     "--coordinator auto --process-id 0": ("--coordinator auto finds", "leave them out"),
     "--coordinator h --process-id 0 --num-processes 1": ("HOST:PORT", "got 'h'"),
     "--coordinator h:x --process-id 0 --num-processes 1": ("HOST:PORT", "got 'h:x'"),
+    "--coordinator h:0 --process-id 0 --num-processes 1": ("HOST:PORT", "got 'h:0'"),
+    "--coordinator a..b:47 --process-id 1 --num-processes 2 --coordinator-timeout 1": (
+        "could not be reached in 1 s",
+        "start process 0 there",
+    ),
+    "--coordinator a..b:47813 --process-id 0 --num-processes 1 "
+    "--coordinator-timeout 1": (
+        "does not lead to this machine",
+        "name an address of it that every process reaches",
+    ),
     "--coordinator h:1 --process-id 2 --num-processes 2": (
         "--process-id 2 is outside the 2 processes",
         "give 0 to 1",
