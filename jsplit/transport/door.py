@@ -29,7 +29,6 @@ from jsplit.wire.messages import (
     write,
 )
 
-
 SOON = 2.0
 """Seconds at the end after which it is said who is waited for."""
 
