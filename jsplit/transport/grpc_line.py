@@ -67,7 +67,7 @@ class _ServerLine:
     def __init__(self, requests: Iterator[bytes], context: grpc.ServicerContext):
         self.peer = context.peer()
         self.out = Inbox(limit=UNREAD + 1)
-        self._in = Inbox()
+        self._in = Inbox(limit=2)  # Nothing is known of their size but the limit.
         self._context = context
         threading.Thread(target=self._read, args=(requests,), daemon=True).start()
 

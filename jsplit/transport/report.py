@@ -28,8 +28,10 @@ def summarize(config: RunConfig, run: Run) -> dict[str, Any]:
     `bytes` is the ledger's prediction from the states alone. `counted` is what crossed,
     by kind, as compressed; `saved` what compression spared of it, so that the sum of
     both is what was predicted; `difference` is what is left, and is 0 for every kind
-    that the ledger predicts. `repeated` is what only disturbances cost. `socket` has
-    what TCP carried beside the messages in it: TLS, HTTP/2 and gRPC.
+    that the ledger predicts, unless epochs went on without a client. `repeated` is what
+    only disturbances cost, without what crossed between the last checkpoint and a death
+    of the server's. `socket` has what TCP carried beside the messages in it: TLS,
+    HTTP/2 and gRPC, of this process and the lines that it saw end.
     """
     ledger, hellos = run.ledger, run.door.hellos
     assert ledger is not None
