@@ -90,9 +90,8 @@ def one_run(
     config: RunConfig, path: Path, cache: Path, certs: Path, link: str
 ) -> dict[str, Any]:
     """A run of real processes; what it reached when."""
-    run_apart(
-        config, path, cache, certs, serve=("--evaluate", 1), join=("--link", link)
-    )
+    ways = {"serve": ("--evaluate", 1), "join": ("--link", link)}
+    run_apart(config, path, cache, certs, **ways, seconds=3600)
     folder = path / "server"
     summary = json.loads((folder / "summary.json").read_text())
     epochs = [

@@ -64,7 +64,7 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
                 elif side == "process":
                     run_locally(config, path)
                 else:
-                    run_apart(config, path, cache, certs, join=link)
+                    run_apart(config, path, cache, certs, join=link, seconds=1800)
                 if number:  # The first round compiles.
                     seconds[side].append(epoch_of(path / "server" / "metrics.jsonl"))
         summary = json.loads(

@@ -257,13 +257,8 @@ def check_cluster(cluster: ClusterConfig) -> None:
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
         )
     assert address is not None and number is not None and count is not None
-    host, _, port = address.rpartition(":")
-    if (
-        not host
-        or not port.isascii()
-        or not port.isdigit()
-        or not 1 <= int(port) < 65536
-    ):
+    parts = host_and_port(address)
+    if parts is None or parts[1] == 0:
         raise InputError(
             f"--coordinator must be HOST:PORT of process 0, or auto, got {address!r}"
         )
@@ -272,6 +267,14 @@ def check_cluster(cluster: ClusterConfig) -> None:
             f"--process-id {number} is outside the {count} processes; give 0 to "
             f"{count - 1}, or more --num-processes"
         )
+
+
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """The two parts of `HOST:PORT`, port 0 to 65535; None if it has not that form."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        return None
+    return host, int(port)
 
 
 def _in_range(
@@ -296,15 +299,29 @@ def read_toml(path: Path) -> RunConfig:
         InputError: if it is missing, not TOML, or has an unknown key or a value of the
             wrong type.
     """
+    source = f"--config {path}"
+    return from_mapping(tables_of(path, source, "configs/"), source)
+
+
+def tables_of(path: Path, source: str, ready: str) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Args:
+        path: of the file.
+        source: what it is called in an error.
+        ready: where such files lie that come with jsplit.
+
+    Raises:
+        InputError: if it is missing or not TOML.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
-            f"--config {path}: {error.strerror}; the ready ones lie in configs/"
+            f"{source}: {error.strerror}; the ready ones lie in {ready}"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path} is not TOML: {error}") from error
-    return from_mapping(values, f"--config {path}")
+        raise InputError(f"{source} is not TOML: {error}") from error
 
 
 def from_mapping(values: dict[str, Any], source: str) -> RunConfig:

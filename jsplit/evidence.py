@@ -26,6 +26,13 @@ SCHEDULE = (
 )
 """Settings in which the members of a group differ."""
 
+NEEDED = (
+    *("dataset", "dataset_source", "train_examples", "test_examples", "image_shape"),
+    *("cut", "states", "test_accuracy", "device", "versions", "wire_reduction"),
+    *("communication_reduction", "client_compute_reduction"),
+)
+"""Entries of a summary that comparing and reporting read."""
+
 
 class Run(NamedTuple):
     """A finished run.
@@ -317,11 +324,10 @@ def _title(config: RunConfig, others: Sequence[RunConfig], cut: str) -> str:
 def _summary(folder: RunFolder) -> dict[str, Any]:
     try:
         summary = json.loads(folder.summary.read_text(encoding="utf-8"))
-        needed = ("test_accuracy", "states", "cut", "wire_reduction", "versions")
-        missing = [name for name in needed if name not in summary]
+        missing = [name for name in NEEDED if name not in dict(summary)]
         if missing:
             raise ValueError(f"no {missing[0]}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{folder.summary} is not a simulated run's ({error}); move that run away"
         ) from error

@@ -59,6 +59,20 @@ def open_new(config: RunConfig, dataset: dict[str, Any]) -> Iterator[RunFolder]:
         yield folder
 
 
+def make(path: Path, option: str) -> None:
+    """Makes a folder, with those above it, unless it is there.
+
+    Raises:
+        InputError: naming the option that names the folder, if it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{option} {path}: {error.strerror}; name another folder"
+        ) from error
+
+
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
     """Keeps other processes out of a run's folder; the system ends it with the process.

@@ -15,12 +15,11 @@ seed = [0, 1, 2]
 
 import itertools
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jsplit.config import RunConfig, check, from_mapping
+from jsplit.config import RunConfig, check, from_mapping, tables_of
 from jsplit.errors import InputError
 
 
@@ -42,15 +41,7 @@ def read(path: Path) -> list[Planned]:
     Raises:
         InputError: if it is missing, not TOML, or does not stand for runs.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror}; the ready sweeps lie in configs/sweeps/"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
-    return expand(values, str(path))
+    return expand(tables_of(path, str(path), "configs/sweeps/"), str(path))
 
 
 def expand(values: Mapping[str, Any], source: str) -> list[Planned]:

@@ -323,7 +323,7 @@ def _await(
                 connection = server.accept()[0]
                 until = min(deadline, time.monotonic() + _GREETING)
                 greeting = _greeting(connection, until)
-                if greeting is None or greeting[0] < 1 or greeting[0] >= greeting[1]:
+                if greeting is None:
                     connection.close()  # Not one of ours: anybody can knock.
                     continue
                 number, said = greeting
@@ -386,7 +386,8 @@ def _greeting(connection: socket.socket, until: float) -> tuple[int, int] | None
     """Which process this is and how many it was told of; None if it is none."""
     try:
         name, number, count = _line(connection, until).split()
-        return (int(number), int(count)) if name == "jsplit" else None
+        fits = name == "jsplit" and 0 < int(number) < int(count)
+        return (int(number), int(count)) if fits else None
     except (OSError, ValueError):
         return None
 

@@ -187,12 +187,7 @@ def join(argv: Sequence[str], prog: str) -> int:
         if config.workdir is None
         else folders.path_of(config.workdir)
     )
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"--workdir {path}: {error.strerror}; name another folder"
-        ) from error
+    folders.make(path, "--workdir")
     with folders.held(path), compiled.kept(config.compile_cache, say):
         shelf = Shelf(path)
         client = client_of(config, link.client, held, shelf)

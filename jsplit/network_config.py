@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from jsplit.config import argument, flag
+from jsplit.config import argument, flag, host_and_port
 from jsplit.errors import InputError
 
 MIB = 2**20
@@ -80,12 +80,13 @@ def check(config: ServeConfig | JoinConfig) -> None:
     """
     address = config.listen if isinstance(config, ServeConfig) else config.server
     name = "--listen" if isinstance(config, ServeConfig) else "--server"
-    host, _, port = address.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    parts = host_and_port(address)
+    if parts is None:
         raise InputError(f"{name} must be HOST:PORT, got {address!r}")
+    host, port = parts
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise InputError(f"{name} {address}: write IPv6 as [{host}]:{port}")
-    if isinstance(config, JoinConfig) and int(port) == 0:
+    if isinstance(config, JoinConfig) and port == 0:
         raise InputError(f"--server {address}: port 0 is nobody's; name the server's")
     if config.certs is None and not config.insecure:
         raise InputError(

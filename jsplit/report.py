@@ -59,8 +59,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     out = folders.path_of(asked.out) if asked.out else path / "report"
     runs, left_out = evidence.read(path, partial=asked.partial)
     groups = evidence.grouped(runs)
+    folders.make(out, "--out")
     try:
-        out.mkdir(parents=True, exist_ok=True)
         text = page(groups, left_out, out)
         folders.write_text(out / "report.md", text)
         folders.write_text(out / "report.html", self_contained(text, out))

@@ -91,12 +91,7 @@ def command(argv: Sequence[str], prog: str) -> int:
         return 0
     _one_device(planned)
     with contextlib.ExitStack() as stack:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"--folder {path}: {error.strerror}; name another folder"
-            ) from error
+        folders.make(path, "--folder")
         stack.enter_context(folders.held(path))
         stack.enter_context(compiled.kept(planned[0].config.compile_cache, say))
         stopping = stack.enter_context(

@@ -231,8 +231,9 @@ def run_apart(
     certs: Path | None,
     serve: Sequence[object] = (),
     join: Sequence[object] = (),
+    seconds: float = 240,
 ) -> None:
-    """An undisturbed run of real processes.
+    """An undisturbed run of real processes, in so many seconds.
 
     Raises:
         RuntimeError: with what the parties said, if one of them failed.
@@ -240,7 +241,7 @@ def run_apart(
     with Parties(config, path, cache, certs, serve, join) as parties:
         for name in parties.names():
             parties.start(name)
-        codes = parties.wait(3600)
+        codes = parties.wait(seconds)
         if set(codes.values()) != {0}:
             raise RuntimeError("\n".join(map(parties.log, parties.names())))
 

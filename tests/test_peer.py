@@ -17,7 +17,7 @@ HELLO = hello_of(TINY)
 @pytest.fixture
 def peer():
     """Of a client that sent a batch, which was taken and is not answered."""
-    peer = Peer(0, Account())
+    peer = Peer(0, Account(), print)
     near, _ = local_pair()
     peer.attach(near, TOKENS[0], HELLO, live=False)
     plan = Plan(Place(0, 0, 0), SYNC, bytes(8), BEGINNING)

@@ -24,10 +24,7 @@ class Residual(nn.Module):
         y = Conv(self.features, stride=self.stride)(x)
         y = nn.relu(Norm()(y, train=train, mask=mask))
         y = Norm()(Conv(self.features)(y), train=train, mask=mask)
-        if self.stride != 1 or x.shape[-1] != self.features:
-            x = Conv(self.features, size=1, stride=self.stride)(x)
-            x = Norm()(x, train=train, mask=mask)
-        return nn.relu(x + y)
+        return _joined(x, y, self.stride, train=train, mask=mask)
 
 
 class Bottleneck(nn.Module):
@@ -45,10 +42,17 @@ class Bottleneck(nn.Module):
         y = Conv(self.features, stride=self.stride)(y)
         y = nn.relu(Norm()(y, train=train, mask=mask))
         y = Norm()(Conv(4 * self.features, size=1)(y), train=train, mask=mask)
-        if x.shape != y.shape:
-            x = Conv(4 * self.features, size=1, stride=self.stride)(x)
-            x = Norm()(x, train=train, mask=mask)
-        return nn.relu(x + y)
+        return _joined(x, y, self.stride, train=train, mask=mask)
+
+
+def _joined(
+    x: jax.Array, y: jax.Array, stride: int, *, train: bool, mask: jax.Array | None
+) -> jax.Array:
+    """The end of a block: what came in beside what it made of that, and ReLU."""
+    if stride != 1 or x.shape[-1] != y.shape[-1]:
+        x = Conv(y.shape[-1], size=1, stride=stride)(x)
+        x = Norm()(x, train=train, mask=mask)
+    return nn.relu(x + y)
 
 
 def resnet18(classes: int) -> tuple[Block, ...]:

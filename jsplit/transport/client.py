@@ -217,8 +217,8 @@ class Client:
                 reason = str(error)
             if self._stopping():
                 raise KeyboardInterrupt
-            if self._shelf.ending:  # Told so before this process began.
-                done = read(self._shelf.ending, (Done,))
+            if ending := self._shelf.ending:  # Told so before this process began.
+                done = read(ending, (Done,))
                 assert isinstance(done, Done)
                 return done
             if self.traffic.received > heard:

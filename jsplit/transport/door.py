@@ -185,8 +185,9 @@ class Door:
             soon = min(seconds, SOON)
             if self.changed.wait_for(lambda: not missing(), soon):
                 return
-        names = ", ".join(map(str, missing()[:8]))
-        self._notify(f"waiting up to {seconds:g} s for client {names} to read the end")
+        self._notify(
+            f"waiting up to {seconds:g} s for client {_some(missing())} to read the end"
+        )
         with self.changed:
             self.changed.wait_for(lambda: not missing(), seconds - soon)
 
@@ -301,10 +302,9 @@ class Door:
             missing = [n for n in range(len(self._peers)) if n not in self.hellos]
             self.changed.notify_all()
         if first:
-            names = ", ".join(map(str, missing[:8])) + ", ..." * (len(missing) > 8)
             self._notify(
                 f"client {hello.client} is here; "
-                + (f"waiting for {names}" if missing else "all are")
+                + (f"waiting for {_some(missing)}" if missing else "all are")
             )
         return first
 
@@ -358,6 +358,10 @@ class Door:
                 self.labels[hello.client] = labels
             self.changed.notify_all()
         self._account.add(message, len(data), up=True, evaluation=held_out, plain=None)
+
+
+def _some(clients: Sequence[int]) -> str:
+    return ", ".join(map(str, clients[:8])) + ", ..." * (len(clients) > 8)
 
 
 def _holdings(hello: Hello) -> tuple[object, ...]:

@@ -116,9 +116,7 @@ class Peer:
         notify: takes a line for people.
     """
 
-    def __init__(
-        self, client: int, account: Account, notify: Callable[[str], None] = print
-    ):
+    def __init__(self, client: int, account: Account, notify: Callable[[str], None]):
         self.client = client
         self._account = account
         self._notify = notify
