@@ -6,7 +6,7 @@
 Every convolution of the models at 32x32 (28x28 for cnn, too), value and gradients (of
 images of up to 3 channels none: those are the data), inside a scan as in the product;
 and some with few images, as many clients have. XLA's
-own convolution takes part with `--native` only: inside a scan it takes minutes.
+own convolution takes part for few images; with `--native` for all, which takes hours.
 What `jsplit.models.convolution` chooses is marked.
 """
 
@@ -41,7 +41,13 @@ class Shape(NamedTuple):
 
 SMALL = [
     Shape(batch, edge, inputs, outputs, 3, 1)
-    for edge, inputs, outputs in ((16, 64, 128), (8, 256, 256), (4, 512, 512))
+    for edge, inputs, outputs in (
+        (32, 3, 64),
+        (16, 64, 128),
+        (8, 256, 256),
+        (4, 512, 512),
+        (2, 512, 512),
+    )
     for batch in (1, 4, 16)
 ]
 """Few images: what one of many clients has, and the last ones of a test set."""
@@ -51,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes."""
     parser = measure.arguments(__doc__, rounds=7, models=MODELS)
     parser.add_argument("--batch", type=int, default=128, help="default 128")
-    parser.add_argument("--native", action="store_true", help="XLA's own, too")
+    parser.add_argument("--native", action="store_true", help="XLA's own for all")
     settings = measure.settings_of(parser, argv)
     shapes = [
         shape
@@ -90,7 +96,7 @@ def _measured(shape: Shape, settings: argparse.Namespace) -> dict[str, Any]:
     names = ["im2col"]
     names += ["winograd"] if (shape.size, shape.stride) == (3, 1) else []
     names += ["dense"] if shape.edge <= 4 else []
-    names += ["native"] if settings.native else []
+    names += ["native"] if settings.native or shape in SMALL else []
     sides = {name: _loop(shape, name) for name in names}
     for call in sides.values():
         call()
