@@ -28,10 +28,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes."""
     parser = measure.arguments(__doc__, rounds=3, models=("cnn",))
     parser.add_argument(
-        "--clients", type=int, nargs="+", default=[1, 10, 100, 1000], help="numbers"
+        "--clients",
+        type=measure.positive,
+        nargs="+",
+        default=[1, 10, 100, 1000],
+        help="numbers",
     )
-    parser.add_argument("--examples", type=int, default=10_000, help="of all clients")
-    parser.add_argument("--batch", type=int, default=128, help="of the server")
+    parser.add_argument(
+        "--examples", type=measure.positive, default=10_000, help="of all clients"
+    )
+    parser.add_argument(
+        "--batch", type=measure.positive, default=128, help="of the server"
+    )
     settings = measure.settings_of(parser, argv)
     found = {name: measure_clients(name, settings) for name in settings.models}
     measure.write("clients", settings, {"models": found})

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = ("vgg11", "vgg13", "resnet18")
     parser = measure.arguments(__doc__, rounds=7, models=models)
     cpu = jax.default_backend() == "cpu"
-    parser.add_argument("--batch", type=int, default=128, help="default 128")
+    parser.add_argument(
+        "--batch", type=measure.positive, default=128, help="default 128"
+    )
     parser.add_argument(
         "--tensors", type=int, default=4, help="coded a call, default 4; at least 2"
     )

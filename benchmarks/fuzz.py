@@ -4,8 +4,9 @@
     python -m benchmarks.fuzz --messages 10000 --live 100
 
 Random bytes and changed, cut, joined and repeated messages: first to the reader of
-messages and payloads alone, then, a few thousand, to a live server while an honest
-client trains with it. Nothing but a message or a named refusal may come of any, memory
+messages and payloads alone, then, a few thousand, over gRPC and mutual TLS to a live
+server while an honest client trains with it, half of them in place of a hello and half
+where a batch is due. Nothing but a message or a named refusal may come of any, memory
 must not grow, and the honest client's run must end bit for bit as usual.
 """
 
@@ -23,9 +24,10 @@ import numpy as np
 from benchmarks import measure
 from jsplit.errors import Refusal
 from jsplit.folder import RunFolder
-from jsplit.network_config import ServeConfig
-from jsplit.transport import client
-from jsplit.transport.line import Line, Lost, local_line
+from jsplit.network_config import MIB, ServeConfig
+from jsplit.transport import certificates, client
+from jsplit.transport.grpc_line import dialled, listening
+from jsplit.transport.line import Line, Lost
 from jsplit.transport.serving import Run
 from jsplit.wire import compress, expand
 from jsplit.wire.messages import (
@@ -48,14 +50,21 @@ from tests.networked import TINY, clients_of, hello_of, result_of, run_locally
 ANSWER = 0.5
 """Seconds for an answer to a lie; some, such as a part of a long message, get none."""
 
+LIMIT = 64 * MIB
+"""Of a message."""
+
 CONFIG = dataclasses.replace(TINY, clients=2, epochs=8)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fuzzes, compares, prints and writes."""
     parser = measure.arguments(__doc__, rounds=1, models=["cnn"])
-    parser.add_argument("--messages", type=int, default=1_000_000, help="to the reader")
-    parser.add_argument("--live", type=int, default=5_000, help="to a live server")
+    parser.add_argument(
+        "--messages", type=measure.positive, default=1_000_000, help="to the reader"
+    )
+    parser.add_argument(
+        "--live", type=measure.positive, default=5_000, help="to a live server"
+    )
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     settings = measure.settings_of(parser, argv)
     draw = random.Random(settings.seed)
@@ -130,7 +139,7 @@ def to_reader(draw: random.Random, count: int) -> dict[str, object]:
 def to_server(draw: random.Random, count: int) -> dict[str, object]:
     """Sends them between the messages of client 1, while client 0 trains honestly."""
     seen: collections.Counter[str] = collections.Counter()
-    with tempfile.TemporaryDirectory() as base:
+    with tempfile.TemporaryDirectory() as base, contextlib.ExitStack() as stack:
         undisturbed, _ = run_locally(CONFIG, Path(base) / "alone")
         expected = result_of(Path(base) / "alone", undisturbed)
         path = Path(base) / "attacked"
@@ -140,17 +149,26 @@ def to_server(draw: random.Random, count: int) -> dict[str, object]:
         run = Run(CONFIG, serving, folder, lambda line: None, lambda: False)
         honest, liar = clients_of(CONFIG, path)
         good = [write(message) for message in messages()]
+        certs = Path(base) / "certs"
+        certificates.make(certs, ["127.0.0.1"], 2)
+        keys = certificates.read(certs / "server", server=True)
+        door = listening("127.0.0.1:0", keys, 2, LIMIT, run.door.admit)
+        port = stack.enter_context(door).port
+
+        def connect(number: int) -> contextlib.AbstractContextManager[Line]:
+            keys = certificates.read(certs / f"client-{number}", server=False)
+            return dialled(f"127.0.0.1:{port}", keys, LIMIT)
 
         @contextlib.contextmanager
         def lying() -> Iterator[Line]:
-            with local_line(run.door.admit, 1) as line:
+            with connect(1) as line:
                 yield LyingLine(line, draw, good, seen, count, liar)
 
         threads = [
             threading.Thread(target=target, daemon=True)
             for target in (
                 lambda: run.carry_out(lambda epochs: (JsonlWriter(folder.metrics),)),
-                lambda: honest.run(lambda: local_line(run.door.admit, 0), 600.0),
+                lambda: honest.run(lambda: connect(0), 600.0),
                 lambda: liar.run(lying, 600.0),
             )
         ]
@@ -185,6 +203,7 @@ class LyingLine:
         self.peer = line.peer
         self._line, self._draw, self._good = line, draw, good
         self._seen, self._count, self._liar = seen, count, liar
+        self._due = "hello"
 
     def send(self, data: bytes) -> None:
         """A lie first, mostly; then the truth.
@@ -192,9 +211,11 @@ class LyingLine:
         The very first word is true: what a client says of its data binds it.
         """
         more = sum(self._seen.values()) < self._count
-        if more and self._liar.traffic.received and self._draw.random() < 0.99:
+        often = {"hello": 0.5, "batch": 0.995}[self._due]
+        if more and self._liar.traffic.received and self._draw.random() < often:
             self._lie()
         self._line.send(data)
+        self._due = "batch"
 
     def _lie(self) -> None:
         self._line.send(spoil(self._draw, self._good))
@@ -202,11 +223,11 @@ class LyingLine:
             while True:
                 self._line.receive(ANSWER)
         except Refusal as refusal:
-            self._seen[refusal.name] += 1
+            self._seen[f"for a {self._due}: {refusal.name}"] += 1
         except Lost:
-            self._seen["connection ended"] += 1
+            self._seen[f"for a {self._due}: connection ended"] += 1
         except TimeoutError:
-            self._seen["no answer"] += 1
+            self._seen[f"for a {self._due}: no answer"] += 1
         raise Lost("for a lie")
 
     def receive(self, timeout: float | None = None) -> bytes:

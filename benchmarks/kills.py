@@ -26,7 +26,9 @@ from tests.runs import compile_once
 def main(argv: Sequence[str] | None = None) -> None:
     """Kills, compares, prints and writes."""
     parser = measure.arguments(__doc__, rounds=1, models=["cnn"])
-    parser.add_argument("--kills", type=int, default=100, help="default 100")
+    parser.add_argument(
+        "--kills", type=measure.positive, default=100, help="default 100"
+    )
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     settings = measure.settings_of(parser, argv)
     draw = random.Random(settings.seed)

@@ -40,9 +40,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes."""
     parser = measure.arguments(__doc__, rounds=3, models=["cnn"])
     parser.add_argument("--link", default="10mbit/40ms", help="default 10mbit/40ms")
-    parser.add_argument("--train", type=int, default=2000, help="images; default 2000")
-    parser.add_argument("--test", type=int, default=500, help="images; default 500")
-    parser.add_argument("--epochs", type=int, default=15, help="default 15")
+    parser.add_argument(
+        "--train", type=measure.positive, default=2000, help="images; default 2000"
+    )
+    parser.add_argument(
+        "--test", type=measure.positive, default=500, help="images; default 500"
+    )
+    parser.add_argument(
+        "--epochs", type=measure.positive, default=15, help="default 15"
+    )
     settings = measure.settings_of(parser, argv)
     found = {name: measure_model(name, settings) for name in settings.models}
     measure.write("link", settings, {"models": found})

@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes."""
     models = ("vgg11", "vgg13", "resnet18")
     parser = measure.arguments(__doc__, rounds=5, models=models)
-    parser.add_argument("--batch", type=int, default=128, help="default 128")
+    parser.add_argument(
+        "--batch", type=measure.positive, default=128, help="default 128"
+    )
     settings = measure.settings_of(parser, argv)
     found = {
         name: measure_model(name, settings.batch, settings.rounds)

@@ -2,12 +2,14 @@
 
     python -m benchmarks.lowerings                      # the models' shapes
     python -m benchmarks.lowerings --models cnn --batch 16
+    python -m benchmarks.lowerings --whole --models vgg11 vgg13 resnet18
 
 Every convolution of the models at 32x32 (28x28 for cnn, too), value and gradients (of
 images of up to 3 channels none: those are the data), inside a scan as in the product;
 and some with few images, as many clients have. XLA's
 own convolution takes part for few images; with `--native` for all, which takes hours.
-What `jsplit.models.convolution` chooses is marked.
+What `jsplit.models.convolution` chooses is marked. With `--whole` another question:
+a whole step in A, the convolution of the images themselves by im2col and by Winograd.
 """
 
 import argparse
@@ -15,15 +17,18 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from benchmarks import measure
-from jsplit.models import MODELS, Chain
+from benchmarks.workload import held_in, images, runner, simulate
+from jsplit.models import MODELS, Chain, convolution
 from jsplit.models.convolution import LOWERINGS, lowering
 from jsplit.models.layers import Conv
+from jsplit.typing import SYNC
 
 LOOPS = 3  # steps of a scan
 
@@ -56,9 +61,18 @@ SMALL = [
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes."""
     parser = measure.arguments(__doc__, rounds=7, models=MODELS)
-    parser.add_argument("--batch", type=int, default=128, help="default 128")
+    parser.add_argument(
+        "--batch", type=measure.positive, default=128, help="default 128"
+    )
     parser.add_argument("--native", action="store_true", help="XLA's own for all")
+    parser.add_argument(
+        "--whole", action="store_true", help="whole steps, by the first convolution"
+    )
     settings = measure.settings_of(parser, argv)
+    if settings.whole:
+        found = {name: whole_steps(name, settings) for name in settings.models}
+        measure.write("lowerings", settings, {"models": found}, "lowerings_whole")
+        return
     shapes = [
         shape
         for name in settings.models
@@ -71,6 +85,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     worst = max(row["chosen_over_fastest"] for row in rows)
     print(f"chosen is fastest for {best} of {len(rows)}; at worst {worst:.2f} times")
     measure.write("lowerings", settings, {"shapes": rows})
+
+
+def whole_steps(name: str, settings: argparse.Namespace) -> dict[str, Any]:
+    """Time of a step in A with Winograd for three channels, over that with im2col."""
+    dataset = images(settings.batch * LOOPS)
+    sides = {}
+    for way, limit in (("winograd", 2), ("im2col", 3)):
+        with mock.patch.object(convolution, "_FEW_CHANNELS", limit):
+            simulation = simulate(name, dataset, batch=settings.batch)
+            sides[way] = runner(simulation, held_in(simulation.state, SYNC))
+            sides[way]()  # Compiles, while the limit holds.
+    seconds = measure.interleave(sides, settings.rounds)
+    found = measure.ratio(seconds, "winograd", "im2col")
+    print(f"{name}: winograd / im2col {measure.show(found)}", flush=True)
+    return {
+        "ratio": found,
+        "seconds_a_step": {
+            way: measure.spread([value / LOOPS for value in seconds[way]])
+            for way in sides
+        },
+    }
 
 
 def shapes_of(model: str, edge: int, channels: int, batch: int) -> list[Shape]:
@@ -102,9 +137,9 @@ def _measured(shape: Shape, settings: argparse.Namespace) -> dict[str, Any]:
         call()
     seconds = measure.interleave(sides, settings.rounds)
     medians = {name: statistics.median(seconds[name]) / LOOPS for name in names}
-    images = (shape.batch, shape.edge, shape.edge, shape.inputs)
+    given = (shape.batch, shape.edge, shape.edge, shape.inputs)
     chosen = lowering(
-        jax.default_backend(), images, shape.size, shape.stride, jnp.float32
+        jax.default_backend(), given, shape.size, shape.stride, jnp.float32
     )
     fastest = min(medians, key=medians.__getitem__)
     pixels = shape.batch * math.ceil(shape.edge / shape.stride) ** 2

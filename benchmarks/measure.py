@@ -42,7 +42,9 @@ def arguments(
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=rounds, help=f"default {rounds}")
+    parser.add_argument(
+        "--rounds", type=positive, default=rounds, help=f"default {rounds}"
+    )
     models = list(models)
     parser.add_argument(
         "--models", nargs="+", default=models, choices=MODELS, help=" ".join(models)
@@ -51,13 +53,32 @@ def arguments(
     return parser
 
 
+def positive(text: str) -> int:
+    """A count from a command line.
+
+    Raises:
+        argparse.ArgumentTypeError: unless it is a whole number of at least 1.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
 def settings_of(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> argparse.Namespace:
-    """Parses, and says so if the machine is not quiet."""
+    """Parses, and says so if the machine is not quiet.
+
+    A file that cannot be written is refused before anything is measured.
+    """
     settings = parser.parse_args(argv)
-    if settings.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {settings.rounds}")
+    if settings.out is not None:
+        try:
+            settings.out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--out {settings.out}: {error.strerror}")
+        if settings.out.is_dir() or not os.access(settings.out.parent, os.W_OK):
+            parser.error(f"--out {settings.out}: not a file that can be written")
     settings.load_before = os.getloadavg()[0]
     if settings.load_before > 0.5:
         print(
@@ -124,15 +145,21 @@ def show(found: Mapping[str, Any], places: int = 3) -> str:
     return f"{median} ({least} to {most})"
 
 
-def write(name: str, settings: argparse.Namespace, found: Mapping[str, Any]) -> Path:
+def write(
+    name: str,
+    settings: argparse.Namespace,
+    found: Mapping[str, Any],
+    title: str | None = None,
+) -> Path:
     """Writes what was found with all that one needs to judge it; returns where.
 
     Args:
         name: of the benchmark.
         settings: it ran with; `settings.out` says where to, if set.
         found: the figures, plain values.
+        title: of the file, where one benchmark has several.
     """
-    path = settings.out or RESULTS / f"{name}_{jax.default_backend()}.json"
+    path = settings.out or RESULTS / f"{title or name}_{jax.default_backend()}.json"
     chosen = {key: value for key, value in vars(settings).items() if key != "out"}
     record = {
         "benchmark": name,
@@ -141,7 +168,6 @@ def write(name: str, settings: argparse.Namespace, found: Mapping[str, Any]) -> 
         "environment": environment(),
         **found,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(f"written: {path}", flush=True)
     return path

@@ -29,8 +29,10 @@ from tests.runs import compile_once
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes."""
     parser = measure.arguments(__doc__, rounds=3, models=["vgg11"])
-    parser.add_argument("--examples", type=int, default=512, help="default 512")
-    parser.add_argument("--epochs", type=int, default=4, help="default 4")
+    parser.add_argument(
+        "--examples", type=measure.positive, default=512, help="default 512"
+    )
+    parser.add_argument("--epochs", type=measure.positive, default=4, help="default 4")
     parser.add_argument("--link", help="of the client, such as 10mbit/40ms")
     settings = measure.settings_of(parser, argv)
     found = {name: measure_model(name, settings) for name in settings.models}

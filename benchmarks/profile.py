@@ -2,6 +2,7 @@
 
     python -m benchmarks.profile
     python -m benchmarks.profile --models resnet18 --state C --rows 20
+    python -m benchmarks.profile --models cnn --clients 1000 --steps 20
 
 One epoch of `--steps` steps in one state, in the product's program, under
 `jax.profiler`. Every operation of the compiled program carries the name of what it was
@@ -33,6 +34,7 @@ from benchmarks.workload import (
 )
 from jsplit.simulation import Simulation
 from jsplit.steps import Steps
+from jsplit.topology import TOPOLOGIES
 from jsplit.typing import STATES
 
 STEPS = "|".join(Steps._fields)
@@ -51,14 +53,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Profiles, prints and writes."""
     models = ("vgg11", "vgg13", "resnet18")
     parser = measure.arguments(__doc__, rounds=1, models=models)
-    parser.add_argument("--batch", type=int, default=128, help="default 128")
+    parser.add_argument(
+        "--batch", type=measure.positive, default=128, help="default 128"
+    )
     parser.add_argument("--steps", type=int, default=4, help="default 4, at least 2")
     parser.add_argument("--state", choices=STATES, default="A", help="default A")
-    parser.add_argument("--rows", type=int, default=12, help="printed; default 12")
+    parser.add_argument("--clients", type=measure.positive, default=1, help="default 1")
+    parser.add_argument("--topology", choices=TOPOLOGIES, default="parallel")
+    parser.add_argument(
+        "--rows", type=measure.positive, default=12, help="printed; default 12"
+    )
     parser.add_argument("--trace", type=Path, help="keep the traces in this folder")
     settings = measure.settings_of(parser, argv)
     if settings.steps < 2:
         parser.error("--steps must be at least 2: XLA makes no loop of a single one")
+    if settings.batch * settings.steps < settings.clients:
+        parser.error(f"{settings.clients} clients need as many images: more --steps")
     found = {name: profile_model(name, settings) for name in settings.models}
     settings.trace = settings.trace and str(settings.trace)
     measure.write("profile", settings, {"models": found})
@@ -67,7 +77,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def profile_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     """One model's shares by place, largest first."""
     dataset = images(settings.batch * settings.steps)
-    simulation = simulate(name, dataset, batch=settings.batch)
+    simulation = simulate(
+        name,
+        dataset,
+        batch=settings.batch,
+        clients=settings.clients,
+        topology=settings.topology,
+    )
     places = places_in(simulation)
     run = runner(simulation, held_in(simulation.state, STATES.index(settings.state)))
     run()  # Compiles.

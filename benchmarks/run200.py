@@ -33,10 +33,18 @@ SYNCED = 5
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes."""
     parser = measure.arguments(__doc__, rounds=1, models=("cnn",))
-    parser.add_argument("--epochs", type=int, default=200, help="default 200")
-    parser.add_argument("--chunk", type=int, default=10, help="epochs of a turn")
-    parser.add_argument("--examples", type=int, default=1280, help="default 1280")
-    parser.add_argument("--batch", type=int, default=128, help="default 128")
+    parser.add_argument(
+        "--epochs", type=measure.positive, default=200, help="default 200"
+    )
+    parser.add_argument(
+        "--chunk", type=measure.positive, default=10, help="epochs of a turn"
+    )
+    parser.add_argument(
+        "--examples", type=measure.positive, default=1280, help="default 1280"
+    )
+    parser.add_argument(
+        "--batch", type=measure.positive, default=128, help="default 128"
+    )
     settings = measure.settings_of(parser, argv)
     if settings.epochs < 2 * SYNCED or settings.epochs % settings.chunk:
         parser.error(f"--epochs must be a multiple of --chunk, at least {2 * SYNCED}")

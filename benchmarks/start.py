@@ -59,8 +59,12 @@ STAGES = ("python", "import", "build", "compile", "first_epoch")
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, prints and writes."""
     parser = measure.arguments(__doc__, rounds=3, models=("cnn", "resnet18"))
-    parser.add_argument("--steps", type=int, default=2, help="of the epoch, default 2")
-    parser.add_argument("--batch", type=int, default=128, help="default 128")
+    parser.add_argument(
+        "--steps", type=measure.positive, default=2, help="of the epoch, default 2"
+    )
+    parser.add_argument(
+        "--batch", type=measure.positive, default=128, help="default 128"
+    )
     parser.add_argument("--caches", nargs="+", default=CACHES, choices=CACHES)
     settings = measure.settings_of(parser, argv)
     found = {name: measure_start(name, settings) for name in settings.models}

@@ -59,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     models = ("vgg11", "vgg13", "resnet18")
     parser = measure.arguments(__doc__, rounds=5, models=models)
     steps = 4 if jax.default_backend() == "cpu" else 50
-    parser.add_argument("--batch", type=int, default=128, help="default 128")
+    parser.add_argument(
+        "--batch", type=measure.positive, default=128, help="default 128"
+    )
     parser.add_argument(
         "--steps", type=int, default=steps, help=f"a call, at least 2; here {steps}"
     )

@@ -324,5 +324,10 @@ def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -
         f"computing on {device.describe()}, in {config.precision}"
         + (", which a CPU only emulates: slower than float32" if emulated else "")
     )
+    if config.mesh:
+        say(
+            f"sharing clients and batches over {jax.device_count()} devices"
+            f" of {jax.process_count()} process(es)"
+        )
     if progress.epochs < config.epochs:
         say("compiling; the first epoch takes longer")

@@ -216,7 +216,14 @@ def join(argv: Sequence[str], prog: str) -> int:
 @contextlib.contextmanager
 def _line(link: JoinConfig, keys: Keys | None, speed: Speed | None) -> Iterator[Line]:
     with dialled(link.server, keys, link.message_limit * MIB) as line:
-        yield line if speed is None else SlowLine(line, speed)
+        if speed is None:
+            yield line
+            return
+        slow = SlowLine(line, speed)
+        try:
+            yield slow
+        finally:
+            slow.finish()
 
 
 def data_of(config: RunConfig, link: JoinConfig) -> Data:

@@ -11,8 +11,13 @@ from benchmarks import (
     clients,
     codec,
     fuzz,
+    kills,
+    link,
     lossless,
+    lowerings,
     measure,
+    network,
+    poolings,
     profile,
     run200,
     start,
@@ -170,6 +175,80 @@ def test_fuzz(run):
     assert found["reader"]["messages"] == 2000
     assert found["reader"]["came_of_it"]["MALFORMED"] > 200
     assert found["server"]["messages"] == 30 and found["server"]["honest_run_unchanged"]
+
+
+@pytest.mark.parametrize(
+    "pair", [("--examples", 0), ("--batch", -1), ("--rounds", "x")]
+)
+def test_a_count_that_is_none_is_refused_in_a_line(run, capsys, pair):
+    with pytest.raises(SystemExit):
+        run(clients, *pair)
+    assert f"{pair[0]}: must be at least 1, got {pair[1]}" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_measuring(tmp_path, capsys):
+    for out in (tmp_path, tmp_path / "file" / "out.json"):
+        (tmp_path / "file").touch()
+        with pytest.raises(SystemExit):
+            step.main(["--out", str(out)])
+        assert f"--out {out}" in capsys.readouterr().err
+
+
+def test_lowerings(run, monkeypatch):
+    monkeypatch.setattr(lowerings, "SMALL", lowerings.SMALL[-3:-2])
+    found = run(lowerings, "--batch", 1)["shapes"]
+    # Three convolutions of two sizes of image, the first of one channel or three.
+    assert len(found) == 9
+    assert set(found[-1]["milliseconds"]) == {"im2col", "winograd", "dense", "native"}
+    for row in found:
+        assert row["chosen"] in row["milliseconds"]
+        assert row["chosen_over_fastest"] >= 1
+        for spread in row["milliseconds"].values():
+            check_spread(spread)
+
+
+def test_lowerings_of_whole_steps(run):
+    found = run(lowerings, "--whole", "--batch", 2)
+    check_spread(found["ratio"])
+    assert set(found["seconds_a_step"]) == {"winograd", "im2col"}
+
+
+def test_poolings(run):
+    found = run(poolings, "--batch", 1)["shapes"]
+    assert [(row["edge"], row["channels"]) for row in found] == [
+        (28, 16),
+        (14, 32),
+        (7, 64),
+        (32, 16),
+        (16, 32),
+        (8, 64),
+    ]
+    for row in found:
+        check_spread(row["native/slices"])
+
+
+def test_network(run):
+    found = run(network, "--examples", 256, "--epochs", 3)
+    for pair in ("process/network", "simulation/network"):
+        check_spread(found["ratios"][pair])
+    assert found["socket"]["received"] > 0
+
+
+def test_kills(run):
+    found = run(kills, "--kills", 2)
+    assert found["unchanged"] == found["kills"] >= 2
+    assert all(run["code"] == 0 and run["same"] for run in found["runs"])
+
+
+def test_link(run):
+    found = run(
+        link, "--link", "1gbit/1ms", "--train", 128, "--test", 50, "--epochs", 3
+    )
+    for way in ("plain", "float8", "gated"):
+        (once,) = found[way]
+        assert once["bytes"] > 0 and len(once["states"]) == 3
+        assert 0 < once["test_accuracy"] < 1
+    assert found["float8"][0]["bytes"] < found["plain"][0]["bytes"] / 3
 
 
 def test_scheduled_gate_follows_its_states_and_keeps_the_last():

@@ -52,7 +52,11 @@ def serving(tmp_path, undisturbed):
     folder.path.mkdir()
     said = []
     run = Run(
-        CONFIG, ServeConfig(greeting=0.5, linger=10), folder, said.append, lambda: False
+        CONFIG,
+        ServeConfig(greeting=0.5, linger=10, memory_limit=1),
+        folder,
+        said.append,
+        lambda: False,
     )
     failed = []
 
@@ -86,6 +90,9 @@ REFUSED_HELLOS = {
     ),
     r"SETTINGS: .*\(no name\)": spoilt(settings=agreement(CONFIG) + "\n\x1b[2J=1"),
     "TOO_LARGE": spoilt(examples=2**32 - 1),
+    "TOO_LARGE: the activations of clients of 10000 .* 2.4 MiB": spoilt(
+        examples=10_000
+    ),
     "SHAPE": spoilt(image=(0, 8, 1)),
     "LABEL": spoilt(classes=0),
     "MALFORMED: sums": spoilt(sums=((2**64 - 1, 2**64 - 1),)),
@@ -101,6 +108,20 @@ def test_a_wrong_hello_is_refused_by_name(name, data, serving):
         line.send(data)
         with pytest.raises(Refusal, match=name):
             line.receive(10)
+
+
+def test_who_would_send_larger_messages_than_allowed_is_told_at_once(tmp_path):
+    config = dataclasses.replace(CONFIG, image_size=None, batch_size=1000)
+    folder = RunFolder(tmp_path)
+    run = Run(config, ServeConfig(message_limit=2), folder, print, lambda: False)
+    hello = hello_of(config, image=(28, 28, 1), examples=2000)
+    with local_line(run.door.admit, 0) as line:
+        line.send(write(hello))
+        with pytest.raises(
+            Refusal, match=r"TOO_LARGE: .* 3.0 MiB, .*--message-limit 2"
+        ):
+            line.receive(10)
+    assert not run.door.hellos
 
 
 def test_a_certificate_of_another_client_is_refused(serving):

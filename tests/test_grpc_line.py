@@ -2,8 +2,12 @@
 
 import threading
 
+from jsplit.folder import RunFolder
 from jsplit.transport.grpc_line import dialled, listening
 from jsplit.transport.line import Lost
+from jsplit.transport.serving import Run
+from jsplit.writers import JsonlWriter
+from tests.networked import SERVING, TINY, clients_of
 
 LIMIT = 2**20
 
@@ -25,3 +29,33 @@ def test_a_client_that_does_not_read_loses_its_line():
     ):
         assert ended.wait(30)
     assert len(sent) < 100 and max(sent) <= 16
+
+
+def test_in_state_c_nothing_crosses_the_socket(tmp_path):
+    class Watching(JsonlWriter):
+        """Notes after each epoch what has crossed."""
+
+        def write(self, record):
+            super().write(record)
+            seen.append(run.door.measure())
+
+    seen = []
+    folder = RunFolder(tmp_path / "server")
+    folder.path.mkdir()
+    run = Run(TINY, SERVING, folder, print, lambda: False)
+    (client,) = clients_of(TINY, tmp_path)
+    with listening("127.0.0.1:0", None, 1, 64 * LIMIT, run.door.admit) as listener:
+        address = f"127.0.0.1:{listener.port}"
+        thread = threading.Thread(
+            target=client.run,
+            args=(lambda: dialled(address, None, 64 * LIMIT), 60.0),
+            daemon=True,
+        )
+        thread.start()
+        assert run.carry_out(lambda epochs: (Watching(folder.metrics),))
+        thread.join(30)
+    assert not thread.is_alive() and run.ledger.states == "AABCCC"
+    assert len({measured.messages for measured in seen[2:5]}) == 1
+    one_epoch = seen[1].tcp - seen[0].tcp
+    # Beside what acknowledges the last batches: HTTP/2's windows, and pings.
+    assert 0 <= seen[4].tcp - seen[2].tcp < 200 < one_epoch / 100

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from jsplit.models import MODELS, USUAL_CUTS, Chain, cuts, split
 from jsplit.models.convolution import LOWERINGS, convolve, lowering
-from jsplit.models.layers import Conv, Norm, max_pool
+from jsplit.models.layers import Conv, Norm
+from jsplit.models.pooling import POOLINGS, max_pool, pooling
 
 CLASSES = 10
 
@@ -187,8 +188,9 @@ def test_each_client_may_have_a_kernel_of_its_own():
         ("cpu", (8, 32, 32, 1), 3, 1, jnp.float32, "im2col"),
         ("cpu", (3, 8, 8, 64), 3, 1, jnp.float32, "im2col"),
         ("cpu", (4, 8, 8, 64), 3, 1, jnp.float32, "winograd"),
-        ("cpu", (8, 2, 2, 64), 3, 1, jnp.float32, "dense"),
-        ("cpu", (8, 2, 2, 64), 3, 2, jnp.float32, "dense"),
+        ("cpu", (64, 2, 2, 64), 3, 1, jnp.float32, "dense"),
+        ("cpu", (64, 2, 2, 64), 3, 2, jnp.float32, "dense"),
+        ("cpu", (63, 2, 2, 64), 3, 1, jnp.float32, "im2col"),
     ],
 )
 def test_the_lowering_follows_backend_shape_and_dtype(
@@ -226,9 +228,23 @@ def test_pooling_is_flax_max_pool_and_drops_an_odd_row_or_column(image):
     chex.assert_trees_all_equal(ours, flaxs)
 
 
-def test_pooling_loses_no_gradient_where_values_are_equal():
-    gradient = jax.grad(lambda x: jnp.sum(max_pool(x)))(jnp.zeros((1, 4, 4, 1)))
-    assert jnp.sum(gradient) == 4
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_both_poolings_give_the_gradient_to_the_first_of_equal_values(dtype):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 3, (4, 6, 8, 3)), dtype)  # many are equal
+
+    def results(way):
+        y, pullback = jax.vjp(POOLINGS[way], x)
+        return y, *pullback(jnp.arange(1, 1 + y.size, dtype=dtype).reshape(y.shape))
+
+    chex.assert_trees_all_equal(results("slices"), results("native"))
+    gradient = jax.grad(lambda x: jnp.sum(max_pool(x)))(jnp.zeros((1, 2, 2, 1)))
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[1, 0], [0, 0]])
+
+
+def test_pooling_is_native_but_on_a_cpu():
+    backends = ("cpu", "gpu", "tpu")
+    assert [*map(pooling, backends)] == ["slices", "native", "native"]
 
 
 @pytest.mark.parametrize("image", [(1, 1), (1, 6), (5, 1)])

@@ -12,6 +12,7 @@ from tests.runs import compile_once
 
 CASES = (
     (1, "parallel"),
+    (1, "sequential"),
     (2, "parallel"),
     (2, "sequential"),
     (5, "parallel"),

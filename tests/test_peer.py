@@ -2,6 +2,7 @@
 
 import pytest
 
+from jsplit.errors import Refusal
 from jsplit.transport.account import Account
 from jsplit.transport.line import local_pair
 from jsplit.transport.peer import Checked, Peer, Restarted, Task
@@ -44,6 +45,19 @@ def test_an_answer_waits_for_a_client_whose_line_broke(peer):
     hello = HELLO._replace(task=0, answered=0)
     peer.attach(near, TOKENS[0], hello, live=True)
     assert heard(far) == [Plan, Tensor]
+
+
+def test_no_more_is_dropped_of_older_tasks_than_those_had(peer):
+    near, _ = local_pair()
+    peer.attach(near, TOKENS[0], HELLO, live=True)
+    plan = Plan(Place(0, 1, 0), SYNC, bytes(8), BEGINNING)
+    peer.begin(Task(plan, 3, lambda number, message: Checked("taken", 0), None))
+    for _ in range(3):
+        peer.read(near, BATCH, 1)
+    with pytest.raises(Refusal, match="SEQUENCE: more of older tasks"):
+        peer.read(near, BATCH, 1)
+    peer.read(near, BATCH._replace(place=plan.place), 1)
+    assert peer.take(0) == "taken"
 
 
 def test_an_answer_to_a_killed_process_is_not_told_to_the_next(peer):

@@ -4,6 +4,7 @@ That a sleep lasts no shorter than asked is all that these tests assume of time.
 """
 
 import dataclasses
+import threading
 import time
 
 import pytest
@@ -68,6 +69,20 @@ def test_a_line_that_breaks_is_lost_behind_the_link_too():
     far.close()
     with pytest.raises(Lost):
         slow.receive(10)
+
+
+def test_what_was_sent_arrives_and_no_thread_of_the_link_stays():
+    before = threading.active_count()
+    near, far = local_pair()
+    slow = SlowLine(near, Speed(bits=8e5, delay=0.05))
+    slow.send(b"last words")
+    slow.finish()
+    assert far.receive(0) == b"last words"
+    near.close()  # As whoever made the line does then.
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
 
 
 def test_a_run_over_a_slow_link_ends_bit_for_bit_as_over_a_fast_one(

@@ -7,7 +7,7 @@ client is 20 times slower than as a matrix product. There the shape decides:
 
 | lowering | chosen for | multiplications for a 3x3 kernel |
 |---|---|---|
-| dense | images of few pixels: one matrix from all pixels to all pixels | pixels^2 |
+| dense | many images of few pixels: one matrix from all pixels to all | pixels^2 |
 | winograd | 3x3 kernels, stride 1, float32, enough tiles | 36 for 4x4 pixels, not 144 |
 | im2col | everything else | 9 a pixel |
 
@@ -84,7 +84,9 @@ LOWERINGS: dict[str, Callable[[Images, Kernel, int], Images]] = {
 odd `size`, zero padding of `size // 2` and `h' = ceil(h / stride)`."""
 
 _FEW_PIXELS = 4
-_FEW_CHANNELS = 3  # alone Winograd is as fast there; a whole step gains 3 to 8 %
+_MANY_IMAGES = 64  # fewer do not repay making the dense matrix
+# Alone Winograd is up to 1.6 times as fast there; a whole step is not (`--whole`).
+_FEW_CHANNELS = 3
 _FEW_TILES = 16  # below that, transforming the kernel costs more than it saves
 
 
@@ -111,7 +113,7 @@ def lowering(
     if size == 1:
         return "im2col"
     if height * width <= _FEW_PIXELS:
-        return "dense"
+        return "dense" if images >= _MANY_IMAGES else "im2col"
     fits = (size, stride, jnp.dtype(dtype)) == (3, 1, jnp.float32)
     tiles = images * -(-height // TILE) * -(-width // TILE)
     if fits and tiles >= _FEW_TILES and channels > _FEW_CHANNELS:

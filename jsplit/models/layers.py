@@ -1,10 +1,4 @@
-"""Layers that are fast inside `lax.scan` on a CPU, and heed a mask.
-
-Pooling is three maxima of strided slices, with a gradient written by hand. On a CPU the
-gradient of a window reduction takes 6 to 9 times as long as that of the slices (128
-images of 16x16x64: 20 to 23 ms against 2.2 to 2.6), and that one in turn makes an epoch
-of `cnn` take 1.1 (one client) to 1.6 times (four) as long as the one here.
-"""
+"""Layers that are fast inside `lax.scan` on a CPU, and heed a mask."""
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +7,7 @@ from jaxtyping import Array, Float
 
 from jsplit.macs import counting
 from jsplit.models.convolution import convolve
+from jsplit.models.pooling import max_pool
 
 
 class Conv(nn.Module):
@@ -104,50 +99,6 @@ def _weighted_mean(
         pixels = x.shape[1] * x.shape[2]
         return jnp.repeat(weights / pixels, pixels) @ x.reshape(-1, x.shape[-1])
     return (weights @ x.reshape(len(x), -1)).reshape(-1, x.shape[-1]).mean(axis=0)
-
-
-def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """2x2 maximum with stride 2; an odd last row or column is dropped.
-
-    Of equal values the first one, row by row, takes the gradient. An image of one row
-    or column is left as it is, so that a deep network also takes small images.
-    """
-    h, w = x.shape[1:3]
-    if min(h, w) < 2:
-        return x
-    return _pooled(x[:, : h // 2 * 2, : w // 2 * 2])
-
-
-@jax.custom_vjp
-def _pooled(x: jax.Array) -> jax.Array:
-    return _pool(x)[0]
-
-
-def _pool(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The maxima, and which of its four places each one came from, as int8.
-
-    The places are kept rather than looked for again by value: where XLA computes the
-    values a second time with other rounding, none would equal the maximum.
-    """
-    upper, right_above = _larger(x[:, ::2, ::2], x[:, ::2, 1::2])
-    lower, right_below = _larger(x[:, 1::2, ::2], x[:, 1::2, 1::2])
-    largest, below = _larger(upper, lower)
-    return largest, jnp.where(below == 1, 2 + right_below, right_above)
-
-
-def _larger(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jnp.maximum(first, second), (second > first).astype(jnp.int8)
-
-
-def _unpool(place: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-    b, h, w, c = dy.shape
-    places = jnp.arange(4, dtype=jnp.int8).reshape(1, 1, 2, 1, 2, 1)
-    chosen = place[:, :, None, :, None] == places
-    dx = jnp.where(chosen, dy[:, :, None, :, None], jnp.zeros((), dy.dtype))
-    return (dx.reshape(b, 2 * h, 2 * w, c),)
-
-
-_pooled.defvjp(_pool, _unpool)
 
 
 class ConvBlock(nn.Module):

@@ -40,11 +40,13 @@ class Terms(NamedTuple):
         settings: as lines `name=value`.
         examples_limit: that one client may hold.
         edge: of images in pixels; None if the settings leave it open.
+        admits: raises a `Refusal` if such examples are too much for the server.
     """
 
     settings: str
     examples_limit: int
     edge: int | None
+    admits: Callable[[Hello], None]
 
 
 class Welcomed(NamedTuple):
@@ -165,11 +167,12 @@ class Door:
             if peer is not None and peer.detach(line):
                 self._notify(f"client {peer.client} is disconnected")
 
-    def measure(self) -> None:
-        """Asks the system for the bytes of every connection so far."""
+    def measure(self) -> Measured:
+        """Asks the system for the bytes of every connection so far; all of them."""
         with self.changed:
             for line in self._lines:
                 line.measure()
+            return sum((line.measured for line in self._lines), self.measured)
 
     def wait_for_goodbyes(self, seconds: float) -> None:
         """Returns when every client has read the end, or after so long.
@@ -270,6 +273,7 @@ class Door:
             raise Refusal("SHAPE", f"images of {hello.image}")
         if not 1 <= hello.classes <= 65536:
             raise Refusal("LABEL", f"{hello.classes} classes")
+        self._terms.admits(hello)
         pixels = hello.examples * hello.image[0] * hello.image[1]
         if any(
             not total <= squares <= 255 * total <= 255**2 * pixels

@@ -217,6 +217,11 @@ class SlowLine:
         """As `Line.receive`."""
         return self._arrived.get(timeout)
 
+    def finish(self) -> None:
+        """Lets what was sent arrive; the line itself stays open for its owner."""
+        self._up.drain()
+        self._up.close()
+
     def close(self, reason: Refusal | None = None) -> None:
         """As `Line.close`, after what was sent has arrived."""
         self._up.drain()

@@ -9,7 +9,7 @@ import numpy as np
 from jsplit import checkpoint
 from jsplit.build import step_sizes_of
 from jsplit.config import RunConfig, agreement
-from jsplit.errors import InputError, RunError
+from jsplit.errors import Refusal, RunError
 from jsplit.folder import RunFolder
 from jsplit.ledger import Ledger
 from jsplit.network_config import MIB, ServeConfig
@@ -19,9 +19,9 @@ from jsplit.transport.account import Account
 from jsplit.transport.door import Door, Terms, Welcomed
 from jsplit.transport.peer import Absent, Peer
 from jsplit.transport.server import POLL, Patience, State, Stopped, Trainer
-from jsplit.transport.sides import Serving, begin_serving, layout_of
+from jsplit.transport.sides import Serving, begin_serving, layout_of, needs_of
 from jsplit.typing import OFFLINE, STATES
-from jsplit.wire.messages import Done
+from jsplit.wire.messages import Done, Hello
 from jsplit.writers import Writer, rewind
 
 Record = dict[str, Any]
@@ -57,7 +57,12 @@ class Run:
         ]
         self.door = Door(
             self.peers,
-            Terms(agreement(config), serving.examples_limit, config.image_size),
+            Terms(
+                agreement(config),
+                serving.examples_limit,
+                config.image_size,
+                self._admits,
+            ),
             self.account,
             serving.greeting,
             notify,
@@ -107,6 +112,30 @@ class Run:
         self.account.settle()
         return True
 
+    def _admits(self, hello: Hello) -> None:
+        """Refuses a client whose examples would end the run, before they count."""
+        needs = needs_of(self._config, hello.image, hello.classes, hello.examples)
+        for need, what, limit, flag in (
+            (
+                needs.store,
+                f"the activations of clients of {hello.examples} examples",
+                self._serving.memory_limit,
+                "--memory-limit",
+            ),
+            (
+                needs.message,
+                "the largest message",
+                self._serving.message_limit,
+                "--message-limit",
+            ),
+        ):
+            if need > limit * MIB:
+                raise Refusal(
+                    "TOO_LARGE",
+                    f"{what} may take {need / MIB:.1f} MiB, more than the server's "
+                    f"{flag} {limit}; raise it there, or cut later",
+                )
+
     def _gather(self) -> Trainer:
         """Waits until every client has said what it holds."""
         door, config = self.door, self._config
@@ -115,13 +144,6 @@ class Run:
         sizes = [hello.examples for hello in hellos]
         layout = layout_of(config, sizes)
         begun = begin_serving(config, hellos[0].image, hellos[0].classes, sizes)
-        store = layout.groups * layout.members * layout.slots
-        store *= begun.side.codec.payload_bits(begun.side.smashed_shape) // 8
-        if store > self._serving.memory_limit * MIB:
-            raise InputError(
-                f"the activations of all clients take {store / MIB:.0f} MiB, more than "
-                f"--memory-limit {self._serving.memory_limit}; raise it, or cut later"
-            )
         name = self._name or members.name_run()
         if self._name is None:
             # Before anybody is told the name: a client takes it for its folder.

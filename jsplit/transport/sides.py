@@ -3,6 +3,7 @@
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jsplit import build, data
@@ -18,7 +19,14 @@ from jsplit.sides import (
     smashed_of,
 )
 from jsplit.simulation import TEST_BATCH
-from jsplit.steps import Party, Steps, cross_entropy, make_steps, top_1
+from jsplit.steps import (
+    Party,
+    Steps,
+    cross_entropy,
+    init_party,
+    make_steps,
+    top_1,
+)
 from jsplit.topology import TOPOLOGIES, Layout, lay_out
 from jsplit.transport import client as clients
 from jsplit.transport import server as servers
@@ -42,6 +50,52 @@ class Serving(NamedTuple):
 def layout_of(config: RunConfig, sizes: list[int]) -> Layout:
     """The layout of an epoch with clients that hold so many examples."""
     return lay_out(sizes, TOPOLOGIES[config.topology], config.server_batch)
+
+
+class Needs(NamedTuple):
+    """Bytes that a run takes if no client holds more than one does.
+
+    Attributes:
+        store: of the activations of all clients.
+        message: of the largest payload of one message, if nothing compresses.
+    """
+
+    store: int
+    message: int
+
+
+def needs_of(
+    config: RunConfig, image: tuple[int, int, int], classes: int, examples: int
+) -> Needs:
+    """What a client with so many examples of such images asks of the server.
+
+    Every client has as many places as the largest one needs.
+    """
+    layout = layout_of(config, [examples] * config.clients)
+    shape, part = _shapes(config, image, classes)
+    up, down = (
+        CODECS[name]().payload_bits(shape) // 8
+        for name in (config.codec, config.grad_codec)
+    )
+    largest = [layout.batch * max(up, down), TEST_BATCH * up]
+    largest += [part] if config.clients > 1 else []
+    return Needs(
+        store=layout.groups * layout.members * layout.slots * up, message=max(largest)
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(
+    config: RunConfig, image: tuple[int, int, int], classes: int
+) -> tuple[tuple[int, ...], int]:
+    """Of one example's activations; and the bytes of the client part."""
+    client, _ = build.parts_of(config, classes)
+    optimizer, x = build.optimizer_of(config), jnp.zeros((1, *image), jnp.float32)
+    party = jax.eval_shape(
+        lambda key, x: init_party(client, optimizer, key, x), jax.random.key(0), x
+    )
+    part = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(party))
+    return smashed_of(client, party, x).shape[1:], part
 
 
 def begin_serving(

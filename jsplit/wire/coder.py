@@ -72,7 +72,9 @@ def expand(data: bytes, length: int) -> bytes:
         if len(body) != length:
             raise Refusal("SIZE", f"{length} bytes were agreed, got {len(body)}")
         return body
-    if method == CONSTANT and len(body) == 1 and length:
+    if method == CONSTANT:
+        if len(body) != 1 or not length:
+            raise Refusal("SIZE", f"one byte to repeat was due, got {len(body)}")
         return body * length
     if method not in (CODED, ZSTD):
         raise Refusal("MALFORMED", f"a payload of unknown coding {method}")
