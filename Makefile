@@ -1,5 +1,6 @@
 # make run   train the quickstart      make test   run the tests
 # make lint  style, types, layers      make clean  remove the environments and caches
+# make evidence  the README's sweeps, reports and attacks, into runs/; goes on after a stop
 # make flower  the test of Flower's app, in an environment of its own
 PYTHON ?= python3
 CONFIG ?= configs/quickstart.toml
@@ -7,7 +8,7 @@ CONFIG ?= configs/quickstart.toml
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint clean flower
+.PHONY: run test lint clean flower evidence
 
 run: .venv/.installed
 	$(BIN)/python run.py --config $(CONFIG)
@@ -23,6 +24,15 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy jsplit
 	$(BIN)/lint-imports
+
+SWEEPS := gates clients cuts skewed precision privacy
+
+evidence: .venv/.installed-dev
+	for name in $(SWEEPS); do \
+	    $(BIN)/jsplit sweep configs/sweeps/$$name.toml --folder runs/$$name && \
+	    $(BIN)/jsplit report runs/$$name || exit 1; \
+	done
+	$(BIN)/jsplit privacy runs/privacy
 
 clean:
 	rm -rf .venv .venv-flower build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \

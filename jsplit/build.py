@@ -20,7 +20,7 @@ from jsplit.models import MODELS, USUAL_CUTS, Block, split
 from jsplit.part import Part, from_flax, with_precision
 from jsplit.protocol import Transform
 from jsplit.simulation import Simulation, make_simulation
-from jsplit.steps import ignore
+from jsplit.steps import Defence, ignore
 from jsplit.topology import TOPOLOGIES
 
 GATES: dict[str, Callable[[RunConfig, int], gate.Gate]] = {
@@ -149,6 +149,7 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
             edge=dataset.image_shape[0],
         ),
         refresh_statistics=config.refresh_statistics,
+        defence=defence_of(config),
         seed=config.seed,
         devices=jax.devices() if config.mesh else None,
         observe=ignore if tally is None else tally.observe,
@@ -198,6 +199,11 @@ def parts_of(config: RunConfig, classes: int) -> tuple[Part, Part]:
         for module in split(blocks, _cut_index(config))
     )
     return client, server
+
+
+def defence_of(config: RunConfig) -> Defence:
+    """What the client does against a server that looks at its activations."""
+    return Defence(config.nopeek, config.noise)
 
 
 def cut_of(config: RunConfig) -> str:

@@ -47,7 +47,7 @@ from jsplit.writers import (
 NETWORK = ("serve", "join", "certs")
 """Commands of a client and a server on two machines."""
 
-COMMANDS = ("run", "sweep", "report", *NETWORK)
+COMMANDS = ("run", "sweep", "report", "privacy", *NETWORK)
 
 DESCRIPTION = """\
 Split learning under a loss-based gate: each epoch runs in state A (client and server
@@ -100,6 +100,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
             from jsplit import report  # With Matplotlib, which takes its time.
 
             return report.command(argv[1:], "jsplit report")
+        if argv[:1] == ["privacy"]:
+            from jsplit import leaks
+
+            return leaks.command(argv[1:], "jsplit privacy")
         if argv[:1] and argv[0] in NETWORK:
             # Not above: a run on one machine needs neither gRPC nor certificates.
             from jsplit import network

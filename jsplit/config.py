@@ -89,6 +89,15 @@ class RunConfig:
         str, argument("State B normalises by running or batch statistics.")
     ] = "running"
 
+    nopeek: Annotated[
+        float,
+        argument("Client: weight of how much its activations tell of its images."),
+    ] = 0.0
+    noise: Annotated[
+        float,
+        argument("Client: Gaussian noise on activations, over their mean magnitude."),
+    ] = 0.0
+
     precision: Annotated[
         str,
         argument("float32, or bfloat16: networks compute in it, all else in float32."),
@@ -209,9 +218,12 @@ def check(config: RunConfig) -> None:
     _in_range(config, "image_size", 4, 1024)
     _in_range(config, "warmup", 0, _MOST)
     _in_range(config, "seed", 0, 2**32 - 1)
-    for name in ("threshold", "momentum", "weight_decay"):
+    for name in ("threshold", "momentum", "weight_decay", "nopeek", "noise"):
         _in_range(config, name, 0, float("inf"))
-    for name in ("threshold", "learning_rate", "momentum", "weight_decay"):
+    for name in (
+        *("threshold", "learning_rate", "momentum", "weight_decay"),
+        *("nopeek", "noise"),
+    ):
         value = getattr(config, name)
         if not abs(value) < float("inf"):
             raise InputError(f"{flag(name)} must be a finite number, got {value}")

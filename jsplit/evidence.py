@@ -23,6 +23,7 @@ from jsplit.folder import RunFolder
 SCHEDULE = (
     *("gate", "threshold", "loss_rule", "loss_reference", "warmup", "period"),
     *("sync_epochs", "codec", "grad_codec", "refresh_statistics"),
+    *("nopeek", "noise"),
 )
 """Settings in which the members of a group differ."""
 
@@ -38,11 +39,13 @@ class Run(NamedTuple):
     """A finished run.
 
     Attributes:
+        path: of its folder.
         config: it was made with.
         fingerprint: of its data.
         summary: what `summary.json` holds.
     """
 
+    path: Path
     config: RunConfig
     fingerprint: str
     summary: dict[str, Any]
@@ -95,6 +98,8 @@ class Setting:
             parts.append("float32")
         elif (config.codec, config.grad_codec) != ("float8", "float8"):
             parts.append(f"{config.codec} up, {config.grad_codec} down")
+        parts += [f"NoPeek {config.nopeek:g}"] * (config.nopeek > 0)
+        parts += [f"noise {config.noise:g}"] * (config.noise > 0)
         parts += ["B by batch"] * (config.refresh_statistics != "running")
         return ", ".join(parts)
 
@@ -106,7 +111,8 @@ class Setting:
     @property
     def is_baseline(self) -> bool:
         """Whether this is plain split learning: always A, float32."""
-        return self.config.gate == "always" and self.is_plain_coded
+        defended = self.config.nopeek or self.config.noise
+        return self.config.gate == "always" and self.is_plain_coded and not defended
 
     @property
     def accuracy(self) -> tuple[float, float | None]:
@@ -190,7 +196,7 @@ def at_equal_traffic(
         the latter None for a single seed; None where the control was not run on both
         sides of the setting's traffic with every one of its seeds.
     """
-    codecs = ("codec", "grad_codec", "refresh_statistics")
+    codecs = ("codec", "grad_codec", "refresh_statistics", "nopeek", "noise")
     others = [
         other
         for other in group.settings
@@ -243,7 +249,8 @@ def read(path: Path, *, partial: bool) -> tuple[list[Run], list[str]]:
             unfinished.append(name)
             continue
         _, settings, dataset = folders.read(folder.path)
-        runs.append(Run(settings, dataset.get("fingerprint", ""), _summary(folder)))
+        fingerprint = dataset.get("fingerprint", "")
+        runs.append(Run(folder.path, settings, fingerprint, _summary(folder)))
     if not runs:
         raise InputError(
             f"{path} has no finished run below it"
@@ -295,6 +302,7 @@ def _order(setting: Setting) -> tuple[Any, ...]:
         not setting.is_baseline,
         gates.index(config.gate),
         (config.loss_rule, config.loss_reference, config.codec, config.grad_codec),
+        (config.nopeek, config.noise),
         setting.reduction("communication_reduction").middle,
     )
 

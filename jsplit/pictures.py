@@ -118,6 +118,36 @@ def strips(rows: Sequence[tuple[str, str]], path: Path, *, title: str) -> None:
     finish(figure, (axes,), path, grid=False)
 
 
+def reconstructions(
+    rows: Sequence[tuple[str, np.ndarray]], path: Path, *, title: str
+) -> None:
+    """Shows images below one another, such as originals and what was guessed of them.
+
+    Args:
+        rows: for each what it shows, and as many images `[n, h, w, c]`, pixels from 0
+            to 1, of one channel or three.
+        path: of the picture; its folder must exist.
+        title: of the run.
+    """
+    count = max(len(images) for _, images in rows)
+    figure = Figure(figsize=(1.6 + 0.8 * count, 0.6 + 0.85 * len(rows)))
+    grid = figure.subplots(len(rows), count, squeeze=False)
+    for line, (name, images) in zip(grid, rows, strict=True):
+        line[0].set_ylabel(
+            name.replace(", ", "\n"), rotation=0, ha="right", va="center"
+        )
+        for axes in line:
+            axes.set(xticks=(), yticks=(), frame_on=False)
+        for axes, image in zip(line, images, strict=False):
+            axes.imshow(
+                image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray"
+            )
+            axes.images[0].set_clim(0, 1)
+    figure.suptitle(folded(title), fontsize="medium")
+    figure.subplots_adjust(left=1.4 / (1.6 + 0.8 * count), wspace=0.05, hspace=0.05)
+    finish(figure, (), path)
+
+
 def _scatter(axes: Axes, points: Sequence[Point], across: Sequence[float]) -> None:
     for gate, (colour, marker) in GATES.items():
         mine = sorted(

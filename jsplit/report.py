@@ -185,7 +185,7 @@ def _best(groups: Sequence[Group]) -> str:
                 )
             row.append(claim)
         rows.append(row)
-    return _markdown(
+    return markdown(
         (
             "runs",
             "communication, at best",
@@ -219,7 +219,7 @@ def _table(group: Group) -> str:
                 shortened(setting.runs[0].summary["states"], longest=24),
             ]
         )
-    return _markdown(
+    return markdown(
         (
             "gate",
             "seeds",
@@ -252,7 +252,7 @@ def _equal_traffic(group: Group) -> list[str]:
     return [
         "Points of accuracy that the loss gate is above the controls where those send "
         "as much, between their own runs with the same seed:",
-        _markdown(("gate", "communication", *evidence.CONTROLS), rows),
+        markdown(("gate", "communication", *evidence.CONTROLS), rows),
     ]
 
 
@@ -276,7 +276,8 @@ def _points(lost: float | None) -> str:
     return "not the same seeds" if lost is None else f"{0.0 - 100 * lost:+.2f}"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(_cell(it) for it in line)} |" for line in lines)
 

@@ -29,7 +29,15 @@ from jsplit.sides import (
     keys_of,
     make_prices,
 )
-from jsplit.steps import Steps, cross_entropy, ignore, make_steps, top_1
+from jsplit.steps import (
+    NO_DEFENCE,
+    Defence,
+    Steps,
+    cross_entropy,
+    ignore,
+    make_steps,
+    top_1,
+)
 from jsplit.topology import PARALLEL, Layout, Topology, lay_out
 from jsplit.typing import STATES, Codec, Packet
 
@@ -108,6 +116,7 @@ def make_simulation(
     batch_size: int = 128,
     transform: Transform = IDENTITY_TRANSFORM,
     refresh_statistics: str = "running",
+    defence: Defence = NO_DEFENCE,
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
     seed: int = 0,
@@ -131,6 +140,7 @@ def make_simulation(
         batch_size: examples of one server step.
         transform: of raw examples.
         refresh_statistics: see `make_steps`.
+        defence: see `make_steps`.
         loss: of each example.
         correct: of each example.
         seed: of weights, order, augmentation and dropout.

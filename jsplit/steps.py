@@ -17,6 +17,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from jsplit.nopeek import distance_correlation
 from jsplit.part import Part
 from jsplit.typing import Codec, Packet, PyTree, Variables
 
@@ -35,10 +36,30 @@ class Residual(NamedTuple):
     Attributes:
         pullback: maps a gradient at the cut to one of the client's parameters.
         variables: with the batch statistics that the forward pass moved.
+        penalty: gradient at the cut of the client's own penalty; None without one.
     """
 
     pullback: Any
     variables: Variables
+    penalty: jax.Array | None
+
+
+class Defence(NamedTuple):
+    """What a client does so that its activations tell less of its examples.
+
+    Attributes:
+        nopeek: weight of the distance correlation of a batch and its activations in
+            what the client minimises; its work is not counted as client computation.
+        noise: standard deviation of the Gaussian noise on activations before they are
+            coded, over their root mean square in the batch; new in every batch of A and
+            B, and there in evaluation too.
+    """
+
+    nopeek: float = 0.0
+    noise: float = 0.0
+
+
+NO_DEFENCE = Defence()
 
 
 class Metrics(NamedTuple):
@@ -129,6 +150,7 @@ def make_steps(
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
     refresh_statistics: str = "running",
+    defence: Defence = NO_DEFENCE,
     observe: Callable[[str, Packet, jax.Array | None], None] = ignore,
 ) -> Steps:
     """Makes the steps of one client/server pair.
@@ -155,6 +177,7 @@ def make_steps(
         loss: of each example, `(outputs, labels) -> Float32[n]`.
         correct: of each example, `(outputs, labels) -> Bool[n]`.
         refresh_statistics: `running` or `batch`, see above.
+        defence: of the client against a server that looks at its activations.
         observe: is shown every packet of training as it is traced, `activations` or
             `gradients`, with its mask.
 
@@ -175,6 +198,15 @@ def make_steps(
         jax.named_scope("decode")(each.decode) for each in (codec, grad_codec)
     )
 
+    def blurred(
+        smashed: jax.Array, mask: jax.Array | None, key: jax.Array
+    ) -> jax.Array:
+        if not defence.noise:
+            return smashed
+        # Not of what the part itself drew from.
+        draws = jax.random.normal(jax.random.fold_in(key, 2**31 - 1), smashed.shape)
+        return smashed + defence.noise * _root_mean_square(smashed, mask) * draws
+
     def client_forward(
         party: Party, x: jax.Array, mask: jax.Array | None, key: jax.Array
     ) -> tuple[Packet, Residual]:
@@ -185,16 +217,21 @@ def make_steps(
         smashed, pullback, variables = jax.vjp(
             forward, party.variables["params"], has_aux=True
         )
-        packet = encode(_blank(smashed, mask))
+        penalty = None
+        if defence.nopeek:
+            penalty = defence.nopeek * jax.grad(
+                lambda smashed: distance_correlation(x, smashed, mask)
+            )(smashed)
+        packet = encode(_blank(blurred(smashed, mask, key), mask))
         observe("activations", packet, mask)
-        return packet, Residual(pullback, variables)
+        return packet, Residual(pullback, variables, penalty)
 
     def client_refresh(
         party: Party, x: jax.Array, mask: jax.Array | None, key: jax.Array
     ) -> Packet:
         batch = refresh_statistics == "batch"
         smashed, _ = client.apply(party.variables, x, mask=mask, key=key, train=batch)
-        packet = encode(_blank(smashed, mask))
+        packet = encode(_blank(blurred(smashed, mask, key), mask))
         observe("activations", packet, mask)
         return packet
 
@@ -205,7 +242,10 @@ def make_steps(
         mask: jax.Array | None,
         step_size: jax.Array,
     ) -> Party:
-        (gradients,) = residual.pullback(decode_reply(reply))
+        reply_gradient = decode_reply(reply)
+        if residual.penalty is not None:
+            reply_gradient += residual.penalty
+        (gradients,) = residual.pullback(reply_gradient)
         return _descend(
             client_optimizer, party, residual.variables, gradients, mask, step_size
         )
@@ -282,7 +322,8 @@ def make_steps(
     def client_examine(
         party: Party, x: jax.Array, mask: jax.Array | None = None
     ) -> Packet:
-        return encode(_blank(examined(client, party, x), mask))
+        smashed = examined(client, party, x)
+        return encode(_blank(blurred(smashed, mask, jax.random.key(0)), mask))
 
     def server_examine(party: Party, packet: Packet) -> jax.Array:
         return examined(server, party, decode(packet))
@@ -356,6 +397,12 @@ def _own_mean(labels: jax.Array, mask: jax.Array | None) -> jax.Array:
         return jnp.full((clients,), clients, jnp.float32)
     counts = jnp.sum(mask, axis=1, dtype=jnp.int32).astype(jnp.float32)
     return jnp.sum(counts) / jnp.maximum(counts, 1.0)
+
+
+def _root_mean_square(smashed: jax.Array, mask: jax.Array | None) -> jax.Array:
+    squares = jnp.mean(jnp.square(_blank(smashed, mask)))
+    share = 1.0 if mask is None else jnp.maximum(jnp.mean(mask), 1 / mask.size)
+    return jnp.sqrt(squares / share)
 
 
 def _flat(smashed: jax.Array) -> jax.Array:

@@ -52,12 +52,10 @@ def test_no_more_is_dropped_of_older_tasks_than_those_had(peer):
     peer.attach(near, TOKENS[0], HELLO, live=True)
     plan = Plan(Place(0, 1, 0), SYNC, bytes(8), BEGINNING)
     peer.begin(Task(plan, 3, lambda number, message: Checked("taken", 0), None))
-    for _ in range(3):
+    for _ in range(5):  # Of six in two tasks one has come.
         peer.read(near, BATCH, 1)
     with pytest.raises(Refusal, match="SEQUENCE: more of older tasks"):
         peer.read(near, BATCH, 1)
-    peer.read(near, BATCH._replace(place=plan.place), 1)
-    assert peer.take(0) == "taken"
 
 
 def test_an_answer_to_a_killed_process_is_not_told_to_the_next(peer):

@@ -1,9 +1,9 @@
 """How a 2x2 maximum is taken: one function, two ways.
 
 On a GPU or TPU it is XLA's own window reduction. On a CPU it is three maxima of
-strided slices, with a gradient written by hand: the gradient of a window reduction
-takes several times as long there, and that of plain slices makes an epoch of `cnn` take
-1.1 (one client) to 1.6 times (four) as long.
+strided slices, with a gradient written by hand: value and gradient of a window
+reduction take 6 to 15 times as long there, and those of plain slices make an epoch of
+`cnn` take 1.1 (one client) to 1.6 times (four) as long.
 
 `python -m benchmarks.poolings` measures both on every image that the models pool;
 `benchmarks/results/poolings_cpu.json` has what it found.

@@ -126,8 +126,7 @@ class Peer:
         self._held: collections.deque[bytes] = collections.deque(maxlen=SHELF)
         self._task: Task | None = None
         self._newest = (-1, -1)  # epoch and task of the last one
-        self._longest = 0  # of the tasks so far
-        self._late = 0  # messages of older tasks since the newest began
+        self._room = 0  # messages that its tasks so far had, less those that came
         self._done: Done | None = None
         self._inbox: collections.deque[Any] = collections.deque()
         self._restarted = False
@@ -202,8 +201,7 @@ class Peer:
         with self._changed:
             self._task = task
             self._newest = task.plan.place[:2]
-            self._longest = max(self._longest, task.length)
-            self._late = 0
+            self._room += task.length
             self._inbox.clear()
             self._restarted = False
             self._tell(task)
@@ -268,8 +266,8 @@ class Peer:
             place, task = message.place, self._task
             if place[:2] < self._newest or (place[:2] == self._newest and not task):
                 # On its way when the epoch was rolled back.
-                self._late += 1
-                if self._late > self._longest:
+                self._room -= 1
+                if self._room < 0:
                     raise Refusal("SEQUENCE", "more of older tasks than those had")
                 self._account.add(message, length, up=True, repeated=True)
                 return
@@ -296,6 +294,7 @@ class Peer:
                 message, length, checked.plain, up=True, evaluation=task.evaluation
             )
             task.read += 1
+            self._room -= 1
             if isinstance(message, Part | Kept):
                 self._hold(message.digest)
             self._inbox.append(checked.value)

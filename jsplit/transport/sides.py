@@ -190,4 +190,5 @@ def _steps(config: RunConfig, classes: int) -> Steps:
         codec=CODECS[config.codec](),
         grad_codec=CODECS[config.grad_codec](),
         refresh_statistics=config.refresh_statistics,
+        defence=build.defence_of(config),
     )

@@ -1,0 +1,259 @@
+"""`jsplit privacy`: what the server learns from what the runs of a folder sent."""
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jsplit import device, evidence, pictures, words
+from jsplit import folder as folders
+from jsplit.build import Experiment, build, load_dataset, share_program
+from jsplit.config import argument
+from jsplit.errors import InputError
+from jsplit.evidence import Group, Run, Setting
+from jsplit.folder import RunFolder
+from jsplit.report import markdown, self_contained
+from jsplit.terminal import say
+
+DESCRIPTION = """\
+Attacks what each finished run at or below FOLDER sent, as an honest-but-curious server
+could, and writes privacy.json and privacy.png into the run's folder and a comparison
+into FOLDER/privacy. The same command again goes on after a stop. It needs the extra
+jsplit[privacy].
+"""
+
+FORMAT = "jsplit-privacy-1"
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PrivacyCommand:
+    """`jsplit privacy`."""
+
+    folder: Annotated[
+        tyro.conf.Positional[str], argument("A run's, or one with runs below it.")
+    ]
+    out: Annotated[
+        str | None, argument("Folder for the comparison. None: FOLDER/privacy.")
+    ] = None
+    device: Annotated[str, argument("auto, cpu, gpu or tpu.")] = "auto"
+    partial: Annotated[
+        bool,
+        argument("Leave unfinished runs out instead of refusing."),
+        tyro.conf.FlagCreatePairsOff,
+    ] = False
+    again: Annotated[
+        bool,
+        argument("Attack runs anew that have a privacy.json."),
+        tyro.conf.FlagCreatePairsOff,
+    ] = False
+
+
+def command(argv: Sequence[str], prog: str) -> int:
+    """`jsplit privacy`: attacks, compares, writes; returns the exit code."""
+    asked = words.parse(PrivacyCommand(folder=""), argv, prog, DESCRIPTION)
+    if not asked.folder:
+        raise InputError(f"{prog} needs the FOLDER of a run, or one with runs below it")
+    path = folders.path_of(asked.folder)
+    out = folders.path_of(asked.out) if asked.out else path / "privacy"
+    runs, _ = evidence.read(path, partial=asked.partial)
+    groups = evidence.grouped(runs)
+    _check_extra()
+    device.restrict(asked.device)
+    device.choose(asked.device)
+    folders.make(out, "--out")
+    _attack([run for group in groups for run in group.runs], again=asked.again)
+    text = page(groups)
+    folders.write_text(out / "privacy.md", text)
+    folders.write_text(out / "privacy.html", self_contained(text, out))
+    say(f"{len(runs)} run(s) in {out / 'privacy.html'} and {out / 'privacy.md'}")
+    return 0
+
+
+def _check_extra() -> None:
+    try:
+        import dcor  # noqa: F401
+        import skimage  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"jsplit privacy needs {error.name}, of the extra: "
+            "pip install 'jsplit[privacy]'"
+        ) from error
+
+
+def _attack(runs: Sequence[Run], *, again: bool) -> None:
+    left = [run for run in runs if again or not _kept(run).exists()]
+    if len(left) < len(runs):
+        say(f"{len(runs) - len(left)} of {len(runs)} run(s) were attacked before")
+    earlier: Experiment | None = None
+    for place, run in enumerate(left):
+        experiment = build(run.config, load_dataset(run.config, lambda line: None))
+        _, _, described = folders.read(run.path)
+        folders.check_data(RunFolder(run.path), described, experiment.dataset)
+        if earlier is not None:
+            experiment = share_program(experiment, earlier)
+        earlier = experiment
+        figures = _audited(experiment, run)
+        say(f"{place + 1}/{len(left)}  {run.path.name}  {_line(figures)}")
+
+
+def _audited(experiment: Experiment, run: Run) -> Figures:
+    # Here, because only here the extra is known to be there.
+    from jsplit.privacy.audit import audit
+    from jsplit.privacy.view import ended
+
+    found = audit(ended(experiment, RunFolder(run.path)))
+    pictures.reconstructions(
+        [
+            (f"{what}, {name} epoch", rows[name])
+            for name in found.images
+            for what, rows in (("sent", found.images), ("guessed", found.guesses))
+        ],
+        run.path / "privacy.png",
+        title=f"{run.path.name}: {Setting((run,)).label}, seed {run.config.seed}",
+    )
+    figures = {"format": FORMAT, "device": device.describe(), **found.figures}
+    folders.write_json(_kept(run), figures)
+    return figures
+
+
+def _kept(run: Run) -> Path:
+    return run.path / "privacy.json"
+
+
+def _read(run: Run) -> Figures:
+    try:
+        figures: Figures = json.loads(_kept(run).read_text(encoding="utf-8"))
+        if figures["format"] != FORMAT:
+            raise ValueError(f"format {figures['format']!r}")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{_kept(run)} is not of this version ({error}); say --again"
+        ) from error
+    return figures
+
+
+def _line(figures: Figures) -> str:
+    last = figures["last"]
+    return (
+        f"reconstruction {last['inversion']['ssim']:.3f} (blind "
+        f"{last['blind']['ssim']:.3f})  distance correlation "
+        f"{last['distance_correlation']['value']:.3f}  at least "
+        f"{last['information']['bits']:.2f} bits"
+    )
+
+
+COLUMNS: dict[str, tuple[Callable[[Figures], float], int]] = {
+    "MSE": (lambda view: view["inversion"]["mse"], 4),
+    "PSNR, dB": (lambda view: view["inversion"]["psnr"], 2),
+    "SSIM": (lambda view: view["inversion"]["ssim"], 3),
+    "distance correlation": (lambda view: view["distance_correlation"]["value"], 3),
+    "information, bits at least": (lambda view: view["information"]["bits"], 2),
+}
+"""Of a view, and with how many decimals."""
+
+
+def page(groups: Sequence[Group]) -> str:
+    """The comparison as Markdown."""
+    runs = [run for group in groups for run in group.runs]
+    summary = runs[0].summary
+    every = [_read(run) for run in runs]
+    shape = "x".join(map(str, summary["image_shape"]))
+    seeds = sorted({run.config.seed for run in runs})
+    parts = [
+        "# What the server learns from what was sent",
+        f"{len(runs)} run(s) on {summary['dataset']} ({summary['dataset_source']}), "
+        f"images of {shape}, seeds {', '.join(map(str, seeds))}; attacked on "
+        f"{'; '.join(sorted({it['device'] for it in every}))}. Means over seeds and "
+        "sample standard deviations.",
+        "The server is honest but curious, and is given the client part and the "
+        f"held-out images ({every[0]['last']['public_images']}). It trains a decoder "
+        "on what those become at the cut, coded as in the run, and applies it to "
+        f"{every[0]['last']['epoch_images']} examples as the clients sent them in the "
+        "last epoch that sent any (`first epoch`: with the weights that training "
+        "begins with). MSE, PSNR and SSIM compare its guesses with what entered the "
+        "client part, pixels from 0 to 1; a blind guess is the mean of the held-out "
+        "images. Distance correlation is 0 for independence (of shuffled pairs it is "
+        f"{_mean(every, lambda it: it['last']['distance_correlation']['shuffled'])}). "
+        "Information is a neural lower bound, which cannot exceed "
+        f"{every[0]['last']['information']['ceiling']:.2f} bits with so many examples, "
+        "and varies by about "
+        f"{_mean(every, lambda it: it['last']['information']['deviation'])} from "
+        "critic to critic. Labels are sent to the server once, in every run; the last "
+        "column is for who would keep them at home: how often the nearest of the "
+        "public examples, by the gradient that comes back, has the same label.",
+    ]
+    for group in groups:
+        parts += [f"## {group.title}", _table(group)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(group: Group) -> str:
+    everyone = [_read(run) for run in group.runs]
+    blind = [it["last"]["blind"] for it in everyone]
+    rows = [
+        [
+            *("blind guess", "", "", "", ""),
+            _mean(blind, lambda it: it["mse"], 4),
+            _mean(blind, lambda it: it["psnr"], 2),
+            _mean(blind, lambda it: it["ssim"], 3),
+            *("", "", ""),
+        ]
+    ]
+    plain = group.baseline or group.settings[0]
+    rows.append(
+        [
+            f"first epoch ({plain.label})",
+            *(str(len(plain.runs)), "", "", ""),
+            *_cells([_read(run)["first"] for run in plain.runs]),
+            "",
+        ]
+    )
+    for setting in group.settings:
+        found = [_read(run) for run in setting.runs]
+        rows.append(
+            [
+                setting.label,
+                str(len(setting.runs)),
+                _mean([run.summary for run in setting.runs], _accuracy, 2),
+                str(setting.reduction("communication_reduction")),
+                _mean(found, lambda it: it["epochs_sent"], 0),
+                *_cells([it["last"] for it in found]),
+                _mean(found, _labels, 1),
+            ]
+        )
+    return markdown(
+        (
+            *("gate", "seeds", "test accuracy, %", "communication", "epochs sent"),
+            *COLUMNS,
+            "labels from gradients, %",
+        ),
+        rows,
+    )
+
+
+def _accuracy(summary: Figures) -> float:
+    return float(100 * summary["test_accuracy"])
+
+
+def _labels(figures: Figures) -> float:
+    return float(100 * figures["last"]["labels_from_gradients"])
+
+
+def _cells(views: Sequence[Figures]) -> list[str]:
+    return [_mean(views, pick, places) for pick, places in COLUMNS.values()]
+
+
+def _mean(
+    found: Sequence[Figures], pick: Callable[[Figures], float], places: int = 2
+) -> str:
+    values = [float(pick(it)) for it in found]
+    mean = f"{statistics.fmean(values):.{places}f}"
+    if len(values) == 1 or places == 0:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{places}f}"

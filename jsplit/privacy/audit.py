@@ -1,0 +1,71 @@
+"""One run's leakage in figures."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jsplit.privacy import dependence, inversion, labels
+from jsplit.privacy.view import Ended, View, last_sent, private, public
+from jsplit.typing import OFFLINE, STATES
+
+PRIVATE = 1024
+"""Examples that are attacked."""
+
+VIEWS = ("first", "last")
+"""The first epoch, with the client part that every run begins with, and the last in
+which activations were sent, with the part that it ended with."""
+
+
+class Audit(NamedTuple):
+    """What was found.
+
+    Attributes:
+        figures: plain values, for a file.
+        images: some that entered the client part, `[n, h, w, c]`, pixels from 0 to 1.
+        guesses: what the attack made of them, by view.
+    """
+
+    figures: dict[str, Any]
+    images: dict[str, np.ndarray]
+    guesses: dict[str, np.ndarray]
+
+
+def audit(run: Ended, shown: int = 10) -> Audit:
+    """Attacks what a run sent, and measures what it tells of the images."""
+    seed = run.experiment.config.seed
+    figures: dict[str, Any] = {
+        "epochs_sent": sum(state != STATES[OFFLINE] for state in run.states)
+    }
+    images, guesses = {}, {}
+    beginning = run.experiment.simulation.state.client
+    last = last_sent(run.states)
+    for name, (client, epoch) in zip(
+        VIEWS, ((beginning, 0), (run.client, last)), strict=True
+    ):
+        sent = private(run, client, epoch, PRIVATE)
+        known = public(run, client, epoch)
+        guessed = inversion.reconstruct(known, sent.smashed, seed)
+        figures[name] = _figures(sent, known, guessed, seed)
+        if name == "last":
+            figures[name]["labels_from_gradients"] = labels.told_by_gradients(
+                run, sent, known
+            )
+        images[name], guesses[name] = sent.images[:shown], guessed[:shown]
+    return Audit(figures, images, guesses)
+
+
+def _figures(sent: View, known: View, guessed: np.ndarray, seed: int) -> dict[str, Any]:
+    # What can be guessed of an image without having seen anything of it.
+    blind = np.broadcast_to(known.images.mean(axis=0), sent.images.shape)
+    return {
+        "epoch_images": len(sent.images),
+        "public_images": len(known.images),
+        "inversion": inversion.score(sent.images, guessed)._asdict(),
+        "blind": inversion.score(sent.images, blind)._asdict(),
+        "distance_correlation": dependence.correlation(
+            sent.images, sent.smashed, seed
+        )._asdict(),
+        "information": dependence.information(
+            sent.images, sent.smashed, seed
+        )._asdict(),
+    }

@@ -1,0 +1,317 @@
+"""What the server saw is what was sent, and the attacks on it do what they say."""
+
+import dataclasses
+import json
+
+import dcor
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jsplit import checkpoint, cli
+from jsplit.build import build, load_dataset
+from jsplit.codecs import CODECS
+from jsplit.folder import RunFolder, read
+from jsplit.nopeek import distance_correlation
+from jsplit.privacy import audit, dependence, inversion
+from jsplit.privacy.labels import told_by_gradients
+from jsplit.privacy.view import View, ended, last_sent, private, public
+from jsplit.steps import Defence, init_party, make_steps
+from tests.networked import TINY, flags
+from tests.runs import compile_once
+
+CASES = {
+    "one client": {},
+    "uneven clients": {"clients": 3, "partition": "uneven:1"},
+    "in turns": {"clients": 2, "topology": "sequential", "train_examples": 190},
+    "B by batch": {"refresh_statistics": "batch"},
+    "noise": {"noise": 0.5},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with compile_once(tmp_path_factory.getbasetemp()) as folder:
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def usual_promotion():
+    """Optax's Adam raises a float to an integer, which the tests forbid elsewhere."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def made(path, **changes):
+    """A finished run, from its folder."""
+    config = dataclasses.replace(TINY, **changes)
+    assert cli.main(["run", *flags(config), "--workdir", str(path)]) == 0
+    folder, config, _ = read(path)
+    experiment = build(config, load_dataset(config, print))
+    return ended(experiment, folder), folder
+
+
+@pytest.fixture(scope="module")
+def run(cache, tmp_path_factory):
+    return made(tmp_path_factory.mktemp("made") / "run")
+
+
+# What was sent
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_view_is_to_the_bit_what_the_server_stored(case, tmp_path):
+    run, folder = made(tmp_path / "run", **CASES[case])
+    assert run.states == "AABCCC" and last_sent(run.states) == 2
+    simulation = run.experiment.simulation
+    like = {k: v for k, v in vars(simulation.state).items() if k != "store"}
+    _, _, store = checkpoint.restore(
+        folder.checkpoints, 6, like, simulation.state.store
+    )
+    view = private(run, run.client, 2)
+    codes = [np.asarray(packet.payload)[mask] for packet, mask in view.packets]
+    headers = [np.tile(packet.header, (mask.sum(), 1)) for packet, mask in view.packets]
+    layout, counts = simulation.layout, np.asarray(simulation.shards.counts).reshape(-1)
+    stored = [np.asarray(leaf) for leaf in (*store.packets, store.labels)]
+    for found, leaf in zip((codes, headers, [view.labels]), stored, strict=True):
+        by_client = leaf.reshape(len(counts), layout.slots, *leaf.shape[4:])
+        kept = [own[:count] for own, count in zip(by_client, counts, strict=True)]
+        np.testing.assert_array_equal(np.concatenate(found), np.concatenate(kept))
+
+
+def test_images_are_what_entered_the_client_part(run):
+    run, _ = run
+    view = private(run, run.client, 2)
+    known = public(run, run.client, 2)
+    dataset = run.experiment.dataset
+    # Without augmentation those of the set itself; the private ones were augmented.
+    size = len(known.images)
+    assert size == 80  # Whole batches of 40 of the 100.
+    expected = dataset.test_images[:size].astype(np.float32) / 255
+    np.testing.assert_allclose(known.images, expected, atol=1e-6)
+    np.testing.assert_array_equal(known.labels, dataset.test_labels[:size])
+    assert view.images.shape == (200, 8, 8, 1) and 0 <= view.images.min()
+    assert view.images.max() <= 1
+    assert view.smashed.shape == (200, 4, 4, 16)
+    assert len(private(run, run.client, 2, limit=50).images) == 80
+
+
+def test_a_run_without_its_last_checkpoint_is_refused(tmp_path, capsys):
+    path = tmp_path / "run"
+    made(path, epochs=3)
+    for entry in (path / "checkpoints").iterdir():
+        entry.rename(tmp_path / entry.name)
+    assert cli.main(["privacy", str(path)]) == 2
+    assert "has no checkpoint, and this needs the run's last" in capsys.readouterr().err
+    assert not (path / "privacy.json").exists()
+
+
+# Attacks and measures
+
+
+def images_like(count, seed=0):
+    """Smooth pictures, each of four numbers: `[n, 8, 8, 1]`, pixels from 0 to 1."""
+    corners = np.random.default_rng(seed).random((count, 2, 2, 1), np.float32)
+    return np.asarray(jax.image.resize(corners, (count, 8, 8, 1), "linear"))
+
+
+def view_of(images, smashed):
+    return View(images, smashed, np.zeros(len(images), np.int32), [])
+
+
+def test_the_attack_reconstructs_what_hides_nothing_and_no_more_than_a_mean_of_noise():
+    images, others = images_like(512), images_like(64, seed=1)
+    mix = np.random.default_rng(2).normal(size=(64, 4, 4, 4)).astype(np.float32)
+
+    def hidden(images):
+        return np.tensordot(images.reshape(len(images), -1), mix, 1)
+
+    guesses = inversion.reconstruct(view_of(images, hidden(images)), hidden(others), 0)
+    blind = np.broadcast_to(images.mean(axis=0), others.shape)
+    attacked, floor = inversion.score(others, guesses), inversion.score(others, blind)
+    assert attacked.mse < floor.mse / 20 and attacked.psnr > floor.psnr + 13
+    assert attacked.ssim > 0.9 > floor.ssim
+    noise = np.random.default_rng(3).normal(size=(576, 4, 4, 4)).astype(np.float32)
+    guesses = inversion.reconstruct(view_of(images, noise[:512]), noise[512:], 0)
+    assert inversion.score(others, guesses).mse > 0.9 * floor.mse
+
+
+def test_equal_images_have_the_best_score():
+    images = images_like(3)
+    assert inversion.score(images, images)._replace(psnr=0) == (0, 0, 1)
+    worse = inversion.score(images, np.clip(images + 0.1, 0, 1))
+    assert 0.004 < worse.mse <= 0.01 and 20 <= worse.psnr < 24
+
+
+def test_information_is_none_of_strangers_and_all_of_equals():
+    images, others = images_like(600), images_like(600, seed=1)
+    nothing = dependence.information(images, others, 0)
+    everything = dependence.information(images, images, 0)
+    assert everything.ceiling == pytest.approx(np.log2(200))
+    assert nothing.bits < 0.1 and 5 < everything.bits <= everything.ceiling
+
+
+def test_correlation_is_that_of_the_first_thousand_beside_shuffled_ones():
+    images, others = images_like(1100), images_like(1100, seed=1)
+    same = dependence.correlation(images, images, 0)
+    assert same.value == pytest.approx(1) and same.shuffled < 0.3
+    flat = (array[:1000].reshape(1000, -1) for array in (images, others))
+    expected = dcor.distance_correlation(*(it.astype(np.float64) for it in flat))
+    assert dependence.correlation(images, others, 0).value == pytest.approx(expected)
+
+
+def test_labels_are_told_by_gradients_after_training(run):
+    run, _ = run
+    views = (view(run, run.client, 2) for view in (private, public))
+    share = told_by_gradients(run, *views)
+    assert 0.5 < share <= 1  # By chance a tenth.
+
+
+# Defences
+
+
+@pytest.mark.parametrize("kept", [None, 17])
+def test_the_penalty_is_the_distance_correlation_of_the_kept_rows(kept):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(24, 5, 2)).astype(np.float32)
+    z = (np.tanh(x[:, :3, 0]) + 0.5 * rng.normal(size=(24, 3))).astype(np.float32)
+    mask = None if kept is None else np.arange(24) < kept
+    found = distance_correlation(jnp.asarray(x), jnp.asarray(z), mask)
+    flat = x.reshape(24, -1)[:kept].astype(np.float64), z[:kept].astype(np.float64)
+    np.testing.assert_allclose(found, dcor.distance_correlation(*flat), rtol=1e-4)
+
+
+def test_the_penalty_has_a_gradient_where_rows_are_equal_or_none_counts():
+    x = jnp.ones((6, 3))
+    for mask in (None, jnp.zeros(6, bool)):
+        value, gradient = jax.value_and_grad(
+            lambda z, mask=mask: distance_correlation(x, z, mask)
+        )(jnp.ones((6, 2)))
+        assert value == 0 and not jnp.any(gradient)
+
+
+def steps_of(run, **defence):
+    """Steps with exact codecs and a plain optimizer, and a client to take them."""
+    from jsplit.build import parts_of
+
+    client, server = parts_of(run.experiment.config, 10)
+    identity = CODECS["identity"]()
+    steps = make_steps(
+        client,
+        server,
+        client_optimizer=optax.scale(-1.0),
+        server_optimizer=optax.scale(-1.0),
+        codec=identity,
+        grad_codec=identity,
+        defence=Defence(**defence),
+    )
+    x = jax.random.normal(jax.random.key(1), (12, 8, 8, 1))
+    party = init_party(client, optax.scale(-1.0), jax.random.key(2), x)
+    return client, steps, party, x
+
+
+def test_the_client_descends_the_server_s_loss_and_its_penalty(run):
+    client, steps, party, x = steps_of(run[0], nopeek=0.7)
+    key, identity = jax.random.key(3), CODECS["identity"]()
+    packet, residual = steps.client_forward(party, x, None, key)
+    reply = jax.random.normal(jax.random.key(4), packet.payload.shape)
+    after = steps.client_backward(
+        party, residual, identity.encode(reply), None, jnp.float32(1)
+    )
+
+    def objective(params):
+        variables = {**party.variables, "params": params}
+        smashed, _ = client.apply(variables, x, mask=None, key=key, train=True)
+        return jnp.sum(smashed * reply) + 0.7 * distance_correlation(x, smashed, None)
+
+    params = party.variables["params"]
+    gradient = jax.jit(jax.grad(objective))(params)
+    moved = jax.tree.map(jnp.subtract, params, after.variables["params"])
+    for ours, exact in zip(*map(jax.tree.leaves, (moved, gradient)), strict=True):
+        np.testing.assert_allclose(ours, exact, atol=2e-4 * float(abs(exact).max()))
+
+
+def test_noise_has_the_size_that_is_asked_for_and_is_new_every_batch(run):
+    _, steps, party, x = steps_of(run[0], noise=0.5)
+    _, bare, *_ = steps_of(run[0])
+    mask = jnp.arange(12) < 9
+    clean = bare.client_refresh(party, x, mask, jax.random.key(0)).payload
+    size = jnp.sqrt(jnp.mean(clean[:9] ** 2))
+    seen = []
+    for key in jax.random.split(jax.random.key(5), 2):
+        payload = steps.client_refresh(party, x, mask, key).payload
+        assert not jnp.any(payload[9:])
+        seen.append((payload - clean)[:9])
+        assert jnp.std(seen[-1]) / size == pytest.approx(0.5, rel=0.05)
+    assert not jnp.array_equal(*seen)
+    assert not jnp.array_equal(steps.client_examine(party, x).payload, clean)
+
+
+def test_nopeek_makes_activations_depend_less_on_images(tmp_path):
+    found = {}
+    for weight in (0.0, 3.0):
+        run, _ = made(tmp_path / str(weight), nopeek=weight, sync_epochs=5)
+        view = private(run, run.client, last_sent(run.states))
+        found[weight] = dependence.correlation(view.images, view.smashed, 0).value
+    assert found[3.0] < found[0.0] - 0.02
+
+
+# The command
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(inversion, "STEPS", 20)
+    monkeypatch.setattr(dependence, "STEPS", 20)
+    monkeypatch.setattr(audit, "PRIVATE", 80)
+
+
+def test_runs_are_compared_and_attacked_once(quick, tmp_path, capsys):
+    for seed in (0, 1):
+        made(tmp_path / f"plain-{seed}", gate="always", epochs=2, seed=seed)
+        made(tmp_path / f"noise-{seed}", gate="always", epochs=2, seed=seed, noise=1.0)
+    capsys.readouterr()
+    assert cli.main(["privacy", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("reconstruction") == 4
+    text = (tmp_path / "privacy" / "privacy.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    names = [row.split(" | ")[0].strip("| ") for row in rows]
+    assert names == [
+        *("gate", "---", "blind guess", "first epoch (always)"),
+        *("always", "always, noise 1"),
+    ]
+    found = [
+        json.loads((tmp_path / f"plain-{seed}" / "privacy.json").read_text())
+        for seed in (0, 1)
+    ]
+    mse = np.mean([figures["last"]["inversion"]["mse"] for figures in found])
+    assert f"| {mse:.4f} ± " in text.split("| always |")[1].split("\n")[0]
+    assert found[0]["epochs_sent"] == 2
+    page = (tmp_path / "privacy" / "privacy.html").read_text()
+    assert "<table>" in page and "src=" not in page
+    for seed in (0, 1):
+        picture = (tmp_path / f"plain-{seed}" / "privacy.png").read_bytes()
+        assert picture.startswith(b"\x89PNG") and len(picture) > 5000
+    assert cli.main(["privacy", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "4 of 4 run(s) were attacked before" in said
+    assert "reconstruction" not in said
+
+
+def test_what_cannot_be_attacked_is_one_line(tmp_path, capsys, monkeypatch):
+    assert cli.main(["privacy"]) == 2
+    assert cli.main(["privacy", str(tmp_path / "none")]) == 2
+    assert cli.main(["privacy", str(tmp_path)]) == 2
+    made(tmp_path / "run", epochs=2)
+    RunFolder(tmp_path / "run").summary.rename(tmp_path / "summary.json")
+    assert cli.main(["privacy", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4
+    assert "no finished run below it, but 1 unfinished" in said[-1]
+    (tmp_path / "summary.json").rename(RunFolder(tmp_path / "run").summary)
+    monkeypatch.setitem(__import__("sys").modules, "dcor", None)
+    assert cli.main(["privacy", str(tmp_path / "run")]) == 2
+    assert "pip install 'jsplit[privacy]'" in capsys.readouterr().err
