@@ -173,6 +173,7 @@ def make_simulation(
         loss=loss,
         correct=correct,
         refresh_statistics=refresh_statistics,
+        defence=defence,
         observe=observe,
     )
     keys = keys_of(seed)

@@ -71,6 +71,7 @@ def test_the_view_is_to_the_bit_what_the_server_stored(case, tmp_path):
         folder.checkpoints, 6, like, simulation.state.store
     )
     view = private(run, run.client, 2)
+    assert (view.smashed.min() < 0) == (case == "noise")  # Else what a ReLU gave.
     codes = [np.asarray(packet.payload)[mask] for packet, mask in view.packets]
     headers = [np.tile(packet.header, (mask.sum(), 1)) for packet, mask in view.packets]
     layout, counts = simulation.layout, np.asarray(simulation.shards.counts).reshape(-1)
@@ -251,11 +252,11 @@ def test_noise_has_the_size_that_is_asked_for_and_is_new_every_batch(run):
 
 def test_nopeek_makes_activations_depend_less_on_images(tmp_path):
     found = {}
-    for weight in (0.0, 3.0):
+    for weight in (0.0, 10.0):
         run, _ = made(tmp_path / str(weight), nopeek=weight, sync_epochs=5)
         view = private(run, run.client, last_sent(run.states))
         found[weight] = dependence.correlation(view.images, view.smashed, 0).value
-    assert found[3.0] < found[0.0] - 0.02
+    assert found[10.0] < found[0.0] - 0.05
 
 
 # The command
