@@ -252,11 +252,11 @@ def test_noise_has_the_size_that_is_asked_for_and_is_new_every_batch(run):
 
 def test_nopeek_makes_activations_depend_less_on_images(tmp_path):
     found = {}
-    for weight in (0.0, 10.0):
+    for weight in (0.0, 30.0):
         run, _ = made(tmp_path / str(weight), nopeek=weight, sync_epochs=5)
         view = private(run, run.client, last_sent(run.states))
         found[weight] = dependence.correlation(view.images, view.smashed, 0).value
-    assert found[10.0] < found[0.0] - 0.05
+    assert found[30.0] < found[0.0] - 0.1
 
 
 # The command
