@@ -67,7 +67,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     device.restrict(asked.device)
     device.choose(asked.device)
     folders.make(out, "--out")
-    _attack([run for group in groups for run in group.runs], again=asked.again)
+    for group in groups:
+        _attack(group, again=asked.again)
     text = page(groups)
     folders.write_text(out / "privacy.md", text)
     folders.write_text(out / "privacy.html", self_contained(text, out))
@@ -86,8 +87,16 @@ def _check_extra() -> None:
         ) from error
 
 
-def _attack(runs: Sequence[Run], *, again: bool) -> None:
-    left = [run for run in runs if again or not _kept(run).exists()]
+def _attack(group: Group, *, again: bool) -> None:
+    runs = group.runs
+    plain = _plain(group).runs
+    left = [
+        run
+        for run in runs
+        if again
+        or not _kept(run).exists()
+        or (run in plain and "first" not in _read(run))
+    ]
     if len(left) < len(runs):
         say(f"{len(runs) - len(left)} of {len(runs)} run(s) were attacked before")
     earlier: Experiment | None = None
@@ -98,16 +107,21 @@ def _attack(runs: Sequence[Run], *, again: bool) -> None:
         if earlier is not None:
             experiment = share_program(experiment, earlier)
         earlier = experiment
-        figures = _audited(experiment, run)
+        figures = _audited(experiment, run, first=run in plain)
         say(f"{place + 1}/{len(left)}  {run.path.name}  {_line(figures)}")
 
 
-def _audited(experiment: Experiment, run: Run) -> Figures:
+def _plain(group: Group) -> Setting:
+    """The setting whose first epoch stands for those of all."""
+    return group.baseline or group.settings[0]
+
+
+def _audited(experiment: Experiment, run: Run, *, first: bool) -> Figures:
     # Here, because only here the extra is known to be there.
     from jsplit.privacy.audit import audit
     from jsplit.privacy.view import ended
 
-    found = audit(ended(experiment, RunFolder(run.path)))
+    found = audit(ended(experiment, RunFolder(run.path)), first=first)
     pictures.reconstructions(
         [
             (f"{what}, {name} epoch", rows[name])
@@ -205,7 +219,7 @@ def _table(group: Group) -> str:
             *("", "", ""),
         ]
     ]
-    plain = group.baseline or group.settings[0]
+    plain = _plain(group)
     rows.append(
         [
             f"first epoch ({plain.label})",

@@ -11,9 +11,9 @@ from jsplit.typing import OFFLINE, STATES
 PRIVATE = 1024
 """Examples that are attacked."""
 
-VIEWS = ("first", "last")
-"""The first epoch, with the client part that every run begins with, and the last in
-which activations were sent, with the part that it ended with."""
+FIRST, LAST = "first", "last"
+"""Views: the first epoch, with the client part that every run begins with, and the last
+in which activations were sent, with the part that it ended with."""
 
 
 class Audit(NamedTuple):
@@ -30,23 +30,29 @@ class Audit(NamedTuple):
     guesses: dict[str, np.ndarray]
 
 
-def audit(run: Ended, shown: int = 10) -> Audit:
-    """Attacks what a run sent, and measures what it tells of the images."""
+def audit(run: Ended, *, first: bool, shown: int = 10) -> Audit:
+    """Attacks what a run sent, and measures what it tells of the images.
+
+    Args:
+        run: that ended.
+        first: whether to look at its first epoch too, in which runs of one seed, cut
+            and codec do not differ, whatever their gate.
+        shown: examples to keep for a picture.
+    """
     seed = run.experiment.config.seed
     figures: dict[str, Any] = {
         "epochs_sent": sum(state != STATES[OFFLINE] for state in run.states)
     }
     images, guesses = {}, {}
-    beginning = run.experiment.simulation.state.client
-    last = last_sent(run.states)
-    for name, (client, epoch) in zip(
-        VIEWS, ((beginning, 0), (run.client, last)), strict=True
-    ):
+    views = {LAST: (run.client, last_sent(run.states))}
+    if first:
+        views = {FIRST: (run.experiment.simulation.state.client, 0), **views}
+    for name, (client, epoch) in views.items():
         sent = private(run, client, epoch, PRIVATE)
         known = public(run, client, epoch)
         guessed = inversion.reconstruct(known, sent.smashed, seed)
         figures[name] = _figures(sent, known, guessed, seed)
-        if name == "last":
+        if name == LAST:
             figures[name]["labels_from_gradients"] = labels.told_by_gradients(
                 run, sent, known
             )

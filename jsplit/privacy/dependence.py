@@ -15,7 +15,7 @@ from jsplit.typing import PyTree
 EXAMPLES = 1000
 """Of the distance correlation, whose work is quadratic."""
 
-HIDDEN, FEATURES, BATCH, STEPS, RATE = 128, 32, 128, 1000, 1e-3
+HIDDEN, FEATURES, BATCH, STEPS, RATE = 128, 32, 128, 500, 2e-3
 RESTARTS = 3
 
 

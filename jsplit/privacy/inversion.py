@@ -22,7 +22,7 @@ from jsplit.models.layers import Conv
 from jsplit.privacy.view import View
 from jsplit.typing import PyTree
 
-WIDTH, BATCH, STEPS, RATE = 32, 64, 1500, 2e-3
+WIDTH, BATCH, STEPS, RATE = 32, 64, 800, 2e-3
 SMALL = 16
 """Pixels; a smashed image of no more first becomes a larger one by a dense layer."""
 
