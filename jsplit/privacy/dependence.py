@@ -120,7 +120,8 @@ def _fitted(x: jax.Array, z: jax.Array, key: jax.Array) -> PyTree:
         carry: tuple[PyTree, PyTree], key: jax.Array
     ) -> tuple[tuple[PyTree, PyTree], None]:
         params, state = carry
-        rows = jax.random.choice(key, len(x), (BATCH,), replace=False)
+        size = min(BATCH, len(x))
+        rows = jax.random.choice(key, len(x), (size,), replace=False)
 
         def loss(params: PyTree) -> jax.Array:
             return -_bound(jnp.asarray(critic.apply(params, x[rows], z[rows])))
