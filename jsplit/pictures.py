@@ -144,7 +144,8 @@ def reconstructions(
             )
             axes.images[0].set_clim(0, 1)
     figure.suptitle(folded(title), fontsize="medium")
-    figure.subplots_adjust(left=1.4 / (1.6 + 0.8 * count), wspace=0.05, hspace=0.05)
+    left = 1.4 / (1.6 + 0.8 * count)
+    figure.subplots_adjust(left, 0.02, 0.98, wspace=0.05, hspace=0.05)
     finish(figure, (), path)
 
 
