@@ -188,7 +188,7 @@ def page(groups: Sequence[Group]) -> str:
         "The server is honest but curious, and is given the client part and the "
         f"held-out images ({every[0]['last']['public_images']}). It trains a decoder "
         "on what those become at the cut, coded as in the run, and applies it to "
-        f"{every[0]['last']['epoch_images']} examples as the clients sent them in the "
+        f"{every[0]['last']['private_images']} examples as they were sent in the "
         "last epoch that sent any (`first epoch`: with the weights that training "
         "begins with). MSE, PSNR and SSIM compare its guesses with what entered the "
         "client part, pixels from 0 to 1; a blind guess is the mean of the held-out "

@@ -64,14 +64,12 @@ def _figures(sent: View, known: View, guessed: np.ndarray, seed: int) -> dict[st
     # What can be guessed of an image without having seen anything of it.
     blind = np.broadcast_to(known.images.mean(axis=0), sent.images.shape)
     return {
-        "epoch_images": len(sent.images),
+        "private_images": len(sent.images),
         "public_images": len(known.images),
         "inversion": inversion.score(sent.images, guessed)._asdict(),
         "blind": inversion.score(sent.images, blind)._asdict(),
         "distance_correlation": dependence.correlation(
             sent.images, sent.smashed, seed
         )._asdict(),
-        "information": dependence.information(
-            sent.images, sent.smashed, seed
-        )._asdict(),
+        "information": dependence.information(known, sent, seed)._asdict(),
     }
