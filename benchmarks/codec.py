@@ -85,7 +85,7 @@ def measure_codec(name: str, settings: argparse.Namespace) -> dict[str, Any]:
             "shape": list(x.shape[1:]),
             "zeros": float(np.mean(np.asarray(x) == 0)),
             "gigabytes_per_second": speeds,
-            "seconds": {side: measure.spread(seconds[side]) for side in seconds},
+            "seconds": measure.spreads(seconds),
             "ratios": ratios,
         }
     return found
@@ -112,7 +112,7 @@ def measure_share(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     return {
         "coding": coding,
         "share": share,
-        "seconds": {side: measure.spread(seconds[side]) for side in seconds},
+        "seconds": measure.spreads(seconds),
     }
 
 

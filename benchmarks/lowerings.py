@@ -101,10 +101,7 @@ def whole_steps(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     print(f"{name}: winograd / im2col {measure.show(found)}", flush=True)
     return {
         "ratio": found,
-        "seconds_a_step": {
-            way: measure.spread([value / LOOPS for value in seconds[way]])
-            for way in sides
-        },
+        "seconds_a_step": measure.spreads(seconds, 1 / LOOPS),
     }
 
 
@@ -157,10 +154,7 @@ def _measured(shape: Shape, settings: argparse.Namespace) -> dict[str, Any]:
     )
     return {
         **shape._asdict(),
-        "milliseconds": {
-            name: measure.spread([1e3 * value / LOOPS for value in seconds[name]])
-            for name in names
-        },
+        "milliseconds": measure.spreads(seconds, 1e3 / LOOPS),
         "chosen": chosen,
         "fastest": fastest,
         "chosen_over_fastest": medians.get(chosen, math.nan) / medians[fastest],

@@ -131,6 +131,14 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def spreads(seconds: Seconds, factor: float = 1.0) -> dict[str, dict[str, Any]]:
+    """The spread of every side's times, each multiplied by a factor."""
+    return {
+        side: spread([factor * value for value in times])
+        for side, times in seconds.items()
+    }
+
+
 def ratio(seconds: Seconds, side: str, against: str) -> dict[str, Any]:
     """How many times as long `side` takes as `against`: the rounds' ratios."""
     pairs = zip(seconds[side], seconds[against], strict=True)

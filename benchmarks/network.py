@@ -83,7 +83,7 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
         print(f"  {pair:20} {measure.show(ratio)}")
     print(f"  framing: {summary['socket']}", flush=True)
     return {
-        "seconds": {side: measure.spread(times) for side, times in seconds.items()},
+        "seconds": measure.spreads(seconds),
         "ratios": ratios,
         "socket": summary["socket"],
         "counted": summary["counted"],

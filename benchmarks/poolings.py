@@ -86,10 +86,7 @@ def _measured(shape: Shape, settings: argparse.Namespace) -> dict[str, Any]:
     )
     return {
         **shape._asdict(),
-        "milliseconds": {
-            name: measure.spread([1e3 * value / LOOPS for value in seconds[name]])
-            for name in sides
-        },
+        "milliseconds": measure.spreads(seconds, 1e3 / LOOPS),
         "chosen": chosen,
         f"{other}/{chosen}": saved,
     }

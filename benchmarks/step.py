@@ -126,7 +126,7 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     return {
         "cut": USUAL_CUTS[name],
         "parameters": sum(x.size for x in jax.tree.leaves(variables["params"])),
-        "seconds": {side: measure.spread(seconds[side]) for side in sides},
+        "seconds": measure.spreads(seconds),
         "images_per_second": speed,
         "ratios": ratios,
         "first_losses": first_losses,

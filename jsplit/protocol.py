@@ -11,7 +11,7 @@ training loss and names the next state. All of it is one `lax.scan` over epochs.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +84,11 @@ class TrainState:
     gate: GateState
     store: Store
     epoch: jax.Array
+
+    def parts(self) -> tuple[dict[str, Any], Any]:
+        """The small part, saved every time, and the store, saved when C needs it."""
+        small = {name: value for name, value in vars(self).items() if name != "store"}
+        return small, self.store
 
 
 class EpochRecord(NamedTuple):

@@ -4,7 +4,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +36,7 @@ def resume(experiment: Experiment, folder: RunFolder) -> Progress:
     if epochs is None:
         hosts.share(lambda: rewind(folder.metrics, 0))
         return progress
-    small, store = _parts(experiment.simulation.state)
+    small, store = experiment.simulation.state.parts()
     with hosts.together():
         small, meta, _ = checkpoint.restore(folder.checkpoints, epochs, small, None)
         if meta["fingerprint"] != experiment.dataset.fingerprint:
@@ -152,14 +151,8 @@ def _eta(paces: list[float], left: int) -> float | None:
     return left * statistics.median(paces[1:][-5:]) if paces[1:] else None
 
 
-def _parts(state: TrainState) -> tuple[dict[str, Any], Any]:
-    """The small part, saved every time, and the store, saved when C needs it."""
-    small = {name: value for name, value in vars(state).items() if name != "store"}
-    return small, state.store
-
-
 def _save(experiment: Experiment, folder: RunFolder, progress: Progress) -> None:
-    small, store = _parts(progress.state)
+    small, store = progress.state.parts()
     needed = int(small["gate"].state) == OFFLINE and progress.store_changed
     meta = {
         "states": progress.ledger.states,

@@ -13,7 +13,7 @@ from jsplit.codecs import CODECS
 from jsplit.data import normalization
 from jsplit.errors import InputError
 from jsplit.folder import RunFolder
-from jsplit.protocol import TrainState, Transform
+from jsplit.protocol import Transform
 from jsplit.shards import client_keys, epoch_order, held, step_keys
 from jsplit.steps import Party
 from jsplit.typing import OFFLINE, STATES, SYNC, Packet
@@ -66,11 +66,9 @@ def ended(experiment: Experiment, folder: RunFolder) -> Ended:
             f"{folder.path} has {found}, and this needs the run's last "
             f"({experiment.config.epochs}); finish it with --resume, or make it again"
         )
-    state = experiment.simulation.state
-    small = {name: value for name, value in vars(state).items() if name != "store"}
-    small, meta, _ = checkpoint.restore(folder.checkpoints, epochs, small, None)
-    after = TrainState(**small, store=state.store)
-    return Ended(experiment, after.client, after.server, meta["states"])
+    like, _ = experiment.simulation.state.parts()
+    small, meta, _ = checkpoint.restore(folder.checkpoints, epochs, like, None)
+    return Ended(experiment, small["client"], small["server"], meta["states"])
 
 
 def last_sent(states: str) -> int:
@@ -118,7 +116,7 @@ def private(run: Ended, client: Party, epoch: int, limit: int | None = None) -> 
     return _collected(experiment, batches(), limit)
 
 
-def public(run: Ended, client: Party, epoch: int, limit: int | None = None) -> View:
+def public(run: Ended, client: Party, epoch: int) -> View:
     """The held-out images as the server itself would send them, given the client part.
 
     Without augmentation, in batches and in the state of the epoch.
@@ -136,7 +134,7 @@ def public(run: Ended, client: Party, epoch: int, limit: int | None = None) -> V
             packet = _send(experiment, (client, x, None, jax.random.key(number)), sync)
             yield undo(x), packet, np.ones(size, bool), dataset.test_labels[rows]
 
-    return _collected(experiment, batches(), limit)
+    return _collected(experiment, batches(), None)
 
 
 Batch = tuple[np.ndarray, Packet, np.ndarray, np.ndarray]
