@@ -95,7 +95,7 @@ class RunConfig:
     ] = 0.0
     noise: Annotated[
         float,
-        argument("Client: Gaussian noise on activations, over their mean magnitude."),
+        argument("Client: Gaussian noise on activations, over their root mean square."),
     ] = 0.0
 
     precision: Annotated[

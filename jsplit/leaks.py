@@ -1,5 +1,7 @@
 """`jsplit privacy`: what the server learns from what the runs of a folder sent."""
 
+import dataclasses
+import functools
 import json
 import statistics
 from collections.abc import Callable, Sequence
@@ -13,6 +15,7 @@ from jsplit import device, evidence, pictures, words
 from jsplit import folder as folders
 from jsplit.build import Experiment, build, load_dataset, share_program
 from jsplit.config import argument
+from jsplit.data import Dataset
 from jsplit.errors import InputError
 from jsplit.evidence import Group, Run, Setting
 from jsplit.folder import RunFolder
@@ -67,8 +70,16 @@ def command(argv: Sequence[str], prog: str) -> int:
     device.restrict(asked.device)
     device.choose(asked.device)
     folders.make(out, "--out")
+
+    @functools.cache  # One for all runs: `evidence.read` lets no other pass.
+    def dataset() -> Dataset:
+        loaded = load_dataset(runs[0].config, lambda line: None)
+        folder, _, described = folders.read(runs[0].path)
+        folders.check_data(folder, described, loaded)
+        return loaded
+
     for group in groups:
-        _attack(group, again=asked.again)
+        _attack(group, dataset, again=asked.again)
     text = page(groups)
     folders.write_text(out / "privacy.md", text)
     folders.write_text(out / "privacy.html", self_contained(text, out))
@@ -87,7 +98,7 @@ def _check_extra() -> None:
         ) from error
 
 
-def _attack(group: Group, *, again: bool) -> None:
+def _attack(group: Group, dataset: Callable[[], Dataset], *, again: bool) -> None:
     runs = group.runs
     plain = _plain(group).runs
     left = [
@@ -101,9 +112,9 @@ def _attack(group: Group, *, again: bool) -> None:
         say(f"{len(runs) - len(left)} of {len(runs)} run(s) were attacked before")
     earlier: Experiment | None = None
     for place, run in enumerate(left):
-        experiment = build(run.config, load_dataset(run.config, lambda line: None))
-        _, _, described = folders.read(run.path)
-        folders.check_data(RunFolder(run.path), described, experiment.dataset)
+        # However the run was computed, it is attacked on one device.
+        config = dataclasses.replace(run.config, mesh=False, lossless=False)
+        experiment = build(config, dataset())
         if earlier is not None:
             experiment = share_program(experiment, earlier)
         earlier = experiment

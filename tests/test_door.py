@@ -124,6 +124,23 @@ def test_who_would_send_larger_messages_than_allowed_is_told_at_once(tmp_path):
     assert not run.door.hellos
 
 
+@pytest.mark.parametrize("held_out", [0, 500])
+def test_only_a_held_out_set_that_is_there_counts_as_messages(held_out, tmp_path):
+    config = dataclasses.replace(CONFIG, image_size=None, batch_size=100)
+    folder = RunFolder(tmp_path)
+    run = Run(config, ServeConfig(message_limit=1), folder, print, lambda: False)
+    sums = ((100 * 2000 * 28 * 28, 100**2 * 2000 * 28 * 28),)
+    hello = hello_of(
+        config, image=(28, 28, 1), examples=2000, held_out=held_out, sums=sums
+    )
+    with local_line(run.door.admit, 0) as line:
+        line.send(write(hello))
+        # 500 of 3,136 bytes are 1.5 MiB; one that is let in waits for its welcome.
+        with pytest.raises(Refusal if held_out else TimeoutError):
+            line.receive(10 if held_out else 2)
+        assert (0 in run.door.hellos) == (not held_out)
+
+
 def test_a_certificate_of_another_client_is_refused(serving):
     with local_line(serving.door.admit, 3) as line:
         line.send(write(hello_of(CONFIG)))

@@ -72,7 +72,7 @@ def test_a_line_that_breaks_is_lost_behind_the_link_too():
 
 
 def test_what_was_sent_arrives_and_no_thread_of_the_link_stays():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     near, far = local_pair()
     slow = SlowLine(near, Speed(bits=8e5, delay=0.05))
     slow.send(b"last words")
@@ -80,9 +80,9 @@ def test_what_was_sent_arrives_and_no_thread_of_the_link_stays():
     assert far.receive(0) == b"last words"
     near.close()  # As whoever made the line does then.
     deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
+    while set(threading.enumerate()) - before and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before
 
 
 def test_a_run_over_a_slow_link_ends_bit_for_bit_as_over_a_fast_one(

@@ -114,7 +114,14 @@ class Run:
 
     def _admits(self, hello: Hello) -> None:
         """Refuses a client whose examples would end the run, before they count."""
-        needs = needs_of(self._config, hello.image, hello.classes, hello.examples)
+        last = hello.client == self._config.clients - 1
+        needs = needs_of(
+            self._config,
+            hello.image,
+            hello.classes,
+            hello.examples,
+            hello.held_out if last else 0,
+        )
         for need, what, limit, flag in (
             (
                 needs.store,

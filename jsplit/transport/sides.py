@@ -65,9 +65,15 @@ class Needs(NamedTuple):
 
 
 def needs_of(
-    config: RunConfig, image: tuple[int, int, int], classes: int, examples: int
+    config: RunConfig,
+    image: tuple[int, int, int],
+    classes: int,
+    examples: int,
+    held_out: int,
 ) -> Needs:
     """What a client with so many examples of such images asks of the server.
+
+    `held_out` is how many it would send for a score.
 
     Every client has as many places as the largest one needs.
     """
@@ -77,7 +83,7 @@ def needs_of(
         CODECS[name]().payload_bits(shape) // 8
         for name in (config.codec, config.grad_codec)
     )
-    largest = [layout.batch * max(up, down), TEST_BATCH * up]
+    largest = [layout.batch * max(up, down), min(TEST_BATCH, held_out) * up]
     largest += [part] if config.clients > 1 else []
     return Needs(
         store=layout.groups * layout.members * layout.slots * up, message=max(largest)
