@@ -11,7 +11,8 @@ neither assumes the lossless stage, whose gain depends on the data: a networked 
 counts those beside them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -27,10 +28,9 @@ class Prices:
     """The static sizes that one epoch's traffic and work follow from.
 
     Attributes:
-        examples: training examples over all clients.
-        clients: how many.
+        sizes: training examples of each client.
+        batch: of these, in a packet; an epoch's last may hold fewer.
         sequential: whether clients take turns and hand the client part on.
-        packets: non-empty packets of one epoch in A or B, over all clients.
         values: numbers that cross for one example, one way.
         payload_bits: of one example's activations.
         grad_payload_bits: of one example's gradients.
@@ -46,10 +46,9 @@ class Prices:
         sync_macs: of its forward and backward pass, one example.
     """
 
-    examples: int
-    clients: int
+    sizes: tuple[int, ...]
+    batch: int
     sequential: bool
-    packets: int
     values: int
     payload_bits: int
     grad_payload_bits: int
@@ -64,10 +63,19 @@ class Prices:
     forward_macs: int
     sync_macs: int
 
+    @property
+    def examples(self) -> int:
+        """Over all clients."""
+        return sum(self.sizes)
+
 
 @dataclass
 class Ledger:
     """The account of a run, epoch by epoch.
+
+    A networked epoch may go on without some clients: what those did not send and did
+    not compute is not counted, and raises the reductions, which compare with epochs of
+    A that have everybody.
 
     Attributes:
         prices: what each epoch costs.
@@ -80,62 +88,78 @@ class Ledger:
     wire: dict[str, dict[str, int]] = field(
         default_factory=lambda: {kind: dict.fromkeys(DIRECTIONS, 0) for kind in KINDS}
     )
-    # Whether every client holds the current client part, or only the last in turn.
-    _all_hold: bool = True
+    # Examples that took part in A and B, an epoch each time.
+    _examples: Counter[str] = field(default_factory=Counter)
+    # Who has the current client part; of the first, which follows from the seed, all.
+    _holders: frozenset[int] = field(init=False)
 
-    def add(self, state: str) -> None:
+    def __post_init__(self) -> None:
+        self._holders = frozenset(range(len(self.prices.sizes)))
+
+    def add(self, state: str, absent: Collection[int] = ()) -> None:
         """Enters one epoch.
 
+        Args:
+            state: that it ran in.
+            absent: the clients without which it went on, in A or B.
+
         Raises:
-            ValueError: if `state` is not A, B or C.
+            ValueError: if `state` is not A, B or C, or `absent` names others than some
+                of the clients.
         """
         if len(state) != 1 or state not in STATES:
             raise ValueError(f"state must be A, B or C, got {state!r}")
-        for kind, direction, count in self._epoch(state):
-            self.wire[kind][direction] += count
+        clients = range(len(self.prices.sizes))
+        present = [client for client in clients if client not in absent]
+        if not present or not set(absent) <= set(clients):
+            raise ValueError(
+                f"absent must be some of {len(clients)} clients, got {sorted(absent)}"
+            )
+        if state != "C":
+            for kind, direction, count in self._epoch(state, present):
+                self.wire[kind][direction] += count
+            self._examples[state] += sum(self.prices.sizes[n] for n in present)
         self.states += state
 
-    def _epoch(self, state: str) -> Iterable[tuple[str, str, int]]:
-        """What one epoch adds, as (kind, direction, bytes)."""
+    def _epoch(self, state: str, present: list[int]) -> Iterable[tuple[str, str, int]]:
+        """What one epoch in A or B adds, as (kind, direction, bytes)."""
         p = self.prices
-        if state == "C":
-            return
         if not self.states.strip("C"):
-            heads = p.clients * p.labels_header_bytes
+            # Of all clients: nothing begins before the server has them.
+            heads = len(p.sizes) * p.labels_header_bytes
             yield "labels", "up", p.examples * p.label_bytes + heads
-        yield "control", "down", p.clients * p.plan_bytes
-        yield "activations", "up", p.examples * p.payload_bits // 8
-        yield "headers", "up", p.packets * p.header_bytes
+        examples = sum(p.sizes[client] for client in present)
+        packets = sum(-(-p.sizes[client] // p.batch) for client in present)
+        yield "control", "down", len(present) * p.plan_bytes
+        yield "activations", "up", examples * p.payload_bits // 8
+        yield "headers", "up", packets * p.header_bytes
         if state == "A":
-            yield "gradients", "down", p.examples * p.grad_payload_bits // 8
-            yield "headers", "down", p.packets * p.grad_header_bytes
-        yield from self._parts(state)
+            yield "gradients", "down", examples * p.grad_payload_bits // 8
+            yield "headers", "down", packets * p.grad_header_bytes
+        if len(p.sizes) == 1:
+            yield "control", "up", p.kept_bytes if state == "A" else 0
+        else:
+            message = p.part_header_bytes + p.part_bytes
+            for direction, parts in self._parts(state, present):
+                yield "client_parts", direction, parts * message
 
-    def _parts(self, state: str) -> Iterable[tuple[str, str, int]]:
+    def _parts(self, state: str, present: list[int]) -> Iterable[tuple[str, int]]:
         """Client parts that change hands, all by way of the server.
 
-        In turns, a client fetches the part unless it holds the current one, and hands
-        its own in when it has trained. Side by side, all hand theirs in after an
-        epoch of A and fetch the mean.
+        A client fetches the part unless it holds the current one. In A it hands its
+        own in when it has trained: in turns, the next one fetches that; side by side,
+        all fetch the mean.
         """
-        p = self.prices
-        if p.clients == 1:
-            yield "control", "up", p.kept_bytes if state == "A" else 0
-            return
-        fetched = 0
-        if p.sequential:
-            # After an epoch of A only the last client in turn holds the current part.
+        turns = (
+            [[client] for client in present] if self.prices.sequential else [present]
+        )
+        for turn in turns:
+            yield "down", len(set(turn) - self._holders)
+            self._holders |= set(turn)
             if state == "A":
-                fetched = p.clients - 1 if self._all_hold else p.clients
-            elif not self._all_hold:
-                fetched = p.clients - 1
-            self._all_hold = state == "B"
-        elif state == "A":
-            fetched = p.clients
-        handed_in = p.clients if state == "A" else 0
-        message = p.part_header_bytes + p.part_bytes
-        yield "client_parts", "up", handed_in * message
-        yield "client_parts", "down", fetched * message
+                yield "up", len(turn)
+                yield "down", 0 if self.prices.sequential else len(turn)
+                self._holders = frozenset(turn)
 
     @classmethod
     def of(cls, prices: Prices, states: str) -> "Ledger":
@@ -153,10 +177,9 @@ class Ledger:
     @property
     def paper_bits(self) -> int:
         """Payload bits of activations and gradients."""
-        p = self.prices
-        count = _counts(self.states)
+        p, count = self.prices, self._examples
         up = (count["A"] + count["B"]) * p.payload_bits
-        return p.examples * (up + count["A"] * p.grad_payload_bits)
+        return up + count["A"] * p.grad_payload_bits
 
     @property
     def communication_reduction(self) -> float:
@@ -172,8 +195,8 @@ class Ledger:
     @property
     def client_macs(self) -> int:
         """Multiply-accumulates of all clients."""
-        p, count = self.prices, _counts(self.states)
-        return p.examples * (count["A"] * p.sync_macs + count["B"] * p.forward_macs)
+        p, count = self.prices, self._examples
+        return count["A"] * p.sync_macs + count["B"] * p.forward_macs
 
     @property
     def client_compute_reduction(self) -> float:
@@ -188,10 +211,6 @@ class Ledger:
         if self.states and not p.sync_macs:
             return 1.0
         return _ratio(len(self.states) * p.examples * p.sync_macs, self.client_macs)
-
-
-def _counts(states: str) -> Mapping[str, int]:
-    return {state: states.count(state) for state in STATES}
 
 
 def _ratio(plain: int, spent: int) -> float:

@@ -154,10 +154,9 @@ def make_prices(
     """
     shape = smashed.shape[1:]
     return Prices(
-        examples=layout.examples,
-        clients=len(sizes),
+        sizes=tuple(sizes),
+        batch=layout.batch,
         sequential=layout.groups > 1,
-        packets=sum(-(-size // layout.batch) for size in sizes),
         values=math.prod(shape),
         payload_bits=codec.payload_bits(shape),
         grad_payload_bits=grad_codec.payload_bits(shape),

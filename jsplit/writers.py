@@ -9,6 +9,7 @@ A record is a flat mapping, one per epoch, with some or all of these names:
     paper_bytes, wire_bytes                    sent so far, by either ledger
     communication_reduction, client_compute_reduction      so far, against always A
     clients                   connected just now, of a networked run
+    absent                    those without which this epoch went on, of a networked run
     learning_rate, seconds, eta_seconds        seconds so far, and still to come
 
 A writer skips a name that it does not know or that is missing.

@@ -263,7 +263,6 @@ def result_of(path: Path, run_like: Run) -> dict[str, Any]:
     return {
         "epochs": epochs,
         "digest": meta["digest"],
-        "states": meta["states"],
         "arrays": {
             jax.tree_util.keystr(name): np.asarray(leaf).tobytes()
             for name, leaf in leaves

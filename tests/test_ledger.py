@@ -12,10 +12,9 @@ from jsplit.ledger import DIRECTIONS, KINDS, Ledger, Prices
 HEADLINE = "AB" * 5 + "C" * 190
 
 SMALL = Prices(
-    examples=60,
-    clients=3,
+    sizes=(20, 20, 20),
+    batch=10,
     sequential=False,
-    packets=6,
     values=100,
     payload_bits=800,
     grad_payload_bits=800,
@@ -87,8 +86,7 @@ def test_a_long_run_on_a_large_set_does_not_overflow():
     values, examples, epochs = 8 * 8 * 128, 50_000, 200
     macs = 32 * 32 * 27 * 64 + 16 * 16 * 576 * 128
     prices = plain(
-        examples=examples,
-        clients=1,
+        sizes=(examples,),
         values=values,
         forward_macs=macs,
         sync_macs=3 * macs,
@@ -108,7 +106,7 @@ def test_a_long_run_on_a_large_set_does_not_overflow():
 
 @given(states=runs, sequential=st.booleans(), clients=st.integers(1, 5))
 def test_the_whole_is_the_sum_of_its_kinds(states, sequential, clients):
-    ledger = Ledger.of(priced(sequential=sequential, clients=clients), states)
+    ledger = Ledger.of(priced(sequential=sequential, sizes=(20,) * clients), states)
     assert tuple(ledger.wire) == KINDS
     assert all(tuple(by) == DIRECTIONS for by in ledger.wire.values())
     kinds = [by[direction] for by in ledger.wire.values() for direction in by]
@@ -148,41 +146,98 @@ def test_labels_cross_with_the_first_epoch_that_needs_them():
     assert Ledger.of(SMALL, "CCB").wire["labels"]["up"] == 66
 
 
-def parts_moved(states, clients, sequential):
+def parts_moved(epochs, clients, sequential):
     """Parts up and down, by watching which version of the part each client holds."""
     newest, held = 0, [0] * clients
     up = down = 0
-    for state in states:
+    for state, absent in epochs:
+        present = [client for client in range(clients) if client not in absent]
         if state == "C":
             continue
-        if not sequential and state == "A":
-            up += clients  # all train side by side and hand theirs in
-            newest += 1
-            down += clients  # the mean is nobody's own part
-            held = [newest] * clients
-            continue
-        for client in range(clients):
+        for client in present:
             if held[client] != newest:
                 down += 1
                 held[client] = newest
-            if state == "A":
+            if state == "A" and sequential:
                 newest += 1
                 held[client] = newest
                 up += 1
+        if state == "A" and not sequential:
+            up += len(present)  # they train side by side and hand theirs in
+            newest += 1
+            down += len(present)  # the mean is nobody's own part
+            for client in present:
+                held[client] = newest
     return up, down
 
 
 @given(states=runs, clients=st.integers(2, 5), sequential=st.booleans())
 def test_client_parts_move_only_to_who_lacks_the_newest(states, clients, sequential):
-    prices = priced(clients=clients, sequential=sequential)
-    up, down = parts_moved(states, clients, sequential)
+    prices = priced(sizes=(20,) * clients, sequential=sequential)
+    up, down = parts_moved([(state, ()) for state in states], clients, sequential)
     wire = Ledger.of(prices, states).wire
     assert wire["client_parts"] == {"up": 1030 * up, "down": 1030 * down}
 
 
+# Epochs that go on without a client
+
+
+@st.composite
+def disturbed_runs(draw):
+    """Sizes, and epochs as (state, absent); the first one has everybody."""
+    sizes = draw(st.lists(st.integers(1, 35), min_size=2, max_size=4))
+    clients = range(len(sizes))
+    some = st.sets(st.sampled_from(clients), max_size=len(sizes) - 1)
+    states = draw(runs)
+    absent = [set(), *(draw(some) for _ in states[1:])]
+    return tuple(sizes), list(zip(states, absent, strict=True))
+
+
+@given(run=disturbed_runs(), sequential=st.booleans())
+def test_who_is_absent_sends_nothing_and_computes_nothing(run, sequential):
+    sizes, epochs = run
+    prices = priced(sizes=sizes, sequential=sequential)
+    ledger = Ledger(prices)
+    for state, absent in epochs:
+        ledger.add(state, absent)
+
+    def over(price, states="AB"):
+        return sum(
+            price(size)
+            for state, absent in epochs
+            for client, size in enumerate(sizes)
+            if state in states and client not in absent
+        )
+
+    assert ledger.states == "".join(state for state, _ in epochs)
+    assert ledger.wire["labels"]["up"] == sum(sizes) + 2 * len(sizes)
+    assert ledger.wire["control"] == {"up": 0, "down": over(lambda size: 5)}
+    assert ledger.wire["activations"]["up"] == over(lambda size: 100 * size)
+    assert ledger.wire["gradients"]["down"] == over(lambda size: 100 * size, "A")
+    packets = [over(lambda size: -(-size // 10), states) for states in ("AB", "A")]
+    assert ledger.wire["headers"] == {"up": 2 * packets[0], "down": 3 * packets[1]}
+    up, down = parts_moved(epochs, len(sizes), sequential)
+    assert ledger.wire["client_parts"] == {"up": 1030 * up, "down": 1030 * down}
+    bits = over(lambda size: 800 * size) + over(lambda size: 800 * size, "A")
+    macs = over(lambda size: 20 * size, "A") + over(lambda size: 7 * size, "B")
+    assert (ledger.paper_bits, ledger.client_macs) == (bits, macs)
+    # Against plain split learning with everybody.
+    plain_bits = len(epochs) * 2 * sum(sizes) * 100 * 32
+    assert ledger.communication_reduction == float(Fraction(plain_bits, bits))
+
+
+@pytest.mark.parametrize("absent", [(0, 1, 2), (3,), (-1,)])
+def test_an_epoch_without_anybody_or_without_a_stranger_is_refused(absent):
+    ledger = Ledger.of(SMALL, "A")
+    before = ledger.wire_bytes
+    with pytest.raises(ValueError, match="absent must be some of 3 clients"):
+        ledger.add("A", absent)
+    assert (ledger.states, ledger.wire_bytes) == ("A", before)
+
+
 @pytest.mark.parametrize("sequential", [False, True])
 def test_a_single_client_never_sends_its_part(sequential):
-    prices = priced(clients=1, sequential=sequential)
+    prices = priced(sizes=(60,), sequential=sequential)
     wire = Ledger.of(prices, "AABCA").wire
     assert wire["client_parts"] == {"up": 0, "down": 0}
     # It says that it has kept its part after each of three epochs in A.

@@ -12,7 +12,9 @@ from jsplit.errors import RunError
 from jsplit.folder import RunFolder
 from jsplit.network_config import ServeConfig
 from jsplit.transport import members
+from jsplit.transport.account import Account
 from jsplit.transport.line import Lost, local_line
+from jsplit.transport.report import summarize
 from jsplit.transport.serving import Run
 from jsplit.writers import JsonlWriter
 from tests.networked import TINY, clients_of, result_of, run_locally
@@ -132,6 +134,7 @@ def test_clients_that_vanish_at_random_moments_change_nothing(
     }
     ended = disturbed(config, tmp_path, lives, error)
     assert result_of(tmp_path, run) == expected
+    reconciles(config, ended)
     assert ended.account.repeated["repeated", "up"] > 0
 
 
@@ -140,8 +143,9 @@ def test_a_line_cut_at_each_message_of_an_epoch_changes_nothing(
     at, reference, tmp_path
 ):
     config, run, expected = reference(1, "parallel")
-    disturbed(config, tmp_path, {0: [at]}, Lost("cut"))
+    ended = disturbed(config, tmp_path, {0: [at]}, Lost("cut"))
     assert result_of(tmp_path, run) == expected
+    reconciles(config, ended)
 
 
 @pytest.mark.parametrize("at", ("hello", "labels", "epoch 1", "epoch 3"))
@@ -150,6 +154,13 @@ def test_a_server_that_dies_and_comes_back_changes_nothing(
     at, clients, topology, reference, tmp_path, monkeypatch
 ):
     config, run_like, expected = reference(clients, topology)
+    crossed, add = [], Account.add
+
+    def counting(account, message, length, *rest, **named):
+        crossed.append(length)
+        add(account, message, length, *rest, **named)
+
+    monkeypatch.setattr(Account, "add", counting)
     folder = RunFolder(tmp_path / "server")
     folder.path.mkdir()
     serve = ServeConfig(linger=10, wait=300)
@@ -204,6 +215,9 @@ def test_a_server_that_dies_and_comes_back_changes_nothing(
         thread.join(30)
         assert not thread.is_alive()
     assert result_of(tmp_path, run_like) == expected
+    reconciles(config, second)
+    # Not a byte of the first process's is forgotten, of what it had not saved neither.
+    assert second.account.total == sum(crossed)
 
 
 def test_a_client_killed_after_the_end_knows_of_it_without_a_server(tmp_path):
@@ -217,6 +231,12 @@ def test_a_client_killed_after_the_end_knows_of_it_without_a_server(tmp_path):
 
     done = again.run(nobody, patience=0.0)
     assert (done.epochs, done.examples) == (6, 100)
+
+
+def reconciles(config, run):
+    """What the ledger predicts is what was counted, to the byte."""
+    for kind, ways in summarize(config, run)["difference"].items():
+        assert ways == {"up": 0, "down": 0}, kind
 
 
 def gone_after(config, path, lives, **serving):
@@ -254,6 +274,10 @@ def test_a_client_that_is_gone_is_skipped_where_that_is_asked_for(tmp_path):
     assert examples[:3] == [200, 100, 100], examples
     # What it sent before is still in the store.
     assert examples[3:] == [200, 200, 200]
+    assert [line["absent"] for line in run.records] == [[], [1], [1], [], [], []]
+    reconciles(config, run)
+    # Half of A's traffic was spared in the second epoch, half of B's in the third.
+    assert run.ledger.communication_reduction == 6 * 8 / (2 + 1 + 0.5)
 
 
 def test_a_client_that_stalls_and_comes_back_takes_part_again(tmp_path):
@@ -295,10 +319,10 @@ def test_a_client_that_stalls_and_comes_back_takes_part_again(tmp_path):
         assert not thread.is_alive()
     assert len(ended) == 2
     assert [line["train_examples"] for line in run.records] == [200, 100, 200, 200]
-    # What the ledger predicts is for all; what was left out is all that differs.
     counted = run.account.crossed + run.account.saved
     epoch = 100 * 8 * 8 * 16 // 4
     assert counted["activations", "up"] == (4 * 2 - 1) * epoch
+    reconciles(config, run)
 
 
 def test_in_state_c_the_server_needs_nobody(reference, tmp_path):

@@ -5,9 +5,9 @@ import pytest
 from jsplit.errors import Refusal
 from jsplit.transport.account import Account
 from jsplit.transport.line import local_pair
-from jsplit.transport.peer import Checked, Peer, Restarted, Task
+from jsplit.transport.peer import Checked, Parcel, Peer, Restarted, Task
 from jsplit.typing import SYNC
-from jsplit.wire.messages import BEGINNING, Place, Plan, Tensor, read
+from jsplit.wire.messages import BEGINNING, Part, Place, Plan, Tensor, read, write
 from tests.networked import TINY, hello_of
 
 BATCH = Tensor(Place(0, 0, 0), 0, 1, 1, b"", b"")
@@ -16,9 +16,14 @@ HELLO = hello_of(TINY)
 
 
 @pytest.fixture
-def peer():
+def account():
+    return Account()
+
+
+@pytest.fixture
+def peer(account):
     """Of a client that sent a batch, which was taken and is not answered."""
-    peer = Peer(0, Account(), print)
+    peer = Peer(0, account, print)
     near, _ = local_pair()
     peer.attach(near, TOKENS[0], HELLO, live=False)
     plan = Plan(Place(0, 0, 0), SYNC, bytes(8), BEGINNING)
@@ -34,7 +39,7 @@ def heard(line):
     kinds = []
     while True:
         try:
-            kinds.append(type(read(line.receive(0.0), (Plan, Tensor))))
+            kinds.append(type(read(line.receive(0.0), (Part, Plan, Tensor))))
         except TimeoutError:
             return kinds
 
@@ -45,6 +50,25 @@ def test_an_answer_waits_for_a_client_whose_line_broke(peer):
     hello = HELLO._replace(task=0, answered=0)
     peer.attach(near, TOKENS[0], hello, live=True)
     assert heard(far) == [Plan, Tensor]
+
+
+def test_a_part_that_a_client_was_away_for_comes_later_and_is_predicted_once(
+    peer, account
+):
+    part = Part(Place(0, 0, 0), b"d" * 16, b"\0part")
+    parcel = Parcel(part, plain=4)
+    peer.hand(parcel)
+    account.settle()
+    assert account.saved["client_parts", "down"] == len(write(part))
+    before = account.repeated["repeated", "down"]
+    peer.end()
+    plan = Plan(Place(1, 1, 0), SYNC, bytes(8), part.digest)
+    peer.begin(Task(plan, 3, lambda number, message: Checked("taken", 0), parcel))
+    near, far = local_pair()
+    peer.attach(near, TOKENS[0], HELLO, live=True)
+    assert heard(far) == [Part, Plan]
+    assert account.repeated["repeated", "down"] == before + len(write(part))
+    assert account.crossed["client_parts", "down"] == 0
 
 
 def test_no_more_is_dropped_of_older_tasks_than_those_had(peer):

@@ -6,7 +6,9 @@ must equal the ledger's prediction to the byte, but for what compression saved.
 """
 
 import collections
+import mmap
 import threading
+from pathlib import Path
 from typing import Any
 
 from jsplit.wire import CODING_BYTES
@@ -39,23 +41,45 @@ _KINDS: dict[type, str] = {
 }
 
 
+_DIRECTIONS = ("up", "down")
+
+
+def lasting_totals(path: Path) -> memoryview:
+    """The two totals of `Account`, in a file.
+
+    What is written there outlives `kill -9` at once, as the kernel has it by then; a
+    power cut may take some of it.
+    """
+    with open(path, "a+b") as file:
+        file.truncate(8 * len(_DIRECTIONS))
+        return memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
+
+
 class Account:
     """The bytes of a run so far; safe to use from several threads.
 
+    Args:
+        totals: UInt64[2], every byte up and down, those too that an earlier process
+            counted and did not live to save: they were for nothing. By default of this
+            process alone.
+
     Attributes:
         crossed: of epochs that stand, by kind and direction.
-        saved: how much more those would have been without compression, and without
-            what a client had already from an epoch that was begun again.
+        saved: how much more those would have been without compression, with what a
+            client had already from an epoch that was begun again, and with what one
+            was away for (if it gets that later, it is among what is repeated).
         repeated: in all, by direction, under the kind `repeated`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, totals: memoryview | None = None) -> None:
         self.crossed: Counts = collections.Counter()
         self.saved: Counts = collections.Counter()
         self.repeated: Counts = collections.Counter()
         self._crossing: Counts = collections.Counter()
         self._saving: Counts = collections.Counter()
+        self._totals = memoryview(bytearray(16)).cast("Q") if totals is None else totals
         self._lock = threading.Lock()
+        self._find_lost()
 
     def add(
         self,
@@ -79,6 +103,7 @@ class Account:
         """
         direction = "up" if up else "down"
         with self._lock:
+            self._totals[_DIRECTIONS.index(direction)] += length
             if repeated:
                 self.repeated["repeated", direction] += length
                 return
@@ -143,6 +168,22 @@ class Account:
                 counts.clear()
                 for kind, direction, length in record[name]:
                     counts[kind, direction] = length
+            self._crossing.clear()
+            self._saving.clear()
+            self._find_lost()
+
+    def _find_lost(self) -> None:
+        """Enters what was counted once and stands in no record."""
+        for place, direction in enumerate(_DIRECTIONS):
+            known = sum(
+                length
+                for counts in (self.crossed, self.repeated)
+                for (_, way), length in counts.items()
+                if way == direction
+            )
+            lost = max(self._totals[place] - known, 0)
+            self.repeated["repeated", direction] += lost
+            self._totals[place] = known + lost
 
     def _standing(self) -> dict[str, Counts]:
         return {

@@ -242,10 +242,10 @@ class Peer:
     def hand(self, parcel: Parcel) -> None:
         """Gives the client a part beyond its task; one that is away gets it later."""
         with self._changed:
-            if parcel.message.digest in self._held:
-                self._account.spare(*parcel)
-            elif self._send(*parcel):
+            if parcel.message.digest not in self._held and self._send(*parcel):
                 self._hold(parcel.message.digest)
+            else:
+                self._account.spare(*parcel)
 
     def finish(self, done: Done) -> None:
         """Tells the client that the run is over, now or when it comes back."""

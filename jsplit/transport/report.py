@@ -28,10 +28,12 @@ def summarize(config: RunConfig, run: Run) -> dict[str, Any]:
     `bytes` is the ledger's prediction from the states alone. `counted` is what crossed,
     by kind, as compressed; `saved` what compression spared of it, so that the sum of
     both is what was predicted; `difference` is what is left, and is 0 for every kind
-    that the ledger predicts, unless epochs went on without a client. `repeated` is what
-    only disturbances cost, without what crossed between the last checkpoint and a death
-    of the server's. `socket` has what TCP carried beside the messages in it: TLS,
-    HTTP/2 and gRPC, of this process and the lines that it saw end.
+    that the ledger predicts. `absent_epochs` says of each client how many epochs of A
+    and B went on without it; neither it nor its traffic is in the ledger of those, and
+    reductions compare with plain split learning that has everybody. `repeated` is what
+    only disturbances cost, what a server that was killed had not saved too. `socket`
+    has what TCP carried beside the messages in it: TLS, HTTP/2 and gRPC, of this
+    process and the lines that it saw end.
     """
     ledger, hellos = run.ledger, run.door.hellos
     assert ledger is not None
@@ -43,6 +45,10 @@ def summarize(config: RunConfig, run: Run) -> dict[str, Any]:
         "model": config.model,
         "cut": cut_of(config),
         "clients": config.clients,
+        "absent_epochs": [
+            sum(client in record["absent"] for record in run.records)
+            for client in range(config.clients)
+        ],
         "train_examples": [hellos[n].examples for n in range(config.clients)],
         "image_shape": list(hellos[0].image),
         "topology": config.topology,

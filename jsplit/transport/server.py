@@ -150,18 +150,20 @@ class Trainer:
             )
         )
 
-    def epoch(self, state: State, step_size: float) -> tuple[State, Metrics]:
+    def epoch(
+        self, state: State, step_size: float
+    ) -> tuple[State, Metrics, frozenset[int]]:
         """Runs the next epoch, in the state that the gate names.
 
         Returns:
-            What the epoch after it begins with, and the sums over this one's training
-            examples.
+            What the epoch after it begins with, the sums over this one's training
+            examples, and the clients without which it went on, in A or B.
 
         Raises:
             RunError: if a client is gone and the run may not go on without it.
             Stopped: if the server was asked to stop.
         """
-        size = jnp.float32(step_size)
+        size, absent = jnp.float32(step_size), frozenset[int]()
         key = jax.random.fold_in(self._side.key, state.epoch)
         if int(state.gate.state) == OFFLINE:
             server, metrics = self._alone(
@@ -175,10 +177,11 @@ class Trainer:
             state = state._replace(server=server)
         else:
             state, metrics = self._with_clients(state, key, size)
+            absent = self._away
         mean = metrics.loss / metrics.examples.astype(jnp.float32)
         gate = self._update(state.gate, mean)
         self._account.settle()
-        return state._replace(gate=gate, epoch=state.epoch + 1), metrics
+        return state._replace(gate=gate, epoch=state.epoch + 1), metrics, absent
 
     def examine(self, state: State, labels: np.ndarray) -> Metrics:
         """Scores the held-out set of the last client, who has the current part.

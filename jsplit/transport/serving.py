@@ -15,7 +15,7 @@ from jsplit.ledger import Ledger
 from jsplit.network_config import MIB, ServeConfig
 from jsplit.steps import Metrics
 from jsplit.transport import members
-from jsplit.transport.account import Account
+from jsplit.transport.account import Account, lasting_totals
 from jsplit.transport.door import Door, Terms, Welcomed
 from jsplit.transport.peer import Absent, Peer
 from jsplit.transport.server import POLL, Patience, State, Stopped, Trainer
@@ -51,7 +51,7 @@ class Run:
         notify: Callable[[str], None],
         stopping: Callable[[], bool],
     ):
-        self.account = Account()
+        self.account = Account(lasting_totals(folder.path / "traffic"))
         self.peers = [
             Peer(client, self.account, notify) for client in range(config.clients)
         ]
@@ -220,8 +220,8 @@ class Run:
             holders=frozenset(meta["holders"]),
             epoch=epochs,
         )
-        for state in meta["states"]:
-            self.ledger.add(state)
+        for record in self.records:
+            self.ledger.add(record["state"], record["absent"])
         self.account.go_on_from(meta["account"])
         self._notify(f"going on after epoch {epochs}")
 
@@ -234,10 +234,12 @@ class Run:
                 raise Stopped
             began = time.perf_counter()
             number, ran = self.state.epoch, STATES[int(self.state.gate.state)]
-            self.state, metrics = trainer.epoch(self.state, float(sizes[number]))
+            self.state, metrics, absent = trainer.epoch(
+                self.state, float(sizes[number])
+            )
             self._store_changed |= ran != STATES[OFFLINE]
-            self.ledger.add(ran)
-            record = self._record(ran, metrics)
+            self.ledger.add(ran, absent)
+            record = self._record(ran, metrics, absent)
             record |= self._score(trainer, number + 1)
             spent = time.perf_counter() - began
             paces.append(spent)
@@ -253,7 +255,7 @@ class Run:
             self._save(trainer)
             self.door.measure()
 
-    def _record(self, ran: str, metrics: Metrics) -> Record:
+    def _record(self, ran: str, metrics: Metrics, absent: frozenset[int]) -> Record:
         assert self.state is not None and self.ledger is not None
         ledger, examples = self.ledger, int(metrics.examples)
         loss = float(metrics.loss) / examples
@@ -269,6 +271,7 @@ class Run:
             "train_loss": loss,
             "train_accuracy": int(metrics.correct) / examples,
             "train_examples": examples,
+            "absent": sorted(absent),
             "clients": sum(peer.connected for peer in self.peers),
             "paper_bytes": ledger.paper_bits // 8,
             "wire_bytes": ledger.wire_bytes,
@@ -303,7 +306,6 @@ class Run:
         wanted = offline or self._serving.absent == "skip"
         needed = wanted and self._store_changed
         meta = {
-            "states": self.ledger.states,
             "digest": self.state.digest.hex(),
             "holders": sorted(self.state.holders),
             "account": self.account.record(),
