@@ -182,7 +182,7 @@ class Account:
                 if way == direction
             )
             lost = max(self._totals[place] - known, 0)
-            self.repeated["repeated", direction] += lost
+            self.repeated += collections.Counter({("repeated", direction): lost})
             self._totals[place] = known + lost
 
     def _standing(self) -> dict[str, Counts]:
