@@ -148,7 +148,7 @@ def sweep(
         ahead = sum(other.config.epochs for other in left[place + 1 :])
         seconds = round((time.monotonic() - began) / epochs * ahead)
         say(
-            f"{done}/{len(planned)}  {_line(run.name, progress)}  "
+            f"{path.name} {done}/{len(planned)}  {_line(run.name, progress)}  "
             f"ETA {datetime.timedelta(seconds=seconds)}"
         )
     return Outcome(done, failed, stopped=False)
