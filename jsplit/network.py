@@ -20,7 +20,8 @@ from jsplit.network_config import MIB, JoinConfig, ServeConfig
 from jsplit.network_config import check as check_link
 from jsplit.terminal import INTERRUPTED, complain, say, stop_at_signal
 from jsplit.transport import certificates
-from jsplit.transport.client import Client, Data
+from jsplit.transport.batches import Data
+from jsplit.transport.client import Client
 from jsplit.transport.grpc_line import dialled, listening
 from jsplit.transport.handshake import Keys
 from jsplit.transport.line import Line, SlowLine, Speed

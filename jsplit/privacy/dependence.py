@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from scipy.spatial.distance import cdist
 
 from jsplit.privacy.view import View
 from jsplit.typing import PyTree
@@ -50,12 +51,21 @@ class Information(NamedTuple):
 
 def correlation(images: np.ndarray, smashed: np.ndarray, seed: int) -> Correlation:
     """The distance correlation of images `[n, ...]` and activations `[n, ...]`."""
-    x, z = (_flat(array[:EXAMPLES]).astype(np.float64) for array in (images, smashed))
-    order = np.random.default_rng(seed).permutation(len(z))
-    return Correlation(
-        float(dcor.distance_correlation(x, z)),
-        float(dcor.distance_correlation(x, z[order])),
+    # As `dcor.distance_correlation`, which computes the distances anew each time and
+    # (0.7) without SciPy's loop: over ten times as long.
+    x, z = (
+        dcor.double_centered(cdist(rows, rows))
+        for rows in (_flat(array[:EXAMPLES]) for array in (images, smashed))
     )
+    order = np.random.default_rng(seed).permutation(len(z))
+    return Correlation(_cosine(x, z), _cosine(x, z[np.ix_(order, order)]))
+
+
+def _cosine(x: np.ndarray, z: np.ndarray) -> float:
+    """The distance correlation of doubly centred distances; 0 where all are equal."""
+    variances = dcor.mean_product(x, x) * dcor.mean_product(z, z)
+    covariance = max(dcor.mean_product(x, z), 0.0)
+    return float(np.sqrt(covariance / np.sqrt(variances))) if variances > 0 else 0.0
 
 
 class Critic(nn.Module):
@@ -114,6 +124,7 @@ def _normal(array: np.ndarray, like: np.ndarray) -> np.ndarray:
     return ((array - like.mean()) / (like.std() + 1e-6)).astype(np.float32)
 
 
+@jax.jit
 def _pairs(params: PyTree, x: jax.Array, z: jax.Array) -> jax.Array:
     return jnp.asarray(Critic().apply(params, x, z))
 

@@ -28,6 +28,7 @@ def _gradients(run: Ended, view: View) -> np.ndarray:
     """Of unit length, `[n, values]`."""
     codec = CODECS[run.experiment.config.grad_codec]()
     step = run.experiment.simulation.steps.server_step_with_reply
+    decode = jax.jit(jax.vmap(codec.decode))
     found, at = [], 0
     for packet, mask in view.packets:
         labels = np.zeros(len(mask), np.int32)
@@ -41,7 +42,7 @@ def _gradients(run: Ended, view: View) -> np.ndarray:
             jax.random.key(0),
             jnp.float32(0),
         )
-        rows = np.asarray(jax.vmap(codec.decode)(reply))[0][mask]
+        rows = np.asarray(decode(reply))[0][mask]
         found.append(rows.reshape(len(rows), -1))
     flat = np.concatenate(found)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-20)

@@ -12,18 +12,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jsplit.errors import Refusal, RunError
 from jsplit.protocol import Transform
-from jsplit.shards import order_of, step_keys
 from jsplit.steps import Party, Residual, Steps
+from jsplit.transport.batches import Batches, Data, Sizes
 from jsplit.transport.line import Line, Lost
 from jsplit.transport.shelf import Shelf
-from jsplit.transport.tensors import make_reader, on_host, parcel, tensor, unpack
-from jsplit.typing import STATES, SYNC, Codec, Packet
+from jsplit.transport.tensors import make_reader, parcel, tensor, unpack
+from jsplit.transport.traffic import Traffic
+from jsplit.typing import SYNC, Codec, Packet
 from jsplit.wire import label_bytes
 from jsplit.wire.messages import (
     BEGINNING,
@@ -44,7 +44,6 @@ from jsplit.wire.messages import (
     read,
     write,
 )
-from jsplit.writers import human_bytes
 
 RETRIED = frozenset({"IN_USE", "FULL", "SUPERSEDED", "IDLE"})
 """Refusals after which it makes sense to come again."""
@@ -60,24 +59,6 @@ MOST_SLOTS = 2**24
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 """Seconds before the next try to connect; it doubles, and a part of it is drawn."""
-
-
-class Data(NamedTuple):
-    """What a client holds.
-
-    Attributes:
-        images: uint8 `[n, h, w, c]`.
-        labels: `Int32[n]`.
-        test_images: uint8 `[m, h, w, c]`.
-        test_labels: `Int32[m]`.
-        classes: that labels come from.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    classes: int
 
 
 class Side(NamedTuple):
@@ -126,19 +107,6 @@ class Work:
     finished: Message | None = None
 
 
-@dataclasses.dataclass
-class Traffic:
-    """Bytes that this client has sent and received, all messages."""
-
-    sent: int = 0
-    received: int = 0
-
-    @property
-    def total(self) -> int:
-        """Both ways."""
-        return self.sent + self.received
-
-
 class Client:
     """A client of a run, over as many lines as it takes.
 
@@ -166,7 +134,7 @@ class Client:
         notify: Callable[[str], None],
         stopping: Callable[[], bool] = lambda: False,
     ):
-        self.traffic = Traffic()
+        self.traffic = Traffic(notify)
         self.party: Party | None = None
         self._number = number
         self._alone = alone
@@ -178,13 +146,8 @@ class Client:
         self._notify = notify
         self._stopping = stopping
         self._token = NOBODY
-        self._epochs: int | None = None  # that this process knows to be over
-        self._whole = 0  # bytes of an epoch in A
         self._work: Work | None = None
-        self._side: Side | None = None
-        self._moments: Moments | None = None
-        self._order = jax.jit(order_of, static_argnums=2)
-        self._keys = jax.jit(step_keys)
+        self._told: tuple[Sizes, Moments] | None = None
 
     def run(
         self, connect: Callable[[], AbstractContextManager[Line]], patience: float
@@ -251,7 +214,7 @@ class Client:
             if isinstance(message, Done):
                 self._check_done(message)
                 self._shelf.end(write(message))
-                self._tell_idle(message.epochs)
+                self.traffic.tell_idle(message.epochs)
                 self._send(line, Goodbye())
                 return message
             if isinstance(message, Part):
@@ -305,18 +268,13 @@ class Client:
         self._token = welcome.token
         if not welcome.live:
             self._work = None
-        self._batch, self._slots = welcome.batch, welcome.slots
+        sizes = Sizes(welcome.batch, welcome.slots)
         moments = (welcome.mean, welcome.deviation)
-        if moments != self._moments:
-            self._moments = moments
-            self._side = self._make_side(moments)
-            side, data = self._side, self._data
-            self._images = jnp.asarray(data.images)
+        if self._told != (sizes, moments):
+            self._told = (sizes, moments)
+            side = self._side = self._make_side(moments)
+            self._batches = Batches(self._data, side.transform, sizes, side.test_batch)
             self._read_reply = make_reader(side.grad_codec, side.smashed_shape)
-            self._train = jax.jit(
-                lambda images, rows, key: side.transform.train(key, images[rows])
-            )
-            self._evaluate = jax.jit(side.transform.evaluate)
 
     def _check_welcome(self, welcome: Welcome) -> None:
         """Refuses sizes and moments that no run has, before anything is made of them.
@@ -339,7 +297,6 @@ class Client:
 
     def _check_plan(self, plan: Plan) -> None:
         """Refuses an epoch that the run does not have; MALFORMED."""
-        assert self._side is not None
         epochs = len(self._side.step_sizes)
         if plan.place.epoch >= epochs + (plan.state == EXAMINE):
             raise Refusal(
@@ -348,13 +305,11 @@ class Client:
 
     def _check_done(self, done: Done) -> None:
         """Refuses an end that is not the run's; MALFORMED."""
-        assert self._side is not None
         epochs = len(self._side.step_sizes)
         if done.epochs != epochs or done.correct > done.examples:
             raise Refusal("MALFORMED", f"{done} of a run of {epochs} epochs")
 
     def _take_part(self, message: Part) -> None:
-        assert self._side is not None
         part, _ = unpack(message, self._side.beginning)
         self._shelf.put(part)
         self.party = part
@@ -366,41 +321,15 @@ class Client:
         again, because of another client.
         """
         self._check_plan(plan)
-        before, epoch = self.traffic.total, plan.place.epoch
-        if plan.state == SYNC:
-            other = self._train_epoch(line, plan)
-            self._whole = max(self._whole, self.traffic.total - before)
-        else:
-            other = self._send_batches(line, plan)
+        before = self.traffic.total
+        work = self._train_epoch if plan.state == SYNC else self._send_batches
+        other = work(line, plan)
         if other is None and plan.state != EXAMINE:
-            self._tell_idle(epoch)
-            self._epochs = epoch + 1
-            self._notify(
-                f"epoch {epoch + 1} in {STATES[plan.state]}: "
-                f"{human_bytes(self.traffic.total - before)} crossed, "
-                f"{human_bytes(self.traffic.total)} in all"
-            )
+            crossed = self.traffic.total - before
+            self.traffic.tell(plan.place.epoch, plan.state, crossed)
         return other
 
-    def _tell_idle(self, epochs: int) -> None:
-        """Says what state C has spared, up to so many epochs.
-
-        A process that comes late does not know what those before it did.
-        """
-        if self._epochs is None:
-            self._epochs = epochs
-        idle = epochs - self._epochs
-        if idle > 0:
-            spared = (
-                f", {human_bytes(idle * self._whole)} spared" if self._whole else ""
-            )
-            self._notify(
-                f"{idle} epoch(s) without this client: nothing crossed{spared}"
-            )
-        self._epochs = max(self._epochs, epochs)
-
     def _part(self, plan: Plan) -> Party:
-        assert self._side is not None
         if plan.part == BEGINNING:
             return self._side.beginning
         part = self._shelf.get(plan.part, self._side.beginning)
@@ -408,25 +337,22 @@ class Client:
         return part
 
     def _train_epoch(self, line: Line, plan: Plan) -> Message | None:
-        side = self._side
-        assert side is not None
-        batches = -(-len(self._data.labels) // self._batch)
-        work = self._work
+        side, batches, work = self._side, self._batches, self._work
         if work is None or work.plan.place[:2] != plan.place[:2]:
-            if plan.place.number > batches:
+            if plan.place.number > batches.count:
                 return None  # It was finished before this process began.
             work = self._work = Work(plan, self._part(plan))
-        key, order = self._draws(plan)
+        draws = batches.draw(plan.key)
         step_size = jnp.float32(side.step_sizes[plan.place.epoch])
         first = plan.place.number
-        while work.done < batches:
-            number, rows = work.done, self._rows(work.done)
-            mask = self._mask(rows)
+        while work.done < batches.count:
+            number = work.done
             if work.waiting is None:
                 packet, residual = side.steps.client_forward(
-                    work.party, *self._batch_of(order, key, number)
+                    work.party, *batches.training(draws, number)
                 )
                 place = plan.place._replace(number=number)
+                rows = batches.rows(number)
                 message, _ = tensor(side.codec, packet, place, rows)
                 work.waiting = (message, residual)
                 self._send(line, message)
@@ -441,38 +367,38 @@ class Client:
             reply = self._receive(line, (Tensor, Plan, Part, Done), None)
             if not isinstance(reply, Tensor):
                 return reply
-            gradient = self._gradient(reply, work.waiting[0], rows)
+            sent, residual = work.waiting
             work.party = side.steps.client_backward(
-                work.party, work.waiting[1], gradient, mask, step_size
+                work.party,
+                residual,
+                self._gradient(reply, sent),
+                batches.mask(number),
+                step_size,
             )
             work.waiting, work.done = None, number + 1
         if work.finished is None:
-            work.finished = self._finish(work, plan.place._replace(number=batches))
-        if first <= batches:
+            place = plan.place._replace(number=batches.count)
+            work.finished = self._finish(work, place)
+        if first <= batches.count:
             self._send(line, work.finished)
         return None
 
     def _send_batches(self, line: Line, plan: Plan) -> Message | None:
         """State B, or the held-out set: nothing comes back to wait for."""
-        side = self._side
-        assert side is not None
-        party = self._part(plan)
-        if plan.state == EXAMINE:
-            size = min(side.test_batch, len(self._data.test_labels))
-            batches = -(-len(self._data.test_labels) // size)
-        else:
-            batches = -(-len(self._data.labels) // self._batch)
-            key, order = self._draws(plan)
-        for number in range(plan.place.number, batches):
-            if plan.state == EXAMINE:
-                raw, mask = self._held_out(number, size)
-                packet = side.steps.client_examine(party, self._evaluate(raw), mask)
+        side, batches = self._side, self._batches
+        party, examine = self._part(plan), plan.state == EXAMINE
+        draws = batches.draw(plan.key)
+        count = batches.held_out_count if examine else batches.count
+        for number in range(plan.place.number, count):
+            if examine:
+                x, mask = batches.held_out(number)
+                packet = side.steps.client_examine(party, x, mask)
                 rows = int(mask.sum())
             else:
-                rows = self._rows(number)
                 packet = side.steps.client_refresh(
-                    party, *self._batch_of(order, key, number)
+                    party, *batches.training(draws, number)
                 )
+                rows = batches.rows(number)
             place = plan.place._replace(number=number)
             self._send(line, tensor(side.codec, packet, place, rows)[0])
             try:
@@ -481,42 +407,12 @@ class Client:
                 continue  # As it should be.
         return None
 
-    def _draws(self, plan: Plan) -> tuple[jax.Array, np.ndarray]:
-        """The epoch's key, and the order in which it takes the examples."""
-        count = len(self._data.labels)
-        key = jax.random.wrap_key_data(jnp.asarray(np.frombuffer(plan.key, np.uint32)))
-        return key, np.asarray(self._order(key, count, self._slots)) % count
-
-    def _rows(self, number: int) -> int:
-        return min(len(self._data.labels) - number * self._batch, self._batch)
-
-    def _mask(self, rows: int) -> np.ndarray | None:
-        if self._slots == len(self._data.labels):
-            return None
-        return np.arange(self._batch) < rows
-
-    def _batch_of(
-        self, order: np.ndarray, key: jax.Array, number: int
-    ) -> tuple[jax.Array, np.ndarray | None, jax.Array]:
-        """A batch, its mask, and the key that the part draws from."""
-        rows = order[number * self._batch : (number + 1) * self._batch]
-        for_transform, for_part = self._keys(key, number)
-        x = self._train(self._images, rows, for_transform)
-        return x, self._mask(self._rows(number)), for_part
-
-    def _held_out(self, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        places = number * size + np.arange(size)
-        mask = places < len(self._data.test_labels)
-        return self._data.test_images[np.where(mask, places, 0)], mask
-
-    def _gradient(self, reply: Tensor, sent: Tensor, rows: int) -> Packet:
+    def _gradient(self, reply: Tensor, sent: Tensor) -> Packet:
         if reply.place != sent.place:
             raise Refusal(
                 "SEQUENCE", f"a gradient of {reply.place}, not of {sent.place}"
             )
-        packet = self._read_reply(reply, rows)
-        missing = [(0, self._batch - rows)] + [(0, 0)] * (packet.payload.ndim - 1)
-        return on_host(np.pad(packet.payload, missing), np.asarray(packet.header))
+        return self._batches.padded(self._read_reply(reply, sent.rows))
 
     def _send(self, line: Line, message: Message) -> None:
         data = write(message)
