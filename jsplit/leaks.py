@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jsplit import device, evidence, pictures, words
+from jsplit import compiled, device, evidence, pictures, words
 from jsplit import folder as folders
 from jsplit.build import Experiment, build, load_dataset, share_program
 from jsplit.config import argument
@@ -78,8 +78,9 @@ def command(argv: Sequence[str], prog: str) -> int:
         folders.check_data(folder, described, loaded)
         return loaded
 
-    for group in groups:
-        _attack(group, dataset, again=asked.again)
+    with compiled.kept(runs[0].config.compile_cache, say):
+        for group in groups:
+            _attack(group, dataset, again=asked.again)
     text = page(groups)
     folders.write_text(out / "privacy.md", text)
     folders.write_text(out / "privacy.html", self_contained(text, out))
