@@ -126,6 +126,7 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
 def self_contained(text: str, folder: Path) -> str:
     """The page as one HTML file, with its pictures in it."""
     body = MarkdownIt("commonmark").enable("table").render(text)
+    body = body.replace(" ± ", "&nbsp;±&nbsp;")  # No line of a cell ends in between.
 
     def embedded(found: re.Match[str]) -> str:
         picture = (folder / found[1]).read_bytes()
@@ -141,12 +142,11 @@ def self_contained(text: str, folder: Path) -> str:
 
 
 STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;"
     "padding:0 1rem;color:#222;background:#fff}"
     "table{border-collapse:collapse;display:block;overflow-x:auto}"
     "th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
     "th:first-child,td:first-child{text-align:left}"
-    "tbody tr:first-child td{font-weight:600}"
     "img{max-width:100%}"
 )
 
