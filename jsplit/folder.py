@@ -25,6 +25,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
+        self.traffic = path / "traffic"  # of a server
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """`jsplit serve`, `jsplit join` and `jsplit certs`: a run over a network."""
 
 import contextlib
-import os
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,9 @@ from jsplit import compiled, data, device, tables, words
 from jsplit import folder as folders
 from jsplit.build import check_names, load_dataset, shares_of
 from jsplit.config import RunConfig, agreement, argument, check
-from jsplit.errors import InputError, Refusal, RunError
+from jsplit.errors import InputError, Refusal
 from jsplit.folder import RunFolder
-from jsplit.network_config import MIB, JoinConfig, ServeConfig
+from jsplit.network_config import MIB, JoinConfig, ServeConfig, check_clients
 from jsplit.network_config import check as check_link
 from jsplit.terminal import INTERRUPTED, complain, say, stop_at_signal
 from jsplit.transport import certificates
@@ -30,9 +30,6 @@ from jsplit.transport.serving import Run
 from jsplit.transport.shelf import Shelf
 from jsplit.transport.sides import begin_joining
 from jsplit.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter, human_bytes
-
-# Broken handshakes are said in our own words.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 SERVE = """\
 The server of a run over a network: it holds the server part, the gate and the store,
@@ -96,6 +93,7 @@ def serve(argv: Sequence[str], prog: str) -> int:
     check(config)
     check_names(config)
     check_link(link)
+    check_clients(config.clients)
     if config.mesh:
         raise InputError("--mesh is for jsplit run; a server computes on one device")
     keys = (
@@ -133,8 +131,12 @@ def serve(argv: Sequence[str], prog: str) -> int:
         if not finished:
             say(f"stopped; go on with the same command and --resume, in {folder.path}")
             return INTERRUPTED
-        summary = summarize(config, run)
-        folders.write_json(folder.summary, summary)
+        if folder.summary.exists():
+            # It was finished before; this time it only told those who did not know.
+            summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+        else:
+            summary = summarize(config, run)
+            folders.write_json(folder.summary, summary)
         tables.show(tables.of_network(summary))
         say(f"all of it is in {folder.path}")
     return 0
@@ -157,8 +159,10 @@ def _server_folder(config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
             yield folder
         except InputError:
             # Nothing was trained, so the same command must find nothing in its way.
-            if [entry.name for entry in folder.path.iterdir()] == ["config.json"]:
-                folder.config.unlink()
+            ours = {folder.config, folder.traffic}
+            if set(folder.path.iterdir()) <= ours:
+                for path in ours:
+                    path.unlink(missing_ok=True)
             raise
 
 
@@ -169,6 +173,7 @@ def join(argv: Sequence[str], prog: str) -> int:
     check(config)
     check_names(config)
     check_link(link)
+    check_clients(config.clients)
     if link.client >= config.clients:
         raise InputError(
             f"--client {link.client} is not one of --clients {config.clients}; give 0 "
@@ -199,7 +204,8 @@ def join(argv: Sequence[str], prog: str) -> int:
         try:
             done = client.run(lambda: _line(link, keys, speed), link.patience)
         except Refusal as refusal:
-            raise RunError(f"this client cannot take part: {refusal}") from refusal
+            # Not by itself will it be taken next time.
+            raise InputError(f"this client cannot take part: {refusal}") from refusal
         except KeyboardInterrupt:
             return complain(
                 "interrupted; the same command goes on where it was", INTERRUPTED
@@ -262,8 +268,7 @@ def certs(argv: Sequence[str], prog: str) -> int:
     command = words.parse(CertsCommand(folder=""), argv, prog, CERTS)
     if not command.folder:
         raise InputError("name a new folder: jsplit certs FOLDER")
-    if not 1 <= command.clients <= 10_000:
-        raise InputError(f"--clients must be from 1 to 10000, got {command.clients}")
+    check_clients(command.clients)
     folder = folders.path_of(command.folder)
     certificates.make(folder, list(command.hosts), command.clients)
     say(

@@ -8,6 +8,9 @@ import tyro
 from jsplit.config import argument, flag, host_and_port
 from jsplit.errors import InputError
 
+MOST_CLIENTS = 10_000
+"""Of a run over a network."""
+
 MIB = 2**20
 
 
@@ -127,3 +130,13 @@ def check(config: ServeConfig | JoinConfig) -> None:
         )
     if isinstance(config, ServeConfig) and config.absent not in ("stop", "skip"):
         raise InputError(f"--absent must be stop or skip, got {config.absent!r}")
+
+
+def check_clients(clients: int) -> None:
+    """Refuses more clients than certificates have numbers for.
+
+    Raises:
+        InputError: naming the flag and the limit.
+    """
+    if not 1 <= clients <= MOST_CLIENTS:
+        raise InputError(f"--clients must be from 1 to {MOST_CLIENTS}, got {clients}")

@@ -12,7 +12,10 @@ from jsplit.errors import Refusal
 from jsplit.folder import RunFolder
 from jsplit.network_config import ServeConfig
 from jsplit.transport import serving as serving_room
+from jsplit.transport.account import Account
+from jsplit.transport.door import Door, Terms
 from jsplit.transport.line import Lost, local_line
+from jsplit.transport.peer import Peer
 from jsplit.transport.serving import Run
 from jsplit.wire import compress
 from jsplit.wire.messages import (
@@ -43,6 +46,16 @@ def undisturbed(cache, tmp_path_factory):
     path = tmp_path_factory.mktemp("undisturbed")
     run, _ = run_locally(CONFIG, path)
     return run, result_of(path, run)
+
+
+def test_who_stops_a_server_need_not_wait_for_goodbyes():
+    said = []
+    peers = [Peer(0, Account(), said.append)]
+    terms = Terms("", 1, None, lambda hello: None)
+    door = Door(peers, terms, Account(), 1.0, said.append)
+    door.wait_for_goodbyes(3600, lambda: True)
+    door.wait_for_goodbyes(0, lambda: False)
+    assert not said
 
 
 @pytest.fixture

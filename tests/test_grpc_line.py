@@ -1,5 +1,9 @@
 """What a stream over gRPC does with a peer that does not do its part."""
 
+import os
+import socket
+import subprocess
+import sys
 import threading
 
 from jsplit.folder import RunFolder
@@ -7,7 +11,7 @@ from jsplit.transport.grpc_line import dialled, listening
 from jsplit.transport.line import Lost
 from jsplit.transport.serving import Run
 from jsplit.writers import JsonlWriter
-from tests.networked import SERVING, TINY, clients_of
+from tests.networked import SERVING, TINY, clients_of, flags
 
 LIMIT = 2**20
 
@@ -29,6 +33,24 @@ def test_a_client_that_does_not_read_loses_its_line():
     ):
         assert ended.wait(30)
     assert len(sent) < 100 and max(sent) <= 16
+
+
+def test_a_server_that_cannot_listen_says_so_in_a_line_and_leaves_nothing(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        words = ("serve", "--insecure", "--listen", address, *flags(TINY))
+        ended = subprocess.run(
+            [sys.executable, "-m", "jsplit", *words, "--workdir", tmp_path / "server"],
+            env={k: v for k, v in os.environ.items() if k != "GRPC_VERBOSITY"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ") and address in ended.stderr
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    assert not list((tmp_path / "server").iterdir())
 
 
 def test_in_state_c_nothing_crosses_the_socket(tmp_path):

@@ -124,7 +124,7 @@ def test_join_ends_at_once_where_it_is_not_trusted(folder, keys, tmp_path, capsy
         words = ("join", "--server", f"127.0.0.1:{listener.port}", *flags(TINY))
         words += ("--workdir", str(tmp_path / "client"))
         code = main([*words, "--certs", str(folder / "theirs" / "client-0")])
-    assert code == 1
+    assert code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: this client cannot take part: SERVER_CERTIFICATE")
     assert said.count("\n") == 1

@@ -14,8 +14,10 @@ from jsplit.network_config import ServeConfig
 from jsplit.transport import members
 from jsplit.transport.account import Account
 from jsplit.transport.line import Lost, local_line
+from jsplit.transport.peer import Peer
 from jsplit.transport.report import summarize
 from jsplit.transport.serving import Run
+from jsplit.wire.messages import EXAMINE, Tensor, read
 from jsplit.writers import JsonlWriter
 from tests.networked import TINY, clients_of, result_of, run_locally
 from tests.runs import compile_once
@@ -231,6 +233,84 @@ def test_a_client_killed_after_the_end_knows_of_it_without_a_server(tmp_path):
 
     done = again.run(nobody, patience=0.0)
     assert (done.epochs, done.examples) == (6, 100)
+    (other,) = clients_of(dataclasses.replace(TINY, epochs=99), tmp_path)
+    with pytest.raises(RunError, match="could not be used"):
+        other.run(nobody, patience=0.0)
+
+
+def test_what_comes_while_an_epoch_is_called_off_is_counted_once(
+    reference, tmp_path, monkeypatch
+):
+    config, run_like, expected = reference(2, "parallel")
+    called_off, abandon = threading.Event(), Account.abandon
+
+    def abandoning(account):
+        abandon(account)
+        called_off.set()
+
+    class Late:
+        """A line whose second batch comes just when the epoch has been called off."""
+
+        def __init__(self, line):
+            self.peer, self.receive, self.close = line.peer, line.receive, line.close
+            self._line, self._batches = line, 0
+
+        def send(self, data):
+            if isinstance(read(data), Tensor):
+                self._batches += 1
+                if self._batches == 2:
+                    assert called_off.wait(60)
+            self._line.send(data)
+
+    monkeypatch.setattr(Account, "abandon", abandoning)
+    folder = RunFolder(tmp_path / "server")
+    folder.path.mkdir()
+    serve = ServeConfig(linger=10, wait=300)
+    run = Run(config, serve, folder, print, lambda: False)
+
+    @contextlib.contextmanager
+    def late():
+        with local_line(run.door.admit, 1) as line:
+            yield Late(line)
+
+    def dies_once():
+        client = clients_of(config, tmp_path)[0]
+        with contextlib.suppress(Killed):
+            client.run(connector(run, 0, [6], Killed()), 300.0)
+        again = clients_of(config, tmp_path)[0]
+        again.run(connector(run, 0, (), None), 300.0)
+
+    steady = clients_of(config, tmp_path)[1]
+    threads = [
+        threading.Thread(target=dies_once, daemon=True),
+        threading.Thread(target=steady.run, args=(late, 300.0), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    assert run.carry_out(lambda epochs: (JsonlWriter(folder.metrics),))
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert called_off.is_set()
+    assert result_of(tmp_path, run_like) == expected
+    reconciles(config, run)
+
+
+def test_nobody_waits_for_the_score_of_a_client_that_is_gone(tmp_path, monkeypatch):
+    config = dataclasses.replace(TINY, clients=2)
+    asked, begin = [], Peer.begin
+
+    def beginning(peer, task):
+        asked.append((peer.client, task.plan.state, task.plan.place.epoch))
+        begin(peer, task)
+
+    monkeypatch.setattr(Peer, "begin", beginning)
+    wait = {"wait": 1.0, "absent": "skip", "linger": 0, "evaluate": 1}
+    run, said = gone_after(config, tmp_path, {1: 26}, **wait)
+    assert run.carry_out(lambda epochs: ())
+    assert run.records[0]["absent"] == [] and run.records[1]["absent"] == [1]
+    assert [client for client, state, _ in asked if state == EXAMINE] == [1]
+    assert sum("no score" in line for line in said) == 5
 
 
 def reconciles(config, run):

@@ -63,6 +63,18 @@ def test_processes_end_as_one_process_does(
     assert summary["socket"]["tcp_bytes"] > summary["socket"]["message_bytes"]
 
 
+def test_a_finished_run_served_again_keeps_its_summary(cache, tmp_path):
+    serve = ("--linger", "0")
+    with Parties(TINY, tmp_path, cache, None, serve) as parties:
+        for name in parties.names():
+            parties.start(name)
+        assert set(parties.wait().values()) == {0}, parties.log("server")
+        summary = (tmp_path / "server" / "summary.json").read_text()
+        again = parties.start("server")
+        assert again.wait(120) == 0, parties.log("server")
+    assert (tmp_path / "server" / "summary.json").read_text() == summary
+
+
 @pytest.mark.parametrize("victim", ("server", "client-0", "client-1"))
 def test_a_party_killed_and_started_again_changes_nothing(
     victim, reference, cache, certs, tmp_path

@@ -13,6 +13,8 @@ from tests.networked import TINY, hello_of
 BATCH = Tensor(Place(0, 0, 0), 0, 1, 1, b"", b"")
 TOKENS = (b"a" * 16, b"b" * 16)
 HELLO = hello_of(TINY)
+PLAN_BEFORE = len(write(Plan(Place(0, 0, 0), SYNC, bytes(8), BEGINNING)))
+"""Bytes of what the fixture announced."""
 
 
 @pytest.fixture
@@ -69,6 +71,28 @@ def test_a_part_that_a_client_was_away_for_comes_later_and_is_predicted_once(
     assert heard(far) == [Part, Plan]
     assert account.repeated["repeated", "down"] == before + len(write(part))
     assert account.crossed["client_parts", "down"] == 0
+
+
+def test_an_announcement_that_a_broken_line_swallowed_is_counted_when_it_comes(
+    peer, account
+):
+    peer.end()
+    near, _ = local_pair()
+    peer.attach(near, TOKENS[0], HELLO, live=True)
+    before = account.repeated["repeated", "down"]
+    near.close()  # Its thread has not found out yet.
+    part = Part(Place(0, 0, 0), b"d" * 16, b"\0part")
+    plan = Plan(Place(1, 1, 0), SYNC, bytes(8), part.digest)
+    check = lambda number, message: Checked("taken", 0)  # noqa: E731
+    peer.begin(Task(plan, 3, check, Parcel(part, plain=4), due=True))
+    peer.detach(near)
+    near, far = local_pair()
+    peer.attach(near, TOKENS[0], HELLO, live=True)
+    account.settle()
+    assert heard(far) == [Part, Plan]
+    assert account.crossed["control", "down"] == len(write(plan)) + PLAN_BEFORE
+    assert account.crossed["client_parts", "down"] == len(write(part))
+    assert account.repeated["repeated", "down"] == before
 
 
 def test_no_more_is_dropped_of_older_tasks_than_those_had(peer):

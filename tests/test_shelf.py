@@ -25,9 +25,14 @@ def test_torn_files_of_its_own_go_and_others_stay(tmp_path):
 
 
 def test_the_servers_word_that_the_run_is_over_is_kept(tmp_path):
-    assert Shelf(tmp_path).ending == b""
-    Shelf(tmp_path).end(b"done")
-    assert Shelf(tmp_path).ending == b"done"
+    assert Shelf(tmp_path).ending("epochs=6") == b""
+    Shelf(tmp_path).end("epochs=6", b"done")
+    assert Shelf(tmp_path).ending("epochs=6") == b"done"
+
+
+def test_the_end_of_a_run_is_not_that_of_one_with_other_settings(tmp_path):
+    Shelf(tmp_path).end("epochs=6", b"done")
+    assert Shelf(tmp_path).ending("epochs=99") == b""
 
 
 def test_a_damaged_part_is_not_offered(tmp_path):

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from jsplit.errors import RunError
 from jsplit.wire import CODING_BYTES
 from jsplit.wire.messages import (
     Done,
@@ -49,10 +50,19 @@ def lasting_totals(path: Path) -> memoryview:
 
     What is written there outlives `kill -9` at once, as the kernel has it by then; a
     power cut may take some of it.
+
+    Raises:
+        RunError: if the file cannot be used.
     """
-    with open(path, "a+b") as file:
-        file.truncate(8 * len(_DIRECTIONS))
-        return memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
+    try:
+        with open(path, "a+b") as file:
+            file.truncate(8 * len(_DIRECTIONS))
+            return memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
+    except OSError as error:
+        raise RunError(
+            f"{path}: {error.strerror}; bring the file back, or start a new run in "
+            "another --workdir"
+        ) from error
 
 
 class Account:

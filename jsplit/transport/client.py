@@ -180,9 +180,13 @@ class Client:
                 reason = str(error)
             if self._stopping():
                 raise KeyboardInterrupt
-            if ending := self._shelf.ending:  # Told so before this process began.
+            if ending := self._shelf.ending(self._settings):
                 done = read(ending, (Done,))
                 assert isinstance(done, Done)
+                self._notify(
+                    f"no line to the server ({reason}), which said to a process before "
+                    "this one that the run was over"
+                )
                 return done
             if self.traffic.received > heard:
                 pause, alone_since = FIRST_PAUSE, time.monotonic()
@@ -213,7 +217,7 @@ class Client:
             message = message or self._receive(line, (Part, Plan, Done), None)
             if isinstance(message, Done):
                 self._check_done(message)
-                self._shelf.end(write(message))
+                self._shelf.end(self._settings, write(message))
                 self.traffic.tell_idle(message.epochs)
                 self._send(line, Goodbye())
                 return message
@@ -387,8 +391,10 @@ class Client:
         """State B, or the held-out set: nothing comes back to wait for."""
         side, batches = self._side, self._batches
         party, examine = self._part(plan), plan.state == EXAMINE
-        draws = batches.draw(plan.key)
-        count = batches.held_out_count if examine else batches.count
+        if examine:
+            count = batches.held_out_count
+        else:
+            count, draws = batches.count, batches.draw(plan.key)
         for number in range(plan.place.number, count):
             if examine:
                 x, mask = batches.held_out(number)

@@ -7,6 +7,7 @@ else notices.
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -28,6 +29,9 @@ from jsplit.wire.messages import (
     read,
     write,
 )
+
+POLL = 0.2
+"""Seconds after which a waiting server looks whether it was asked to stop."""
 
 SOON = 2.0
 """Seconds at the end after which it is said who is waited for."""
@@ -174,25 +178,28 @@ class Door:
                 line.measure()
             return sum((line.measured for line in self._lines), self.measured)
 
-    def wait_for_goodbyes(self, seconds: float) -> None:
+    def wait_for_goodbyes(self, seconds: float, stopping: Callable[[], bool]) -> None:
         """Returns when every client has read the end, or after so long.
 
         One that is away may be on its way back, from a line that broke or from its own
-        death, and would look for this server in vain.
+        death, and would look for this server in vain. Who stops the server does not
+        want to wait for that.
         """
 
         def missing() -> list[int]:
             return [it.client for it in self._peers if it.client not in self._left]
 
-        with self.changed:
-            soon = min(seconds, SOON)
-            if self.changed.wait_for(lambda: not missing(), soon):
-                return
-        self._notify(
-            f"waiting up to {seconds:g} s for client {_some(missing())} to read the end"
-        )
-        with self.changed:
-            self.changed.wait_for(lambda: not missing(), seconds - soon)
+        began, said = time.monotonic(), False
+        while (left := began + seconds - time.monotonic()) > 0 and not stopping():
+            with self.changed:
+                if self.changed.wait_for(lambda: not missing(), min(left, POLL)):
+                    return
+            if not said and time.monotonic() - began > SOON:
+                said = True
+                self._notify(
+                    f"waiting up to {seconds:g} s for client {_some(missing())} to "
+                    "read the end"
+                )
 
     def _greet(self, line: Line, identity: int | None) -> Peer:
         data = line.receive(self._greeting)
@@ -327,7 +334,7 @@ class Door:
     def _await_welcome(self, line: Line) -> Welcomed:
         while self._welcomed is None:
             with self.changed:
-                self.changed.wait_for(lambda: self._welcomed is not None, 0.2)
+                self.changed.wait_for(lambda: self._welcomed is not None, POLL)
             try:
                 line.receive(0.0)
             except TimeoutError:
@@ -355,13 +362,14 @@ class Door:
         labels = np.frombuffer(message.data, f"<u{item}").astype(np.int32)
         if labels.max() >= hello.classes:
             raise Refusal("LABEL", f"label {labels.max()} of {hello.classes} classes")
+        # First, because they are saved together.
+        self._account.add(message, len(data), up=True, evaluation=held_out, plain=None)
         with self.changed:
             if held_out:
                 self.held_out = labels
             else:
                 self.labels[hello.client] = labels
             self.changed.notify_all()
-        self._account.add(message, len(data), up=True, evaluation=held_out, plain=None)
 
 
 def _some(clients: Sequence[int]) -> str:

@@ -288,6 +288,7 @@ class Peer:
             if self._line is not line:
                 raise Lost("superseded")
             if self._task is not task:
+                self._room -= 1
                 self._account.add(message, length, up=True, repeated=True)
                 return
             self._account.add(
@@ -318,20 +319,21 @@ class Peer:
                 return
             if self._send(*task.parcel, repeated=not task.due):
                 self._hold(digest)
+                task.due = False
         elif any(digest):
             if task.due:
                 assert task.parcel is not None
                 self._account.spare(*task.parcel)
             self._hold(digest)
-        task.due = False
+            task.due = False
         place = task.plan.place._replace(number=task.read)
-        self._send(
+        if self._send(
             task.plan._replace(place=place),
             None,
             repeated=task.announced,
             evaluation=task.evaluation,
-        )
-        task.announced = True
+        ):
+            task.announced = True
         if task.answer and answered <= task.answer[0].place.number:
             self._send_answer(task)
 

@@ -191,6 +191,10 @@ class Trainer:
         Args:
             state: of both parts.
             labels: of the held-out set, `Int32[m]`.
+
+        Raises:
+            Absent: if it is away, and the run goes on without it.
+            RunError: if it is away, and the run does not.
         """
         if self._examined[0] != state.digest:
             self._examined = (state.digest, self._ask_held_out(state, len(labels)))
@@ -207,6 +211,8 @@ class Trainer:
     def _ask_held_out(self, state: State, count: int) -> list[Packet]:
         batch = self._side.test_batch
         peer = self._peers[-1]
+        if peer.client in self._away and not peer.connected:
+            raise Absent(peer.client)
         while True:
             task = Task(
                 self._plan(state, EXAMINE, bytes(8)),
@@ -223,6 +229,7 @@ class Trainer:
                 peer.end()
                 self._account.abandon()
                 if self._patience.skip:
+                    self._away |= {peer.client}
                     raise
                 raise RunError(self._gone(peer.client, "the score")) from None
             peer.end()
@@ -234,6 +241,8 @@ class Trainer:
     ) -> tuple[State, Metrics]:
         # Who was away is not waited for again until it is back.
         absent = {n for n in self._away if not self._peers[n].connected}
+        if len(absent) == len(self._peers):
+            absent.clear()
         while True:
             try:
                 result = self._attempt(state, key, step_size, frozenset(absent))
@@ -247,8 +256,6 @@ class Trainer:
             except Absent as error:
                 client = error.args[0]
                 self._peers[client].drop()
-                # What it still has of this epoch is not wanted any more.
-                self._peers[client].end()
                 never = self.store.lacks(client)
                 if (
                     not self._patience.skip
@@ -263,6 +270,9 @@ class Trainer:
                     f"client {client} is gone: epoch {state.epoch + 1} begins again "
                     "without it"
                 )
+            # First, so that what the others send meanwhile counts for nothing too.
+            for peer in self._peers:
+                peer.end()
             self._account.abandon()
 
     def _gone(self, client: int, what: str) -> str:

@@ -51,7 +51,7 @@ class Run:
         notify: Callable[[str], None],
         stopping: Callable[[], bool],
     ):
-        self.account = Account(lasting_totals(folder.path / "traffic"))
+        self.account = Account(lasting_totals(folder.traffic))
         self.peers = [
             Peer(client, self.account, notify) for client in range(config.clients)
         ]
@@ -108,7 +108,7 @@ class Run:
         )
         for peer in self.peers:
             peer.finish(done)
-        self.door.wait_for_goodbyes(self._serving.linger)
+        self.door.wait_for_goodbyes(self._serving.linger, self._stopping)
         self.account.settle()
         return True
 

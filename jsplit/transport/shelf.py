@@ -69,15 +69,15 @@ class Shelf:
         if self.run != run:
             _write(self._folder / "run", run)
 
-    @property
-    def ending(self) -> bytes:
-        """What `end` was given; empty before."""
-        path = self._folder / "over"
-        return path.read_bytes() if path.exists() else b""
+    def ending(self, settings: str) -> bytes:
+        """What `end` was given with these settings; empty before, or with others."""
+        path, asked = self._folder / "over", digest_of(settings.encode())
+        kept = path.read_bytes() if path.exists() else b""
+        return kept.removeprefix(asked) if kept.startswith(asked) else b""
 
-    def end(self, message: bytes) -> None:
-        """Keeps the server's word that the run is over."""
-        _write(self._folder / "over", message)
+    def end(self, settings: str, message: bytes) -> None:
+        """Keeps the server's word that the run with these settings is over."""
+        _write(self._folder / "over", digest_of(settings.encode()) + message)
 
     def put(self, part: PyTree) -> bytes:
         """Keeps a part; returns its digest. The oldest beyond `SHELF` goes."""
