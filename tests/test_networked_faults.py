@@ -77,23 +77,31 @@ class Fragile:
         self._line.close(reason)
 
 
-def connector(run, number, lives, error):
-    """Lines that last for so many messages each; then one that lasts."""
+def as_it_is(number, line):
+    return line
+
+
+def connector(run, number, lives, error, through=as_it_is):
+    """Lines that last for so many messages each; then one that lasts.
+
+    `through` makes of a client's line the one that it uses.
+    """
     left = list(lives)
 
     @contextlib.contextmanager
     def connect():
         with local_line(run.door.admit, number) as line:
+            line = through(number, line)
             yield Fragile(line, left.pop(0), error) if left else line
 
     return connect
 
 
-def with_clients(run, config, path, lives, error):
+def with_clients(run, config, path, lives, error, through):
     """Starts the clients; one that dies is made anew, from its folder."""
 
     def live(number):
-        connect = connector(run, number, lives.get(number, ()), error)
+        connect = connector(run, number, lives.get(number, ()), error, through)
         while True:
             client = clients_of(config, path)[number]
             try:
@@ -110,12 +118,12 @@ def with_clients(run, config, path, lives, error):
     return threads
 
 
-def disturbed(config, path, lives, error, **serving):
+def disturbed(config, path, lives, error, through=as_it_is):
     folder = RunFolder(path / "server")
     folder.path.mkdir(parents=True, exist_ok=True)
-    serve = ServeConfig(**{"linger": 10, "wait": 300, **serving})
+    serve = ServeConfig(linger=10, wait=300)
     run = Run(config, serve, folder, print, lambda: False)
-    threads = with_clients(run, config, path, lives, error)
+    threads = with_clients(run, config, path, lives, error, through)
     assert run.carry_out(lambda epochs: (JsonlWriter(folder.metrics),))
     for thread in threads:
         thread.join(30)
@@ -265,37 +273,16 @@ def test_what_comes_while_an_epoch_is_called_off_is_counted_once(
             self._line.send(data)
 
     monkeypatch.setattr(Account, "abandon", abandoning)
-    folder = RunFolder(tmp_path / "server")
-    folder.path.mkdir()
-    serve = ServeConfig(linger=10, wait=300)
-    run = Run(config, serve, folder, print, lambda: False)
-
-    @contextlib.contextmanager
-    def late():
-        with local_line(run.door.admit, 1) as line:
-            yield Late(line)
-
-    def dies_once():
-        client = clients_of(config, tmp_path)[0]
-        with contextlib.suppress(Killed):
-            client.run(connector(run, 0, [6], Killed()), 300.0)
-        again = clients_of(config, tmp_path)[0]
-        again.run(connector(run, 0, (), None), 300.0)
-
-    steady = clients_of(config, tmp_path)[1]
-    threads = [
-        threading.Thread(target=dies_once, daemon=True),
-        threading.Thread(target=steady.run, args=(late, 300.0), daemon=True),
-    ]
-    for thread in threads:
-        thread.start()
-    assert run.carry_out(lambda epochs: (JsonlWriter(folder.metrics),))
-    for thread in threads:
-        thread.join(30)
-        assert not thread.is_alive()
+    ended = disturbed(
+        config,
+        tmp_path,
+        {0: [6]},
+        Killed(),
+        through=lambda number, line: Late(line) if number == 1 else line,
+    )
     assert called_off.is_set()
     assert result_of(tmp_path, run_like) == expected
-    reconciles(config, run)
+    reconciles(config, ended)
 
 
 def test_nobody_waits_for_the_score_of_a_client_that_is_gone(tmp_path, monkeypatch):

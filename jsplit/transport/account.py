@@ -43,6 +43,7 @@ _KINDS: dict[type, str] = {
 
 
 _DIRECTIONS = ("up", "down")
+_TOTALS_BYTES = 8 * len(_DIRECTIONS)
 
 
 def lasting_totals(path: Path) -> memoryview:
@@ -56,7 +57,7 @@ def lasting_totals(path: Path) -> memoryview:
     """
     try:
         with open(path, "a+b") as file:
-            file.truncate(8 * len(_DIRECTIONS))
+            file.truncate(_TOTALS_BYTES)
             return memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
     except OSError as error:
         raise RunError(
@@ -87,7 +88,9 @@ class Account:
         self.repeated: Counts = collections.Counter()
         self._crossing: Counts = collections.Counter()
         self._saving: Counts = collections.Counter()
-        self._totals = memoryview(bytearray(16)).cast("Q") if totals is None else totals
+        if totals is None:
+            totals = memoryview(bytearray(_TOTALS_BYTES)).cast("Q")
+        self._totals = totals
         self._lock = threading.Lock()
         self._find_lost()
 
@@ -160,8 +163,7 @@ class Account:
     def total(self) -> int:
         """All bytes, those for nothing too."""
         with self._lock:
-            counts = (self.crossed, self._crossing, self.repeated)
-            return sum(sum(count.values()) for count in counts)
+            return sum(self._totals)
 
     def record(self) -> dict[str, Any]:
         """What stands, as plain values for a checkpoint."""
