@@ -357,6 +357,30 @@ def test_wrong_labels_are_refused_by_name(tmp_path):
     thread.join(10)
 
 
+def test_labels_are_counted_before_they_can_be_saved(tmp_path, monkeypatch):
+    add, there = Account.add, []
+
+    def watched(account, message, *args, **kwargs):
+        if isinstance(message, Labels):
+            there.append(0 in run.door.labels)
+        add(account, message, *args, **kwargs)
+
+    monkeypatch.setattr(Account, "add", watched)
+    stop = threading.Event()
+    run = Run(CONFIG, ServeConfig(), RunFolder(tmp_path), print, stop.is_set)
+    thread = threading.Thread(target=run.carry_out, args=(lambda epochs: (),))
+    thread.start()
+    with local_line(run.door.admit, 0) as line:
+        line.send(write(hello_of(CONFIG)))
+        read(line.receive(30), (Welcome,))
+        line.send(write(Labels(False, bytes(200))))
+        read(line.receive(30), (Welcome, Plan))
+        assert 0 in run.door.labels
+    stop.set()
+    thread.join(10)
+    assert there == [False]
+
+
 def test_a_second_process_of_a_connected_client_is_told_so(one_server):
     with local_line(one_server.door.admit, 0) as line:
         welcomed(line)
