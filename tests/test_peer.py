@@ -7,7 +7,7 @@ from jsplit.transport.account import Account
 from jsplit.transport.line import local_pair
 from jsplit.transport.peer import Checked, Parcel, Peer, Restarted, Task
 from jsplit.typing import SYNC
-from jsplit.wire.messages import BEGINNING, Part, Place, Plan, Tensor, read, write
+from jsplit.wire.messages import BEGINNING, Done, Part, Place, Plan, Tensor, read, write
 from tests.networked import TINY, hello_of
 
 BATCH = Tensor(Place(0, 0, 0), 0, 1, 1, b"", b"")
@@ -71,6 +71,19 @@ def test_a_part_that_a_client_was_away_for_comes_later_and_is_predicted_once(
     assert heard(far) == [Part, Plan]
     assert account.repeated["repeated", "down"] == before + len(write(part))
     assert account.crossed["client_parts", "down"] == 0
+
+
+def test_the_end_is_counted_once_however_often_it_is_told(peer, account):
+    done = Done(1, 0, 0)
+    peer.finish(done)  # It is away.
+    for token in TOKENS:
+        near, far = local_pair()
+        peer.attach(near, token, HELLO, live=False)
+        read(far.receive(0.0), (Done,))
+        assert peer.detach(near)
+    account.settle()
+    assert account.crossed["handshake", "down"] == len(write(done))
+    assert account.repeated["repeated", "down"] == len(write(done))
 
 
 def test_an_announcement_that_a_broken_line_swallowed_is_counted_when_it_comes(

@@ -146,7 +146,8 @@ class Door:
                 data = line.receive()
                 message = read(data)
                 if isinstance(message, Goodbye):
-                    self._account.add(message, len(data), up=True)
+                    again = peer.client in self._left
+                    self._account.add(message, len(data), up=True, repeated=again)
                     line.measure()
                     with self.changed:
                         self._left.add(peer.client)

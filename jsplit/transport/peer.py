@@ -128,6 +128,7 @@ class Peer:
         self._newest = (-1, -1)  # epoch and task of the last one
         self._room = 0  # messages that its tasks so far had, less those that came
         self._done: Done | None = None
+        self._ended = False  # whether it was told so
         self._inbox: collections.deque[Any] = collections.deque()
         self._restarted = False
 
@@ -174,7 +175,7 @@ class Peer:
                 same = live and hello.task == task.plan.place.task
                 self._tell(task, hello.answered if same else 0)
             elif self._done:
-                self._send(self._done, None)
+                self._tell_end(self._done)
             self._changed.notify_all()
         if before is not None:
             before.close(Refusal("SUPERSEDED", "the client made a newer connection"))
@@ -251,7 +252,7 @@ class Peer:
         """Tells the client that the run is over, now or when it comes back."""
         with self._changed:
             self._task, self._done = None, done
-            self._send(done, None)
+            self._tell_end(done)
 
     def read(self, line: Line, message: Message, length: int) -> None:
         """Takes in a message of the client's.
@@ -336,6 +337,10 @@ class Peer:
             task.announced = True
         if task.answer and answered <= task.answer[0].place.number:
             self._send_answer(task)
+
+    def _tell_end(self, done: Done) -> None:
+        if self._send(done, None, repeated=self._ended):
+            self._ended = True
 
     def _send_answer(self, task: Task) -> None:
         assert task.answer is not None
