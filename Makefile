@@ -26,7 +26,7 @@ lint: .venv/.installed-dev
 	$(BIN)/lint-imports
 
 # The longest first. Two at a time: a run keeps little more than one core busy.
-SWEEPS := privacy gates clients cuts skewed precision
+SWEEPS := privacy gates clients cuts skewed
 
 evidence: .venv/.installed-dev
 	$(MAKE) -j2 $(SWEEPS:%=evidence-%)
