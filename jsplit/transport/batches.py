@@ -8,7 +8,7 @@ import numpy as np
 
 from jsplit.protocol import Transform
 from jsplit.shards import order_of, step_keys
-from jsplit.transport.tensors import on_host
+from jsplit.transport.tensors import padded
 from jsplit.typing import Packet
 
 _ORDER = jax.jit(order_of, static_argnums=2)
@@ -122,6 +122,4 @@ class Batches:
 
     def padded(self, reply: Packet) -> Packet:
         """A packet of a batch's examples with zeros for the rows that are none."""
-        missing = self._sizes.batch - len(reply.payload)
-        padding = [(0, missing)] + [(0, 0)] * (reply.payload.ndim - 1)
-        return on_host(np.pad(reply.payload, padding), np.asarray(reply.header))
+        return padded(reply, self._sizes.batch)

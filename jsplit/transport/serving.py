@@ -18,8 +18,11 @@ from jsplit.transport import members
 from jsplit.transport.account import Account, lasting_totals
 from jsplit.transport.door import Door, Terms, Welcomed
 from jsplit.transport.peer import Absent, Peer
-from jsplit.transport.server import POLL, Patience, State, Stopped, Trainer
+from jsplit.transport.roster import POLL, Patience, Roster, Stopped
+from jsplit.transport.scoring import Scorer
+from jsplit.transport.server import Trainer
 from jsplit.transport.sides import Serving, begin_serving, layout_of, needs_of
+from jsplit.transport.state import State
 from jsplit.typing import OFFLINE, STATES
 from jsplit.wire.messages import Done, Hello
 from jsplit.writers import Writer, rewind
@@ -90,11 +93,11 @@ class Run:
             RunError: if a client is gone for good, or a loss is not finite.
         """
         try:
-            trainer = self._gather()
+            trainer, scorer = self._gather()
             self._go_on(trainer)
             outputs = writers(len(self.records))
             try:
-                self._train(trainer, outputs)
+                self._train(trainer, scorer, outputs)
             finally:
                 for writer in outputs:
                     writer.close()
@@ -143,7 +146,7 @@ class Run:
                     f"{flag} {limit}; raise it there, or cut later",
                 )
 
-    def _gather(self) -> Trainer:
+    def _gather(self) -> tuple[Trainer, Scorer]:
         """Waits until every client has said what it holds."""
         door, config = self.door, self._config
         self._wait_for(door.seal)
@@ -163,15 +166,16 @@ class Run:
             self._keep_members(name)
         self.begun, self.state = begun, begun.state
         self.ledger = Ledger(begun.prices)
-        return Trainer(
+        roster = Roster(
             begun.side,
             self.peers,
-            [door.labels[client] for client in range(config.clients)],
             self.account,
             Patience(self._serving.wait, self._serving.absent == "skip"),
             self._stopping,
-            self._notify,
         )
+        labels = [door.labels[client] for client in range(config.clients)]
+        trainer = Trainer(begun.side, roster, labels, self.account, self._notify)
+        return trainer, Scorer(begun.side, roster, self.account)
 
     def _labelled(self) -> bool:
         door, last = self.door, self._config.clients - 1
@@ -225,7 +229,9 @@ class Run:
         self.account.go_on_from(meta["account"])
         self._notify(f"going on after epoch {epochs}")
 
-    def _train(self, trainer: Trainer, writers: Sequence[Writer]) -> None:
+    def _train(
+        self, trainer: Trainer, scorer: Scorer, writers: Sequence[Writer]
+    ) -> None:
         assert self.state is not None and self.ledger is not None
         config, sizes = self._config, step_sizes_of(self._config)
         paces: list[float] = []
@@ -240,7 +246,7 @@ class Run:
             self._store_changed |= ran != STATES[OFFLINE]
             self.ledger.add(ran, absent)
             record = self._record(ran, metrics, absent)
-            record |= self._score(trainer, number + 1)
+            record |= self._score(scorer, number + 1)
             spent = time.perf_counter() - began
             paces.append(spent)
             before = self.records[-1]["seconds"] if self.records else 0.0
@@ -280,14 +286,14 @@ class Run:
             "counted_bytes": self.account.total,
         }
 
-    def _score(self, trainer: Trainer, epochs: int) -> Record:
+    def _score(self, scorer: Scorer, epochs: int) -> Record:
         every, labels = self._serving.evaluate, self.door.held_out
         due = epochs == self._config.epochs or (every and epochs % every == 0)
         if labels is None or not due:
             return {}
         assert self.state is not None
         try:
-            scores = trainer.examine(self.state, labels)
+            scores = scorer.score(self.state, labels)
         except Absent:
             self._notify("nobody is there to send the held-out set: no score")
             return {}

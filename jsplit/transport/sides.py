@@ -29,7 +29,7 @@ from jsplit.steps import (
 )
 from jsplit.topology import TOPOLOGIES, Layout, lay_out
 from jsplit.transport import client as clients
-from jsplit.transport import server as servers
+from jsplit.transport.state import Side, State
 from jsplit.wire.messages import BEGINNING
 
 
@@ -42,8 +42,8 @@ class Serving(NamedTuple):
         prices: for the ledger.
     """
 
-    side: servers.Side
-    state: servers.State
+    side: Side
+    state: State
     prices: Prices
 
 
@@ -124,7 +124,7 @@ def begin_serving(
     begun = begin_both(client, server, optimizer, keys, x, layout)
     codec, grad_codec = CODECS[config.codec](), CODECS[config.grad_codec]()
     gate = build.GATES[config.gate](config, classes)
-    side = servers.Side(
+    side = Side(
         steps=_steps(config, classes),
         gate=gate,
         codec=codec,
@@ -138,7 +138,7 @@ def begin_serving(
         correct=top_1,
         test_batch=TEST_BATCH,
     )
-    state = servers.State(
+    state = State(
         server=begun.server,
         gate=gate.init(),
         digest=BEGINNING,

@@ -82,6 +82,13 @@ def on_host(payload: np.ndarray, header: np.ndarray) -> Packet:
     return Packet(payload, header)  # type: ignore[arg-type]
 
 
+def padded(packet: Packet, rows: int) -> Packet:
+    """The packet with so many rows, the last ones possibly zeros, on the host."""
+    payload = packet.payload
+    missing = [(0, rows - len(payload))] + [(0, 0)] * (payload.ndim - 1)
+    return on_host(np.pad(payload, missing), np.asarray(packet.header))
+
+
 def parcel(part: PyTree, place: Place) -> tuple[Part, int]:
     """The message that hands a client part over, and its bytes if left plain."""
     data = part_bytes(part)
