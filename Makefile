@@ -25,12 +25,14 @@ lint: .venv/.installed-dev
 	$(BIN)/mypy jsplit
 	$(BIN)/lint-imports
 
-# The longest first. Two at a time: a run keeps little more than one core busy.
+# The longest first. Two at a time, with a thread each: that takes a fifth less time than
+# two with as many threads as cores, and the figures do not depend on how many those are.
 SWEEPS := privacy gates clients cuts skewed
 
 evidence: .venv/.installed-dev
 	$(MAKE) -j2 $(SWEEPS:%=evidence-%)
 
+evidence-%: export NPROC := 1
 evidence-%: .venv/.installed-dev
 	$(BIN)/jsplit sweep configs/sweeps/$*.toml --folder runs/$*
 	$(BIN)/jsplit report runs/$*
