@@ -211,7 +211,7 @@ def _write(path: Path, tree: PyTree, meta: dict | None) -> None:
 
 def _read(path: Path, like: PyTree) -> tuple[PyTree, dict]:
     expected = _flatten(like)
-    damaged = f"checkpoint {path} is damaged; delete that folder to go on without it"
+    damaged = f"checkpoint {path} is damaged; {_remedy(path)}"
     try:
         with _checkpointer() as checkpointer:
             only_record = ocp.args.Composite(record=ocp.args.JsonRestore())
@@ -237,6 +237,17 @@ def _read(path: Path, like: PyTree) -> tuple[PyTree, dict]:
             raise RunError(f"{damaged} (the content of {name} has changed)")
     leaves = [_place(arrays[name], leaf) for name, leaf in expected.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), record["meta"]
+
+
+def _remedy(path: Path) -> str:
+    store = _STORE.fullmatch(path.name)
+    if store is None:
+        return "delete that folder to go on without it"
+    users = sorted(it.name for it in path.parent.glob(f"epoch-*-store-{store[1]}"))
+    return (
+        f"delete {' and '.join(users)} beside it to go on without (from the "
+        "checkpoint before, or from the start)"
+    )
 
 
 def _check_fits(path: Path, saved: dict[str, str], expected: dict[str, str]) -> None:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -14,7 +14,7 @@ from jsplit import compiled, data, device, tables, words
 from jsplit import folder as folders
 from jsplit.build import check_names, load_dataset, shares_of
 from jsplit.config import RunConfig, agreement, argument, check
-from jsplit.errors import InputError, Refusal
+from jsplit.errors import InputError, Refusal, RunError
 from jsplit.folder import RunFolder
 from jsplit.network_config import MIB, JoinConfig, ServeConfig, check_clients
 from jsplit.network_config import check as check_link
@@ -48,6 +48,10 @@ Makes a private authority in FOLDER/authority, and in FOLDER/server, FOLDER/clie
 FOLDER/client-1, ... what each party needs to know the others. Carry each of those to
 its machine.
 """
+
+
+HELD_BY_CLIENTS = {"source": "held by the clients"}
+"""What a server's folder says of its data."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +135,24 @@ def serve(argv: Sequence[str], prog: str) -> int:
         if not finished:
             say(f"stopped; go on with the same command and --resume, in {folder.path}")
             return INTERRUPTED
-        if folder.summary.exists():
-            # It was finished before; this time it only told those who did not know.
-            summary = json.loads(folder.summary.read_text(encoding="utf-8"))
-        else:
-            summary = summarize(config, run)
-            folders.write_json(folder.summary, summary)
+        # Else it was finished before, and only told those who did not know.
+        if not folder.summary.exists():
+            folders.write_json(folder.summary, summarize(config, run))
+        summary = _summary(folder)
         tables.show(tables.of_network(summary))
         say(f"all of it is in {folder.path}")
     return 0
+
+
+def _summary(folder: RunFolder) -> dict[str, Any]:
+    try:
+        summary: dict[str, Any] = json.loads(folder.summary.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{folder.summary} is damaged ({error}); delete it, and the same command "
+            "makes it again"
+        ) from error
+    return summary
 
 
 @contextlib.contextmanager
@@ -149,12 +162,17 @@ def _server_folder(config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
     if resume and path is None:
         raise InputError("--resume needs the run's folder: add --workdir FOLDER")
     if resume and path is not None and RunFolder(path).config.exists():
-        folder, kept, _ = folders.read(path)
+        folder, kept, dataset = folders.read(path)
+        if dataset != HELD_BY_CLIENTS:
+            raise InputError(
+                f"--workdir {path} is a run of jsplit run's, not a server's; name the "
+                "server's, or a new folder"
+            )
         folders.check_same(folder, config, kept)
         with folders.held(path):
             yield folder
         return
-    with folders.open_new(config, {"source": "held by the clients"}) as folder:
+    with folders.open_new(config, HELD_BY_CLIENTS) as folder:
         try:
             yield folder
         except InputError:

@@ -34,7 +34,10 @@ class ServeConfig(LinkConfig):
 
     listen: Annotated[str, argument("HOST:PORT to listen on.")] = "127.0.0.1:7070"
     wait: Annotated[
-        float, argument("Seconds to wait in A and B for a client that sends nothing.")
+        float,
+        argument(
+            "Seconds to wait for a client that sends nothing in A and B, or its labels."
+        ),
     ] = 300.0
     absent: Annotated[
         str, argument("Then: stop the run, or skip the client for the epoch.")

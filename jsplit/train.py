@@ -48,11 +48,6 @@ def resume(experiment: Experiment, folder: RunFolder) -> Progress:
             store = checkpoint.restore(folder.checkpoints, epochs, small, store)[2]
     progress.state = TrainState(**small, store=store)
     progress.records = hosts.share(lambda: rewind(folder.metrics, epochs))
-    if progress.epochs != epochs:
-        raise RunError(
-            f"{folder.metrics} ends at epoch {progress.epochs}, before the checkpoint "
-            f"of epoch {epochs}; put it back, or start anew in another --workdir"
-        )
     progress.ledger = Ledger.of(experiment.simulation.prices, meta["states"])
     return progress
 

@@ -29,6 +29,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from jsplit.errors import RunError
+
 STATE_STYLES = {"A": "bold cyan", "B": "bold yellow", "C": "bold magenta"}
 
 TAGS = {
@@ -80,28 +82,37 @@ class JsonlWriter:
 def rewind(path: Path, epochs: int) -> list[dict[str, Any]]:
     """Cuts a JSON Lines file back to its first epochs, for a run that resumes there.
 
-    Everything from the first torn or damaged line on goes too. The file changes in
-    one step, and a missing file stays missing.
+    What comes after those goes, torn or damaged lines too. The file changes in one
+    step, and a missing file stays missing.
 
     Args:
       path: a file of `JsonlWriter`'s.
       epochs: how many records to keep.
 
     Returns:
-      The records kept: fewer than `epochs` if the file does not hold so many.
+      The records kept, `epochs` of them.
+
+    Raises:
+      RunError: if the file does not hold so many whole ones; it stays as it is.
     """
     path = Path(path)
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     records: list[dict[str, Any]] = []
-    for line in lines[:epochs]:
-        try:
+    try:
+        for line in lines[:epochs]:
             records.append(json.loads(line))
-        except ValueError:
-            break
+    except ValueError:
+        pass  # Said below, as where lines are missing.
+    if len(records) < epochs:
+        raise RunError(
+            f"{path}: line {len(records) + 1} is damaged or missing, before the "
+            f"checkpoint of epoch {epochs}; put it back, or start anew in another "
+            "--workdir"
+        )
     if path.exists():
         temporary = path.with_name(path.name + ".tmp")
         with open(temporary, "wb") as file:
-            file.writelines(line + b"\n" for line in lines[: len(records)])
+            file.writelines(line + b"\n" for line in lines[:epochs])
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

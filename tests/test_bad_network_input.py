@@ -1,11 +1,13 @@
 """What `serve`, `join` and `certs` cannot use: one line, exit code 2, nothing left."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 
 import pytest
 
-from jsplit import cli
+from jsplit import cli, folder
+from jsplit.config import RunConfig
 from jsplit.transport import certificates
 from tests.runs import TINY, files_under
 
@@ -57,6 +59,7 @@ CERTS = {
     "c --clients 10001": ("--clients", "from 1 to 10000, got 10001"),
     "c --clients two": ("--clients", "a whole number, got 'two'"),
     "c --hosts ''": ("--hosts", "''"),
+    "c --hosts": ("--hosts names nobody",),
     "c --hosts a,b": ("--hosts", "'a,b'"),
     "c --host x": ("'--host'", "did you mean --hosts?"),
     "taken": ("taken", "new folder"),
@@ -109,6 +112,30 @@ def test_a_bad_flag_of_the_network_is_refused_in_one_line_with_a_remedy(
     said = refusal(capsys, command, *settings, *shlex.split(flags))
     for part in expected:
         assert part in said
+
+
+def test_a_folder_of_a_simulation_is_not_served(capsys):
+    with folder.open_new(
+        dataclasses.replace(RunConfig(), workdir="w"), {"source": "jsplit"}
+    ):
+        pass
+    said = refusal(capsys, "serve", *TINY, "--workdir", "w", "--insecure", "--resume")
+    assert "--workdir w" in said and "jsplit run" in said and "new folder" in said
+
+
+def test_certificates_that_cannot_all_be_written_leave_nothing(capsys, monkeypatch):
+    write, written = Path.write_bytes, []
+
+    def until_full(path, data):
+        written.append(path)
+        if len(written) > 5:
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", until_full)
+    Path("c").mkdir()
+    assert "No space left on device" in refusal(capsys, "certs", "c", "--clients", "2")
+    assert len(written) == 6
 
 
 def test_the_certificates_of_another_party_are_refused_by_name(capsys, tmp_path):

@@ -229,8 +229,12 @@ def test_damage_is_one_line_or_harmless_never_wrong_bits(tmp_path, part, damage)
 def test_a_store_that_is_gone_is_said(tmp_path):
     checkpoint.save(tmp_path, 1, small(1), {}, store=small(1))
     (tmp_path / "store-000001").rename(tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="store-000001 is damaged"):
-        checkpoint.restore(tmp_path, 1, small(0), small(0))
+    checkpoint.save(tmp_path, 2, small(2), {})
+    with pytest.raises(RunError, match="store-000001 is damaged") as caught:
+        checkpoint.restore(tmp_path, 2, small(0), small(0))
+    # A folder that is not there cannot be deleted; those that need it can.
+    users = [path.name for path in tmp_path.glob("epoch-*-store-000001")]
+    assert len(users) == 2 and all(name in str(caught.value) for name in users)
 
 
 def test_a_disk_that_refuses_leaves_the_checkpoint_before(tmp_path, monkeypatch):

@@ -13,8 +13,8 @@ from jsplit.folder import RunFolder
 from jsplit.network_config import ServeConfig
 from jsplit.transport import serving as serving_room
 from jsplit.transport.account import Account
-from jsplit.transport.door import Door, Terms
-from jsplit.transport.line import Lost, local_line
+from jsplit.transport.door import EACH, Door, Terms
+from jsplit.transport.line import local_line
 from jsplit.transport.peer import Peer
 from jsplit.transport.serving import Run
 from jsplit.wire import compress
@@ -52,7 +52,7 @@ def test_who_stops_a_server_need_not_wait_for_goodbyes():
     said = []
     peers = [Peer(0, Account(), said.append)]
     terms = Terms("", 1, None, lambda hello: None)
-    door = Door(peers, terms, Account(), 1.0, said.append)
+    door = Door(peers, terms, Account(), 1.0, 1.0, said.append)
     door.wait_for_goodbyes(3600, lambda: True)
     door.wait_for_goodbyes(0, lambda: False)
     assert not said
@@ -163,7 +163,7 @@ def test_a_certificate_of_another_client_is_refused(serving):
 
 def test_who_says_nothing_is_shown_out(serving):
     with local_line(serving.door.admit, 0) as line:
-        with pytest.raises(Lost):
+        with pytest.raises(Refusal, match=r"IDLE: no hello in 0.5 s .*--greeting"):
             line.receive(10)
 
 
@@ -256,6 +256,71 @@ def test_a_second_line_of_a_client_counts_when_the_first_one_goes(tmp_path):
             assert read(second.receive(60), (Welcome,))
             assert read(other.receive(60), (Welcome,))
     assert "client 0 is here; waiting for 1" in said
+
+
+def test_one_certificate_cannot_take_the_places_of_the_others(tmp_path):
+    with gathering(tmp_path, 2) as (run, hello, _), contextlib.ExitStack() as stack:
+        for number in range(EACH):
+            line = stack.enter_context(local_line(run.door.admit, 1))
+            line.send(write(hello._replace(client=1)))
+            until(lambda number=number: len(run.door._waiting) == number + 1)
+        beyond = stack.enter_context(local_line(run.door.admit, 1))
+        with pytest.raises(Refusal, match="FULL: client 1 has 3 connections already"):
+            beyond.receive(10)
+        line.close()
+        until(lambda: len(run.door._waiting) == EACH - 1)
+        other = stack.enter_context(local_line(run.door.admit, 1))
+        other.send(write(hello._replace(client=1)))
+        until(lambda: len(run.door._waiting) == EACH)
+
+
+def test_before_the_run_begins_either_of_two_unlike_clients_may_be_the_wrong_one(
+    tmp_path,
+):
+    with gathering(tmp_path, 2) as (run, hello, _), contextlib.ExitStack() as stack:
+        first = stack.enter_context(local_line(run.door.admit, 1))
+        first.send(write(hello._replace(client=1, classes=11)))
+        until(lambda: 1 in run.door.hellos)
+        line = stack.enter_context(local_line(run.door.admit, 0))
+        line.send(write(hello))
+        with pytest.raises(Refusal, match="UNLIKE: .* client 1 has .* of 11"):
+            line.receive(10)
+        first.close()
+        until(lambda: 1 not in run.door.hellos)
+        again = stack.enter_context(local_line(run.door.admit, 0))
+        again.send(write(hello))
+        until(lambda: 0 in run.door.hellos)
+
+
+def test_labels_that_two_lines_of_a_client_send_are_counted_once(tmp_path):
+    labels = write(Labels(False, bytes(200)))
+    with gathering(tmp_path, 1) as (run, _, _), contextlib.ExitStack() as stack:
+        lines = []
+        for _ in range(2):
+            line = stack.enter_context(local_line(run.door.admit, 0))
+            line.send(write(hello_of(CONFIG)))
+            assert read(line.receive(30), (Welcome,)).labels
+            lines.append(line)
+        for line in lines:
+            line.send(labels)
+            read(line.receive(30), (Plan,))
+    run.account.settle()
+    assert run.account.crossed["labels", "up"] == len(labels)
+    assert run.account.repeated["repeated", "up"] >= len(labels)
+
+
+def test_who_does_not_send_its_labels_is_told_how_long_was_waited(tmp_path):
+    stop = threading.Event()
+    run = Run(CONFIG, ServeConfig(wait=0.5), RunFolder(tmp_path), print, stop.is_set)
+    thread = threading.Thread(target=run.carry_out, args=(lambda epochs: (),))
+    thread.start()
+    with local_line(run.door.admit, 0) as line:
+        line.send(write(hello_of(CONFIG)))
+        read(line.receive(30), (Welcome,))
+        with pytest.raises(Refusal, match=r"IDLE: no labels in 0.5 s .*--wait"):
+            line.receive(10)
+    stop.set()
+    thread.join(10)
 
 
 @pytest.mark.parametrize("image", ((9, 9, 1), (8, 9, 1), (1024, 1024, 64)))

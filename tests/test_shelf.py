@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jsplit.errors import InputError
+from jsplit.errors import InputError, RunError
 from jsplit.transport.shelf import Shelf
 
 
@@ -33,6 +33,25 @@ def test_the_servers_word_that_the_run_is_over_is_kept(tmp_path):
 def test_the_end_of_a_run_is_not_that_of_one_with_other_settings(tmp_path):
     Shelf(tmp_path).end("epochs=6", b"done")
     assert Shelf(tmp_path).ending("epochs=99") == b""
+
+
+def test_a_folder_that_goes_away_is_named_with_a_remedy(tmp_path):
+    shelf = Shelf(tmp_path / "w")
+    (tmp_path / "w").rmdir()
+    with pytest.raises(RunError, match="--workdir .*w: No such file .* start this"):
+        shelf.put({"a": np.zeros(2, np.float32)})
+
+
+def test_a_folder_that_nothing_can_be_written_to_is_found_out_at_once(
+    tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space left on device; name another"):
+        Shelf(tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_damaged_part_is_not_offered(tmp_path):

@@ -57,7 +57,10 @@ def lasting_totals(path: Path) -> memoryview:
     """
     try:
         with open(path, "a+b") as file:
-            file.truncate(_TOTALS_BYTES)
+            # Written, not only made so long: on a full disk a hole in it would end the
+            # process without a word.
+            file.write(bytes(max(0, _TOTALS_BYTES - file.tell())))
+            file.flush()
             return memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
     except OSError as error:
         raise RunError(

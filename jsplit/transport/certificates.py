@@ -8,6 +8,7 @@ alone. Give each party its own folder, and keep `authority/` at home.
 import datetime
 import ipaddress
 import re
+import shutil
 from pathlib import Path
 
 from cryptography import x509
@@ -32,13 +33,15 @@ def make(folder: Path, hosts: list[str], clients: int) -> None:
 
     Args:
         folder: that does not exist yet, or is empty.
-        hosts: names and addresses under which clients reach the server.
+        hosts: names and addresses under which clients reach the server, at least one.
         clients: how many.
 
     Raises:
-        InputError: if the folder holds something or cannot be written, or a host is
-            neither a name nor an address.
+        InputError: if the folder holds something or cannot be written, in which case
+            nothing is left in it, or a host is neither a name nor an address.
     """
+    if not hosts:
+        raise InputError("--hosts names nobody; give the server's names and addresses")
     names = [_name(host) for host in hosts]
     try:
         if folder.exists() and any(folder.iterdir()):
@@ -47,6 +50,9 @@ def make(folder: Path, hosts: list[str], clients: int) -> None:
                 "replaced)"
             )
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; name another folder") from error
+    try:
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = _subject("jsplit authority")
         authority = _sign(
@@ -78,6 +84,9 @@ def make(folder: Path, hosts: list[str], clients: int) -> None:
             )
             _write(folder / place, authority, certificate, own)
     except OSError as error:
+        # Some without the others are good for nothing, and would be in the way.
+        for party in folder.iterdir():
+            shutil.rmtree(party, ignore_errors=True)
         raise InputError(f"{folder}: {error.strerror}; name another folder") from error
 
 

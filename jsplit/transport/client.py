@@ -45,7 +45,7 @@ from jsplit.wire.messages import (
     write,
 )
 
-RETRIED = frozenset({"IN_USE", "FULL", "SUPERSEDED", "IDLE"})
+RETRIED = frozenset({"IN_USE", "FULL", "SUPERSEDED", "IDLE", "UNLIKE"})
 """Refusals after which it makes sense to come again."""
 
 SILENCE = 2.0
@@ -185,7 +185,8 @@ class Client:
                 assert isinstance(done, Done)
                 self._notify(
                     f"no line to the server ({reason}), which said to a process before "
-                    "this one that the run was over"
+                    "this one that the run was over; for another run with the same "
+                    "settings name a new --workdir"
                 )
                 return done
             if self.traffic.received > heard:

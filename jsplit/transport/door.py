@@ -5,6 +5,7 @@ sends. Whatever a stranger or a broken client does ends its own connection, and 
 else notices.
 """
 
+import collections
 import secrets
 import threading
 import time
@@ -35,6 +36,10 @@ POLL = 0.2
 
 SOON = 2.0
 """Seconds at the end after which it is said who is waited for."""
+
+EACH = 3
+"""Connections that one certificate may have: the present one, one that is broken and
+not yet found to be, and one that is being turned away."""
 
 
 class Terms(NamedTuple):
@@ -78,7 +83,8 @@ class Door:
         peers: by client.
         terms: of the run.
         account: of what crosses.
-        greeting: seconds that a connection has to say hello, and for its labels.
+        greeting: seconds that a connection has to say hello.
+        patience: seconds that its labels may take.
         notify: takes a line for people.
 
     Attributes:
@@ -96,6 +102,7 @@ class Door:
         terms: Terms,
         account: Account,
         greeting: float,
+        patience: float,
         notify: Callable[[str], None],
     ):
         self.hellos: dict[int, Hello] = {}
@@ -108,11 +115,13 @@ class Door:
         self._terms = terms
         self._account = account
         self._greeting = greeting
+        self._patience = patience
         self._notify = notify
         self._welcomed: Welcomed | None = None
         self._waiting: list[Hello] = []
         self._sealed = False
         self._left: set[int] = set()
+        self._open: collections.Counter[int] = collections.Counter()
 
     def seal(self) -> bool:
         """Fixes who takes part, if all are here; whether it is fixed.
@@ -138,7 +147,14 @@ class Door:
                 certificates.
         """
         peer, line = None, MeteredLine(line)
+        if identity is not None:
+            with self.changed:
+                self._open[identity] += 1
         try:
+            if identity is not None and self._open[identity] > EACH:
+                raise Refusal(
+                    "FULL", f"client {identity} has {EACH} connections already"
+                )
             peer = self._greet(line, identity)
             with self.changed:
                 self._lines.add(line)
@@ -166,6 +182,8 @@ class Door:
             line.close(Refusal("INTERNAL", "a fault of the server's; see its log"))
         finally:
             with self.changed:
+                if identity is not None:
+                    self._open[identity] -= 1
                 if line in self._lines:
                     self._lines.remove(line)
                     self.measured += line.measured
@@ -203,7 +221,7 @@ class Door:
                 )
 
     def _greet(self, line: Line, identity: int | None) -> Peer:
-        data = line.receive(self._greeting)
+        data = _received(line, "hello", self._greeting, "--greeting")
         hello = read(data, (Hello,))
         assert isinstance(hello, Hello)
         peer = self._check(hello, identity)
@@ -266,13 +284,13 @@ class Door:
             raise Refusal(
                 "TOO_LARGE",
                 f"{hello.examples} examples; this server takes 1 to "
-                f"{self._terms.examples_limit} of a client",
+                f"{self._terms.examples_limit} of a client (its --examples-limit)",
             )
         if hello.held_out > self._terms.examples_limit:
             raise Refusal(
                 "TOO_LARGE",
                 f"{hello.held_out} held-out examples; this server takes "
-                f"{self._terms.examples_limit}",
+                f"{self._terms.examples_limit} (its --examples-limit)",
             )
         edges = {*hello.image[:2]}
         if not (1 <= min(hello.image) and max(hello.image) <= 1024) or (
@@ -288,17 +306,19 @@ class Door:
             for total, squares in hello.sums
         ):
             raise Refusal("MALFORMED", "sums that no images have")
-        before = self.hellos.get(hello.client) or next(iter(self.hellos.values()), None)
+        known = self.hellos.get(hello.client)
+        before = known or next(iter(self.hellos.values()), None)
         if before is not None and (hello.image, hello.classes) != (
             before.image,
             before.classes,
         ):
+            # Before the run begins either of the two may be the one that is wrong.
             raise Refusal(
-                "SHAPE",
-                f"images {hello.image} of {hello.classes} classes, where the run has "
-                f"{before.image} of {before.classes}",
+                "SHAPE" if self._sealed else "UNLIKE",
+                f"images {hello.image} of {hello.classes} classes, where client "
+                f"{before.client} has {before.image} of {before.classes}; give one of "
+                "the two the --dataset that belongs to the run",
             )
-        known = self.hellos.get(hello.client)
         if known is not None and _holdings(hello) != _holdings(known):
             raise Refusal("OTHER_DATA", "not the data that this client began with")
         return self._peers[hello.client]
@@ -350,7 +370,7 @@ class Door:
     def _take_labels(
         self, line: Line, hello: Hello, *, held_out: bool, count: int
     ) -> None:
-        data = line.receive(self._greeting)
+        data = _received(line, "labels", self._patience, "--wait")
         message = read(data, (Labels,))
         assert isinstance(message, Labels)
         item = label_bytes(hello.classes)
@@ -363,14 +383,29 @@ class Door:
         labels = np.frombuffer(message.data, f"<u{item}").astype(np.int32)
         if labels.max() >= hello.classes:
             raise Refusal("LABEL", f"label {labels.max()} of {hello.classes} classes")
-        # First, because they are saved together.
-        self._account.add(message, len(data), up=True, evaluation=held_out, plain=None)
         with self.changed:
-            if held_out:
+            # Another line of the same client may have been asked for them too.
+            known = (
+                self.held_out is not None if held_out else hello.client in self.labels
+            )
+            # First, because they are saved together.
+            self._account.add(
+                message, len(data), up=True, repeated=known, evaluation=held_out
+            )
+            if held_out and not known:
                 self.held_out = labels
-            else:
+            elif not known:
                 self.labels[hello.client] = labels
             self.changed.notify_all()
+
+
+def _received(line: Line, what: str, seconds: float, flag: str) -> bytes:
+    try:
+        return line.receive(seconds)
+    except TimeoutError:
+        raise Refusal(
+            "IDLE", f"no {what} in {seconds:g} s (the server's {flag})"
+        ) from None
 
 
 def _some(clients: Sequence[int]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from jsplit.errors import InputError, Refusal
+from jsplit.transport.door import EACH
 from jsplit.transport.handshake import Keys, refusal_of
 from jsplit.transport.line import Inbox, Line, Lost
 
@@ -33,7 +34,7 @@ UNREAD = 16
 """Messages to a client that may wait; it reads each before it is sent more."""
 
 SPARE = 4
-"""Connections beyond one for each client: those that are being turned away."""
+"""Connections beyond those that clients may have: they are being turned away."""
 
 _STATUS = {
     "IDENTITY": grpc.StatusCode.PERMISSION_DENIED,
@@ -156,7 +157,7 @@ def listening(
 
     handler = grpc.stream_stream_rpc_method_handler(train)
     name, method = METHOD[1:].split("/")
-    most = clients + SPARE
+    most = EACH * clients + SPARE
     server = grpc.server(
         ThreadPoolExecutor(most),
         options=_options(limit),
@@ -267,7 +268,11 @@ def _reason(error: grpc.RpcError) -> Exception:
     if REFUSED in metadata:
         return Refusal(str(metadata[REFUSED]), call.details() or "")
     if "larger than max" in (call.details() or ""):
-        return Refusal("TOO_LARGE", "a message is larger than --message-limit allows")
+        return Refusal(
+            "TOO_LARGE",
+            "a message is larger than the --message-limit of this client or of the "
+            f"server allows ({call.details()})",
+        )
     if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Refusal("FULL", "the server has no place for another connection")
     return Lost(" ".join((call.details() or call.code().name).split())[:200])

@@ -1,7 +1,10 @@
 """Who takes part in a networked run, kept so that a restarted server knows them."""
 
+import io
 import json
 import secrets
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import numpy as np
 
 from jsplit import data
 from jsplit.errors import RunError
-from jsplit.folder import write_json
+from jsplit.folder import write_bytes, write_json
 from jsplit.transport.account import Account
 from jsplit.transport.door import Door
 from jsplit.wire.messages import NAME_BYTES, NOBODY, Hello
@@ -49,10 +52,9 @@ def save(folder: Path, run: bytes, door: Door, account: Account) -> None:
     arrays = {f"client_{client}": labels for client, labels in door.labels.items()}
     if door.held_out is not None:
         arrays["held_out"] = door.held_out
-    temporary = folder / (LABELS + ".tmp")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    temporary.rename(folder / LABELS)
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    write_bytes(folder / LABELS, file.getvalue())
     hellos = {str(client): hello._asdict() for client, hello in door.hellos.items()}
     for hello in hellos.values():
         for name in _OF_A_CONNECTION:
@@ -79,7 +81,9 @@ def load(folder: Path, door: Door, account: Account) -> bytes | None:
             values["sums"] = tuple(map(tuple, values["sums"]))
             hello = Hello(**values, **_OF_A_CONNECTION)
             door.hellos[int(client)] = hello
-        with np.load(folder / LABELS, allow_pickle=False) as arrays:
+        # By bytes: NumPy leaves a file open that it cannot read.
+        archive = io.BytesIO((folder / LABELS).read_bytes())
+        with np.load(archive, allow_pickle=False) as arrays:
             door.labels = {
                 client: arrays[f"client_{client}"]
                 for client in door.hellos
@@ -88,8 +92,12 @@ def load(folder: Path, door: Door, account: Account) -> bytes | None:
             door.held_out = arrays["held_out"] if "held_out" in arrays else None
         account.go_on_from(record["account"])
         return bytes.fromhex(record["run"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    # Of what is no archive or a torn one NumPy says whatever its libraries do.
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
         raise RunError(
-            f"{path} or {LABELS} beside it is damaged ({error}); start a new run in "
-            "another --workdir"
+            f"{path} or {LABELS} beside it is damaged ({type(error).__name__}); put "
+            "both back, or start a new run in another --workdir"
         ) from error

@@ -68,6 +68,7 @@ class Run:
             ),
             self.account,
             serving.greeting,
+            serving.wait,
             notify,
         )
         self.records: list[Record] = []
@@ -211,11 +212,6 @@ class Run:
             assert store is not None
             trainer.store.replace(store)
         self.records = rewind(self._folder.metrics, epochs)
-        if len(self.records) != epochs:
-            raise RunError(
-                f"{self._folder.metrics} ends at epoch {len(self.records)}, before the "
-                f"checkpoint of epoch {epochs}; start a new run in another --workdir"
-            )
         self.state = State(
             server=small["server"],
             gate=small["gate"],

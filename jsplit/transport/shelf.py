@@ -1,10 +1,13 @@
 """The client's own durable memory: its newest parts, each under its digest."""
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from jsplit.errors import InputError, Refusal
+from jsplit.errors import InputError, Refusal, RunError
+from jsplit.folder import write_bytes
 from jsplit.transport.peer import SHELF
 from jsplit.typing import PyTree
 from jsplit.wire import digest_of, part_bytes, part_of
@@ -12,7 +15,7 @@ from jsplit.wire.messages import NAME_BYTES, NOBODY
 
 _SUFFIX = ".part"
 
-_OURS = re.compile(r"([0-9a-f]{32}\.part|run|over)(\.tmp)?")
+_OURS = re.compile(r"([0-9a-f]{32}\.part|run|over|trial)(\.tmp)?")
 
 
 class Shelf:
@@ -27,6 +30,7 @@ class Shelf:
 
     Raises:
         InputError: if the folder cannot be used, or holds what is not a client's.
+        RunError: by any method, if it cannot be used any more.
     """
 
     def __init__(self, folder: Path):
@@ -41,6 +45,9 @@ class Shelf:
                     f"--workdir {folder} holds {inside[0].name}, which is not a "
                     "client's; name a new folder"
                 )
+            # Found out now, and not after an epoch.
+            write_bytes(folder / "trial", b"a byte needs a place")
+            (folder / "trial").unlink()
             for torn in folder.glob("*.tmp"):
                 if _OURS.fullmatch(torn.name):
                     torn.unlink()
@@ -67,7 +74,7 @@ class Shelf:
     def belong_to(self, run: bytes) -> None:
         """From now on the folder is this run's."""
         if self.run != run:
-            _write(self._folder / "run", run)
+            self._write(self._folder / "run", run)
 
     def ending(self, settings: str) -> bytes:
         """What `end` was given with these settings; empty before, or with others."""
@@ -77,14 +84,14 @@ class Shelf:
 
     def end(self, settings: str, message: bytes) -> None:
         """Keeps the server's word that the run with these settings is over."""
-        _write(self._folder / "over", digest_of(settings.encode()) + message)
+        self._write(self._folder / "over", digest_of(settings.encode()) + message)
 
     def put(self, part: PyTree) -> bytes:
         """Keeps a part; returns its digest. The oldest beyond `SHELF` goes."""
         data = part_bytes(part)
         digest = digest_of(data)
         if digest not in self._held:
-            _write(self._path(digest), data)
+            self._write(self._path(digest), data)
         self.use(digest)
         return digest
 
@@ -92,10 +99,12 @@ class Shelf:
         """Counts a part as the newest."""
         if digest in self._held:
             self._held.remove(digest)
-            os.utime(self._path(digest))
+            with self._usable():
+                os.utime(self._path(digest))
         self._held.append(digest)
         while len(self._held) > SHELF:
-            self._path(self._held.pop(0)).unlink(missing_ok=True)
+            with self._usable():
+                self._path(self._held.pop(0)).unlink(missing_ok=True)
 
     def get(self, digest: bytes, like: PyTree) -> PyTree:
         """A part that is held; `like` has its structure, shapes and dtypes.
@@ -105,7 +114,23 @@ class Shelf:
         """
         if digest not in self._held:
             raise Refusal("NO_COMMON_POINT", "the server names a part that is not here")
-        return part_of(self._path(digest).read_bytes(), like)
+        with self._usable():
+            data = self._path(digest).read_bytes()
+        return part_of(data, like)
+
+    def _write(self, path: Path, data: bytes) -> None:
+        with self._usable():
+            write_bytes(path, data)
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"--workdir {self._folder}: {error.strerror}; see to that, and start "
+                "this client again with the same command"
+            ) from error
 
     def _path(self, digest: bytes) -> Path:
         return self._folder / (digest.hex() + _SUFFIX)
@@ -113,12 +138,3 @@ class Shelf:
 
 def _is_whole(path: Path) -> bool:
     return digest_of(path.read_bytes()).hex() == path.stem
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

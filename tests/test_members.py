@@ -1,0 +1,60 @@
+"""Who takes part, kept for a server that starts again."""
+
+import numpy as np
+import pytest
+
+from jsplit.errors import RunError
+from jsplit.transport import members
+from jsplit.transport.account import Account
+from jsplit.transport.door import Door, Terms
+from jsplit.transport.peer import Peer
+from tests.networked import TINY, hello_of
+
+
+def door():
+    terms = Terms("", 1, None, lambda hello: None)
+    return Door([Peer(0, Account(), print)], terms, Account(), 1.0, 1.0, print)
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A folder with a run of one client."""
+    known = door()
+    known.hellos[0] = hello_of(TINY)
+    known.labels[0] = np.arange(200, dtype=np.int32)
+    known.held_out = np.arange(7, dtype=np.int32)
+    account = Account()
+    account.repeated["repeated", "up"] = 3
+    members.save(tmp_path, b"n" * 16, known, account)
+    return tmp_path
+
+
+def test_what_is_kept_is_taken_up(kept):
+    new, account = door(), Account()
+    assert members.load(kept, new, account) == b"n" * 16
+    assert new.hellos == {0: hello_of(TINY)}
+    assert np.array_equal(new.labels[0], np.arange(200))
+    assert new.held_out is not None and np.array_equal(new.held_out, np.arange(7))
+    assert account.repeated["repeated", "up"] == 3
+
+
+def test_where_nothing_is_kept_there_is_no_name(tmp_path):
+    assert members.load(tmp_path, door(), Account()) is None
+
+
+DAMAGES = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "junk": lambda data: b"PK" + bytes(100),
+    "a list": lambda data: b'{"clients": []}',
+}
+
+
+@pytest.mark.parametrize("name", (members.MEMBERS, members.LABELS))
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_is_said_in_one_line(name, damage, kept):
+    path = kept / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(RunError, match="is damaged") as caught:
+        members.load(kept, door(), Account())
+    assert "\n" not in str(caught.value) and "pickle" not in str(caught.value)
