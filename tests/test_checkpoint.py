@@ -228,8 +228,8 @@ def test_damage_is_one_line_or_harmless_never_wrong_bits(tmp_path, part, damage)
 
 def test_a_store_that_is_gone_is_said(tmp_path):
     checkpoint.save(tmp_path, 1, small(1), {}, store=small(1))
-    (tmp_path / "store-000001").rename(tmp_path / "elsewhere")
     checkpoint.save(tmp_path, 2, small(2), {})
+    (tmp_path / "store-000001").rename(tmp_path / "elsewhere")
     with pytest.raises(RunError, match="store-000001 is damaged") as caught:
         checkpoint.restore(tmp_path, 2, small(0), small(0))
     # A folder that is not there cannot be deleted; those that need it can.
