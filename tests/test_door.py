@@ -274,6 +274,24 @@ def test_one_certificate_cannot_take_the_places_of_the_others(tmp_path):
         until(lambda: len(run.door._waiting) == EACH)
 
 
+def test_the_same_refusal_of_the_same_client_is_said_once_in_a_while(
+    tmp_path, monkeypatch
+):
+    def refused(run):
+        with local_line(run.door.admit, 0) as line:
+            line.send(b"?")
+            with pytest.raises(Refusal, match="MALFORMED"):
+                line.receive(10)
+
+    with gathering(tmp_path, 2) as (run, _, said):
+        for _ in range(5):
+            refused(run)
+        monkeypatch.setattr("jsplit.transport.door.QUIET", 0.0)
+        refused(run)
+    found = [line for line in said if "MALFORMED" in line]
+    assert len(found) == 2 and "4 times more" in found[1]
+
+
 def test_before_the_run_begins_either_of_two_unlike_clients_may_be_the_wrong_one(
     tmp_path,
 ):

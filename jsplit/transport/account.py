@@ -64,8 +64,8 @@ def lasting_totals(path: Path) -> memoryview:
             return memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
     except OSError as error:
         raise RunError(
-            f"{path}: {error.strerror}; bring the file back, or start a new run in "
-            "another --workdir"
+            f"{path}: {error.strerror}; see to that, or start a new run in another "
+            "--workdir"
         ) from error
 
 

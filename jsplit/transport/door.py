@@ -41,6 +41,9 @@ EACH = 3
 """Connections that one certificate may have: the present one, one that is broken and
 not yet found to be, and one that is being turned away."""
 
+QUIET = 10.0
+"""Seconds in which the same refusal of the same client is said once."""
+
 
 class Terms(NamedTuple):
     """What every client must agree to.
@@ -122,6 +125,7 @@ class Door:
         self._sealed = False
         self._left: set[int] = set()
         self._open: collections.Counter[int] = collections.Counter()
+        self._said: dict[tuple[int | None, str], tuple[float, int]] = {}
 
     def seal(self) -> bool:
         """Fixes who takes part, if all are here; whether it is fixed.
@@ -173,7 +177,7 @@ class Door:
                 peer.read(line, message, len(data))
         except Refusal as refusal:
             whom = line.peer if peer is None else f"client {peer.client}"
-            self._notify(f"refused {whom}: {refusal}")
+            self._say_refused(whom, identity, refusal)
             line.close(refusal)
         except (Lost, TimeoutError):
             line.close()
@@ -189,6 +193,16 @@ class Door:
                     self.measured += line.measured
             if peer is not None and peer.detach(line):
                 self._notify(f"client {peer.client} is disconnected")
+
+    def _say_refused(self, whom: str, identity: int | None, refusal: Refusal) -> None:
+        now, key = time.monotonic(), (identity, refusal.name)
+        with self.changed:
+            last, more = self._said.get(key, (-QUIET, 0))
+            quiet = now - last < QUIET
+            self._said[key] = (last, more + 1) if quiet else (now, 0)
+        if not quiet:
+            again = f" ({more} times more since it was said last)" if more else ""
+            self._notify(f"refused {whom}: {refusal}{again}")
 
     def measure(self) -> Measured:
         """Asks the system for the bytes of every connection so far; all of them."""
