@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from jsplit.wire.messages import NAME_BYTES, NOBODY
 
 _SUFFIX = ".part"
 
-_OURS = re.compile(r"([0-9a-f]{32}\.part|run|over|trial)(\.tmp)?")
+_OURS = re.compile(r"([0-9a-f]{32}\.part|run|over)(\.tmp)?")
 
 
 class Shelf:
@@ -46,8 +47,10 @@ class Shelf:
                     "client's; name a new folder"
                 )
             # Found out now, and not after an epoch.
-            write_bytes(folder / "trial", b"a byte needs a place")
-            (folder / "trial").unlink()
+            with tempfile.TemporaryFile(dir=folder) as trial:
+                trial.write(b"?")
+                trial.flush()
+                os.fsync(trial.fileno())
             for torn in folder.glob("*.tmp"):
                 if _OURS.fullmatch(torn.name):
                     torn.unlink()
