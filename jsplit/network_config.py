@@ -36,7 +36,7 @@ class ServeConfig(LinkConfig):
     wait: Annotated[
         float,
         argument(
-            "Seconds to wait for a client that sends nothing in A and B, or its labels."
+            "Seconds to wait in A and B for a client that sends nothing, or for labels."
         ),
     ] = 300.0
     absent: Annotated[
