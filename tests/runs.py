@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -114,3 +114,15 @@ def result_of(path: Path, experiment: Experiment) -> dict[str, Any]:
 def files_under(path: Path) -> list[str]:
     """Everything below a folder, by name."""
     return sorted(str(entry.relative_to(path)) for entry in path.rglob("*"))
+
+
+def refused(capsys: Any, command: Callable[[], int]) -> str:
+    """The one line on standard error of a command that leaves nothing behind."""
+    before = files_under(Path.cwd())
+    assert command() == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
+    assert shown.err.endswith("\n") and "Traceback" not in shown.err + shown.out
+    assert "\x1b" not in shown.err
+    assert files_under(Path.cwd()) == before
+    return shown.err

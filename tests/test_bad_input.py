@@ -10,7 +10,7 @@ import pytest
 
 from jsplit import cli
 from jsplit.data import cifar10, fashion_mnist
-from tests.runs import TINY, files_under, run_here
+from tests.runs import TINY, refused, run_here
 
 BAD_FLAGS = {
     # One flag, and what its refusal must say: the value and a way out.
@@ -128,14 +128,7 @@ def never_builds(monkeypatch, tmp_path):
 
 def refusal(capsys, *flags: object) -> str:
     """The one line on standard error that these flags are refused with."""
-    before = files_under(Path.cwd())
-    assert run_here(*flags) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
-    assert shown.err.endswith("\n") and "Traceback" not in shown.err + shown.out
-    assert "\x1b" not in shown.err
-    assert files_under(Path.cwd()) == before
-    return shown.err
+    return refused(capsys, lambda: run_here(*flags))
 
 
 @pytest.mark.parametrize("flags", BAD_FLAGS)

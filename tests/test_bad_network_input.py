@@ -9,7 +9,7 @@ import pytest
 from jsplit import cli, folder
 from jsplit.config import RunConfig
 from jsplit.transport import certificates
-from tests.runs import TINY, files_under
+from tests.runs import TINY, refused
 
 BOTH = {
     # Flags of either party, and what the refusal must say: the value and a way out.
@@ -91,13 +91,7 @@ def never_begins(monkeypatch, tmp_path):
 
 def refusal(capsys, *words: object) -> str:
     """The one line on standard error that this command is refused with."""
-    before = files_under(Path.cwd())
-    assert cli.main([*map(str, words)]) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
-    assert shown.err.endswith("\n") and "Traceback" not in shown.err + shown.out
-    assert files_under(Path.cwd()) == before
-    return shown.err
+    return refused(capsys, lambda: cli.main([*map(str, words)]))
 
 
 @pytest.mark.parametrize(
