@@ -18,6 +18,10 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+if os.environ["JAX_PLATFORMS"] != "cpu":
+    # An accelerator rounds the factors of float32 products by default; the tolerances
+    # here are those of float32.
+    jax.config.update("jax_default_matmul_precision", "highest")
 
 # A compile may fall into any example, so no deadline; derandomised, so that a clean
 # clone fails where the author's did. HYPOTHESIS_PROFILE=thorough looks further.

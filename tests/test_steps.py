@@ -72,7 +72,11 @@ def unsplit_step(whole, variables, opt_state, x, y):
 
 @pytest.mark.parametrize("jitted", [False, True], ids=["op by op", "jitted"])
 def test_identity_and_state_a_equal_unsplit_training(jitted):
-    """To the bit op by op; XLA fuses the jitted steps otherwise, so to 1e-6 there."""
+    """To the bit op by op on a CPU; else to 1e-6.
+
+    XLA fuses the jitted steps otherwise, and a GPU's convolutions vary by themselves.
+    """
+    exact = not jitted and jax.default_backend() == "cpu"
     x, y = images(24)
     client, server = cnn_parts()
     steps = steps_of(client, server)
@@ -92,10 +96,10 @@ def test_identity_and_state_a_equal_unsplit_training(jitted):
             variables, opt_state = whole_step(variables, opt_state, x[part], y[part])
     for kind in variables:
         mine = {**one.variables[kind], **two.variables[kind]}
-        if jitted:
-            chex.assert_trees_all_close(mine, variables[kind], atol=1e-6, rtol=1e-5)
-        else:
+        if exact:
             chex.assert_trees_all_equal(mine, variables[kind])
+        else:
+            chex.assert_trees_all_close(mine, variables[kind], atol=1e-6, rtol=1e-5)
 
 
 def test_client_gradient_is_the_pullback_of_the_decoded_gradient():

@@ -13,12 +13,14 @@ on average, and two octaves either way never anything.
 
 import math
 import struct
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 
+from jsplit.codecs.subnormal import flushed
 from jsplit.typing import Codec, Packet
 
 
@@ -124,7 +126,7 @@ def float8(*names: str) -> Codec:
     | input | result |
     |---|---|
     | all zeros | zeros, signs kept |
-    | magnitudes below 2**-126 | zeros where the backend flushes such (a CPU does) |
+    | magnitudes below 2**-126 | zeros, signs kept |
     | empty | an empty payload |
     | inf | the format's largest value, with its sign (OCP 8-bit saturation mode) |
     | NaN | NaN |
@@ -148,6 +150,7 @@ def float8(*names: str) -> Codec:
     ]
 
     def encode(x: jax.Array) -> Packet:
+        x = flushed(x)
         magnitude = jnp.where(jnp.isfinite(x), jnp.abs(x), jnp.zeros_like(x))
         exponent = _exponent(jnp.max(magnitude, initial=0.0))
         scales = jnp.stack(
@@ -169,7 +172,7 @@ def float8(*names: str) -> Codec:
         casts = [
             lambda x, scale, fmt=fmt: _bytes(_cast(x, scale, fmt)) for fmt in FORMATS
         ]
-        codes = jax.lax.switch(chosen, casts, x, scale)
+        codes = _one_of(chosen, casts, x, scale)
         header = jnp.stack([chosen, scale & 0xFF]).astype(jnp.uint8)
         return Packet(codes, header)
 
@@ -194,6 +197,20 @@ def _knows(header: bytes, indices: set[int]) -> bool:
     return top - 127 <= scale <= _SCALE_LIMIT
 
 
+def _one_of(
+    index: jax.Array, branches: Sequence[Callable[..., jax.Array]], *operands: jax.Array
+) -> jax.Array:
+    """A switch; where there is an accelerator, a choice among the results of all.
+
+    There a switch has the host wait for the index, four times in a step of A, and three
+    casts in one kernel cost less than that (a step of VGG11 on an H100: 5 % less time).
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.switch(index, branches, *operands)
+    index = jnp.clip(index, 0, len(branches) - 1)  # as a switch does
+    return jax.lax.select_n(index, *(branch(*operands) for branch in branches))
+
+
 def _bytes(codes: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(codes, jnp.uint8)
 
@@ -205,7 +222,7 @@ def _decode(packet: Packet) -> jax.Array:
 @jax.custom_batching.custom_vmap
 def _values(payload: jax.Array, header: jax.Array) -> jax.Array:
     scale = jax.lax.bitcast_convert_type(header[1], jnp.int8).astype(jnp.int32)
-    values = jax.lax.switch(
+    values = _one_of(
         header[0].astype(jnp.int32),
         [
             lambda codes, fmt=fmt: jax.lax.bitcast_convert_type(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jsplit.codecs.subnormal import flushed
 from jsplit.typing import Codec, Packet
 
 
@@ -25,13 +26,18 @@ def bf16() -> Codec:
     """Sends bfloat16, rounded to nearest even.
 
     Finite values beyond the largest bfloat16 saturate to it (a bare cast would round
-    them to inf); inf and NaN stay what they are.
+    them to inf); inf and NaN stay what they are. Magnitudes below 2**-126 become zeros
+    that keep their signs.
     """
     largest = float(jnp.finfo(jnp.bfloat16).max)
 
     def encode(x: jax.Array) -> Packet:
+        x = flushed(x)
         clipped = jnp.where(jnp.isfinite(x), jnp.clip(x, -largest, largest), x)
-        return Packet(clipped.astype(jnp.bfloat16), _no_header())
+        # Where one program codes and decodes, XLA may leave out a cast to bfloat16 and
+        # back, and did on a GPU; this it may not.
+        rounded = jax.lax.reduce_precision(clipped, exponent_bits=8, mantissa_bits=7)
+        return Packet(rounded.astype(jnp.bfloat16), _no_header())
 
     return Codec(
         name="bf16",
