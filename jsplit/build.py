@@ -248,7 +248,7 @@ def transform_of(config: RunConfig, moments: data.Moments, *, edge: int) -> Tran
     """Augmentation and normalisation of raw images.
 
     Args:
-        config: says whether to augment.
+        config: says whether to augment, and whether in B too.
         moments: of the training images.
         edge: of an image, in pixels.
     """
@@ -259,7 +259,11 @@ def transform_of(config: RunConfig, moments: data.Moments, *, edge: int) -> Tran
         images = data.augment(key, images, padding=padding, flip=config.augment)
         return data.preprocess(images, *moments)
 
-    return Transform(train, lambda images: data.preprocess(images, *moments))
+    def evaluate(images: jax.Array) -> jax.Array:
+        return data.preprocess(images, *moments)
+
+    refresh = None if config.refresh_augment else lambda key, images: evaluate(images)
+    return Transform(train, evaluate, refresh)
 
 
 def step_sizes_of(config: RunConfig) -> np.ndarray:

@@ -88,6 +88,10 @@ class RunConfig:
     refresh_statistics: Annotated[
         str, argument("State B normalises by running or batch statistics.")
     ] = "running"
+    refresh_augment: Annotated[
+        bool,
+        argument("State B augments as A does; else C learns from images as they are."),
+    ] = True
 
     nopeek: Annotated[
         float,

@@ -23,7 +23,7 @@ from jsplit.folder import RunFolder
 SCHEDULE = (
     *("gate", "threshold", "loss_rule", "loss_reference", "warmup", "period"),
     *("sync_epochs", "codec", "grad_codec", "refresh_statistics"),
-    *("nopeek", "noise"),
+    *("refresh_augment", "nopeek", "noise"),
 )
 """Settings in which the members of a group differ."""
 
@@ -101,6 +101,8 @@ class Setting:
         parts += [f"NoPeek {config.nopeek:g}"] * (config.nopeek > 0)
         parts += [f"noise {config.noise:g}"] * (config.noise > 0)
         parts += ["B by batch"] * (config.refresh_statistics != "running")
+        plain_refresh = config.augment and not config.refresh_augment
+        parts += ["B not augmented"] * plain_refresh
         return ", ".join(parts)
 
     @property
@@ -196,13 +198,16 @@ def at_equal_traffic(
         the latter None for a single seed; None where the control was not run on both
         sides of the setting's traffic with every one of its seeds.
     """
-    codecs = ("codec", "grad_codec", "refresh_statistics", "nopeek", "noise")
+    alike = (
+        *("codec", "grad_codec", "refresh_statistics", "refresh_augment"),
+        *("nopeek", "noise"),
+    )
     others = [
         other
         for other in group.settings
         if other.config.gate in (control, "always")
         and all(
-            getattr(other.config, it) == getattr(setting.config, it) for it in codecs
+            getattr(other.config, it) == getattr(setting.config, it) for it in alike
         )
     ]
     if not any(other.config.gate == control for other in others):

@@ -38,12 +38,19 @@ class Transform(NamedTuple):
     """What a client does to its raw examples before its part of the network.
 
     Attributes:
-        train: `(key, raw: [b, ...]) -> [b, ...]`, may augment.
+        train: `(key, raw: [b, ...]) -> [b, ...]`, of state A; may augment.
         evaluate: `(raw) -> [b, ...]`.
+        refresh: likewise, of state B, whose result the server sees in every epoch of C.
+            None: `train`.
     """
 
     train: Callable[[jax.Array, jax.Array], jax.Array]
     evaluate: Callable[[jax.Array], jax.Array]
+    refresh: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+
+    def training(self, *, sync: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """What a training batch goes through in A if `sync`, else in B."""
+        return self.train if sync else self.refresh or self.train
 
 
 IDENTITY_TRANSFORM = Transform(lambda key, raw: raw, lambda raw: raw)
@@ -333,7 +340,7 @@ def _exchange(
             draws = jax.vmap(step_keys, (0, None))(setting.keys[group], number)
             rows = placement.lay(batch_of(setting.order), MEMBERS, ROWS)
             raw = placement.lay(shards.examples[rows], MEMBERS, ROWS)
-            x = each(transform.train, members)(draws[:, 0], raw)
+            x = each(transform.training(sync=sync), members)(draws[:, 0], raw)
             key = server_key(setting.key, group * layout.steps + number)
             now = (batch_of(setting.labels), mask, key, step_size)
             if sync:
@@ -384,8 +391,8 @@ def offline_epoch(
     """An epoch of C: the server alone, over all that it stored, in a new order.
 
     Stored examples are drawn one by one from all clients, each with the header of the
-    packet it came in, so batches are mixed anew every epoch. Their augmentation and
-    the client that made them are frozen.
+    packet it came in, so batches are mixed anew every epoch. What the client made of
+    them is frozen.
 
     Args:
         steps: of the client/server pair.

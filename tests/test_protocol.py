@@ -17,6 +17,7 @@ from jsplit import data
 from jsplit.codecs import float8, identity
 from jsplit.gate import always_gate, freeze_gate, loss_gate, periodic_gate
 from jsplit.part import from_flax
+from jsplit.protocol import Transform
 from jsplit.shards import client_keys, epoch_order
 from jsplit.simulation import make_simulation
 from jsplit.topology import PARALLEL, SEQUENTIAL
@@ -396,8 +397,6 @@ def test_augmented_runs_are_repeatable_and_seeds_differ():
     train, test = images(40), images(20, 1)
     raw = (np.clip(train[0] * 40 + 100, 0, 255).astype(np.uint8), train[1])
     raw_test = (np.clip(test[0] * 40 + 100, 0, 255).astype(np.uint8), test[1])
-    from jsplit.protocol import Transform
-
     transform = Transform(
         lambda key, x: data.preprocess(
             data.augment(key, x, padding=1, flip=True), (0.4,), (0.2,)
@@ -412,6 +411,30 @@ def test_augmented_runs_are_repeatable_and_seeds_differ():
     chex.assert_trees_all_equal(ends[0], ends[1])
     leaf = jax.tree.leaves(ends[0].variables["params"])[0]
     assert not np.array_equal(leaf, jax.tree.leaves(ends[2].variables["params"])[0])
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_state_b_transforms_as_a_does_unless_told_otherwise(augmented):
+    class Scale(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x * self.param("by", nn.initializers.ones, ())
+
+    def train(key, raw):
+        return raw + 100
+
+    refresh = None if augmented else lambda key, raw: raw
+    transform = Transform(train, lambda raw: raw, refresh)
+    parts = (from_flax(Scale()), dense_parts()[1])
+    simulation = simulate(parts, gate=freeze_gate(1), transform=transform)
+    state, record, _ = simulation.run([1e-4, 1e-4])
+    assert states_of(record) == "AB"
+    sent = TRAIN[0] + 100 * augmented
+    expected = state.client.variables["params"]["by"] * sent
+    stored = state.store.packets.payload.reshape(sent.shape)
+    # Shuffled; a column alone tells which example is which.
+    order, place = (np.argsort(x[:, 0]) for x in (expected, stored))
+    np.testing.assert_allclose(stored[place], expected[order], rtol=1e-5)
 
 
 def test_shares_and_lengths_that_do_not_fit_are_refused():

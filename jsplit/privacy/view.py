@@ -108,7 +108,7 @@ def private(run: Ended, client: Party, epoch: int, limit: int | None = None) -> 
                     continue
                 for_transform, for_part = step_keys(keys[group, member], number)
                 at = order[group, member, rows]
-                x = transform.train(for_transform, shards.examples[at])
+                x = transform.training(sync=sync)(for_transform, shards.examples[at])
                 given = (client, x, mask if layout.padded else None, for_part)
                 packet = _send(experiment, given, sync)
                 yield undo(x)[mask], packet, mask, labels[at][mask]

@@ -1,5 +1,6 @@
 """A client's data, and the batches that it makes of them when the server says so."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,13 @@ from jsplit.typing import Packet
 
 _ORDER = jax.jit(order_of, static_argnums=2)
 _KEYS = jax.jit(step_keys)
+
+
+def _gathered(
+    transform: Callable[[jax.Array, jax.Array], jax.Array],
+) -> Callable[..., jax.Array]:
+    """Of the images at some rows: `(images, rows, key) -> [b, ...]`."""
+    return jax.jit(lambda images, rows, key: transform(key, images[rows]))
 
 
 class Data(NamedTuple):
@@ -76,8 +84,8 @@ class Batches:
         self._sizes = sizes
         self._examples = len(data.labels)
         self._images = jnp.asarray(data.images)
-        self._train = jax.jit(
-            lambda images, rows, key: transform.train(key, images[rows])
+        self._sync, self._refresh = (
+            _gathered(transform.training(sync=sync)) for sync in (True, False)
         )
         self._evaluate = jax.jit(transform.evaluate)
         self._test_batch = min(test_batch, len(data.test_labels))
@@ -106,12 +114,16 @@ class Batches:
         return np.arange(self._sizes.batch) < self.rows(number)
 
     def training(
-        self, draws: Draws, number: int
+        self, draws: Draws, number: int, *, sync: bool
     ) -> tuple[jax.Array, np.ndarray | None, jax.Array]:
-        """A batch `[batch, ...]`, its mask, and the key that the part draws from."""
+        """A batch `[batch, ...]`, its mask, and the key that the part draws from.
+
+        Of state A if `sync`, else of B.
+        """
         at = slice(number * self._sizes.batch, (number + 1) * self._sizes.batch)
         for_transform, for_part = _KEYS(draws.key, number)
-        x = self._train(self._images, draws.order[at], for_transform)
+        take = self._sync if sync else self._refresh
+        x = take(self._images, draws.order[at], for_transform)
         return x, self.mask(number), for_part
 
     def held_out(self, number: int) -> tuple[jax.Array, np.ndarray]:

@@ -354,7 +354,7 @@ class Client:
             number = work.done
             if work.waiting is None:
                 packet, residual = side.steps.client_forward(
-                    work.party, *batches.training(draws, number)
+                    work.party, *batches.training(draws, number, sync=True)
                 )
                 place = plan.place._replace(number=number)
                 rows = batches.rows(number)
@@ -403,7 +403,7 @@ class Client:
                 rows = int(mask.sum())
             else:
                 packet = side.steps.client_refresh(
-                    party, *batches.training(draws, number)
+                    party, *batches.training(draws, number, sync=False)
                 )
                 rows = batches.rows(number)
             place = plan.place._replace(number=number)
