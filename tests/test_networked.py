@@ -23,12 +23,18 @@ def simulated(config):
 
 
 @pytest.mark.parametrize("topology", ("parallel", "sequential"))
-@pytest.mark.parametrize(("clients", "partition"), ((1, "iid"), (3, "uneven:1")))
-def test_a_networked_run_is_the_simulation_s(clients, partition, topology, tmp_path):
+@pytest.mark.parametrize(
+    ("clients", "partition", "refresh_augment"),
+    ((1, "iid", True), (1, "iid", False), (3, "uneven:1", True)),
+)
+def test_a_networked_run_is_the_simulation_s(
+    clients, partition, refresh_augment, topology, tmp_path
+):
     config = dataclasses.replace(
         TINY,
         clients=clients,
         partition=partition,
+        refresh_augment=refresh_augment,
         topology=topology,
         codec="identity",
         grad_codec="identity",
