@@ -11,9 +11,9 @@ import tyro
 from jsplit.errors import InputError
 
 
-def argument(text: str) -> Any:
-    """How a field of a config is described in `--help`."""
-    return tyro.conf.arg(help=text)
+def argument(text: str, metavar: str | None = None) -> Any:
+    """How a field of a config is described in `--help`, and its value called."""
+    return tyro.conf.arg(help=text, metavar=metavar)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from jsplit import folder as folders
 from jsplit.config import SPEED_ONLY, RunConfig
 from jsplit.errors import InputError
 from jsplit.folder import RunFolder
+from jsplit.models import USUAL_CUTS
 
 SCHEDULE = (
     *("gate", "threshold", "loss_rule", "loss_reference", "warmup", "period"),
@@ -279,14 +280,17 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
     """
     settings: dict[RunConfig, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.config.seed):
-        settings.setdefault(_without(run.config, ("seed", *SPEED_ONLY)), []).append(run)
+        # The usual cut is the same cut where it is named.
+        cut = run.config.cut or USUAL_CUTS.get(run.config.model)
+        config = dataclasses.replace(run.config, cut=cut)
+        settings.setdefault(_without(config, ("seed", *SPEED_ONLY)), []).append(run)
     groups: dict[RunConfig, list[Setting]] = {}
     for config, members in settings.items():
         setting = Setting(tuple(members))
         if len(set(setting.seeds)) < len(members):
             raise InputError(
                 f"{setting.label} was run twice with the same seed, among "
-                f"{setting.seeds}; move one of them away"
+                f"{', '.join(str(run.path) for run in members)}; move one of them away"
             )
         groups.setdefault(_without(config, SCHEDULE), []).append(setting)
     ordered = sorted(groups, key=lambda it: (it.model, it.cut or 0, it.clients))

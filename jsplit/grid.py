@@ -66,7 +66,7 @@ def expand(values: Mapping[str, Any], source: str) -> list[Planned]:
     if not isinstance(common, dict):
         raise InputError(f"{source}: settings must be one table, [settings]")
     if not isinstance(grids, list) or not all(isinstance(it, dict) for it in grids):
-        raise InputError(f"{source}: a grid must be a table, [[grid]]")
+        raise InputError(f"{source}: a grid stands in double brackets, [[grid]]")
     if not grids:
         raise InputError(f"{source} has no runs: add a [[grid]] with what is to vary")
     planned: dict[RunConfig, str] = {}

@@ -39,7 +39,8 @@ class PrivacyCommand:
     """`jsplit privacy`."""
 
     folder: Annotated[
-        tyro.conf.Positional[str], argument("A run's, or one with runs below it.")
+        tyro.conf.Positional[str],
+        argument("A run's, or one with runs below it.", "FOLDER"),
     ]
     out: Annotated[
         str | None, argument("Folder for the comparison. None: FOLDER/privacy.")
@@ -69,6 +70,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     _check_extra()
     device.restrict(asked.device)
     device.choose(asked.device)
+    _check_checkpoints(runs, again=asked.again)
     folders.make(out, "--out")
 
     @functools.cache  # One for all runs: `evidence.read` lets no other pass.
@@ -97,6 +99,15 @@ def _check_extra() -> None:
             f"jsplit privacy needs {error.name}, of the extra: "
             "pip install 'jsplit[privacy]'"
         ) from error
+
+
+def _check_checkpoints(runs: Sequence[Run], *, again: bool) -> None:
+    """Refuses a run that cannot be attacked before any other is."""
+    from jsplit.privacy.view import last_checkpoint
+
+    for run in runs:
+        if again or not _kept(run).exists():
+            last_checkpoint(RunFolder(run.path), run.config.epochs)
 
 
 def _attack(group: Group, dataset: Callable[[], Dataset], *, again: bool) -> None:

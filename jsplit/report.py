@@ -39,7 +39,9 @@ PAPER = {
 class ReportCommand:
     """`jsplit report`."""
 
-    folder: Annotated[tyro.conf.Positional[str], argument("With runs below it.")]
+    folder: Annotated[
+        tyro.conf.Positional[str], argument("With runs below it.", "FOLDER")
+    ]
     out: Annotated[
         str | None, argument("Folder for the report. None: FOLDER/report.")
     ] = None
@@ -66,7 +68,8 @@ def command(argv: Sequence[str], prog: str) -> int:
         folders.write_text(out / "report.html", self_contained(text, out))
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror}; name another") from error
-    say(f"{len(runs)} runs in {out / 'report.html'} and {out / 'report.md'}")
+    missing = f"; {len(left_out)} not finished and left out" if left_out else ""
+    say(f"{len(runs)} runs in {out / 'report.html'} and {out / 'report.md'}{missing}")
     return 0
 
 
@@ -177,7 +180,7 @@ def _best(groups: Sequence[Group]) -> str:
             ("communication_reduction", "client_compute_reduction"), paper, strict=True
         ):
             best = group.best(reduction, LOSS)
-            row.append("no run in float32 to compare with" if best is None else "")
+            row.append("nothing in float32 to compare with" if best is None else "")
             if best is not None:
                 row[-1] = (
                     f"/{best.reduction(reduction).middle:.4g} ({best.label}, "

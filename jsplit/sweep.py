@@ -49,7 +49,9 @@ See configs/sweeps/. Then: jsplit report FOLDER.
 class SweepCommand:
     """`jsplit sweep`."""
 
-    file: Annotated[tyro.conf.Positional[str], argument("TOML: settings and grids.")]
+    file: Annotated[
+        tyro.conf.Positional[str], argument("TOML: settings and grids.", "FILE")
+    ]
     folder: Annotated[
         str | None, argument("Of all runs. None: runs/ and the name of the file.")
     ] = None
@@ -103,7 +105,10 @@ def command(argv: Sequence[str], prog: str) -> int:
     say(f"{outcome.done} of {len(planned)} runs are finished in {path}")
     if outcome.failed:
         name, reason = next(iter(outcome.failed.items()))
-        raise RunError(f"{len(outcome.failed)} run(s) failed; {name}: {reason}")
+        raise RunError(
+            f"{len(outcome.failed)} run(s) failed; {name}: {reason}; change that run "
+            f"in {file}, or leave it out: finished ones are kept"
+        )
     return 0
 
 

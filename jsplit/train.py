@@ -205,5 +205,5 @@ def _check_finite(record: Record, folder: RunFolder, kept: int) -> None:
     )
     raise RunError(
         f"{broken[0]} in epoch {record['epoch']} (state {record['state']}); {where}; "
-        "start a new run with a lower --learning-rate in another --workdir"
+        "start a new run with a lower --learning-rate"
     )

@@ -104,7 +104,7 @@ def test_a_run_without_its_last_checkpoint_is_refused(tmp_path, capsys):
         entry.rename(tmp_path / entry.name)
     assert cli.main(["privacy", str(path)]) == 2
     assert "has no checkpoint, and this needs the run's last" in capsys.readouterr().err
-    assert not (path / "privacy.json").exists()
+    assert not (path / "privacy.json").exists() and not (path / "privacy").exists()
 
 
 # Attacks and measures

@@ -148,7 +148,7 @@ def test_without_plain_split_learning_nothing_is_claimed(tmp_path):
     finish(tmp_path / "one", RunConfig(model="cnn", epochs=5), 0.9, 30.0, 3.0)
     assert report(tmp_path) == 0
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "no run in float32 to compare with" in text
+    assert "nothing in float32 to compare with" in text
 
 
 def test_reductions_that_differ_by_seed_are_a_geometric_mean_and_a_range(tmp_path):
@@ -220,7 +220,13 @@ def test_a_damaged_summary_is_refused(runs, capsys):
 
 def test_the_same_run_twice_is_refused(runs, capsys):
     finish(runs / "again", RunConfig(model="cnn", epochs=12, **PLAIN), 0.99)
-    refused(runs, "always, float32 was run twice with the same seed", capsys)
+    refused(runs, "always, float32 was run twice with the same seed, .*again", capsys)
+
+
+def test_the_usual_cut_is_the_same_cut_where_it_is_named(runs, capsys):
+    named = RunConfig(model="cnn", cut=1, epochs=12, **PLAIN)
+    finish(runs / "named", named, 0.99)
+    refused(runs, "was run twice with the same seed", capsys)
 
 
 def test_another_folder_takes_the_report(runs, tmp_path):

@@ -108,7 +108,7 @@ def test_a_grid_stands_for_all_combinations_in_their_order():
         ("[[grid]]\nworkdir = 'x'\n", "workdir cannot be set"),
         ("[[grid]]\nseed = [1, 1]\n", "seed=1 is the same run as seed=1"),
         ("[[grid]]\nseed = 0\n[[grid]]\ngate = 'loss'\n", "the same run as seed=0"),
-        ("[grid]\nseed = 0\n", "a grid must be a table, [[grid]]"),
+        ("[grid]\nseed = 0\n", "a grid stands in double brackets, [[grid]]"),
         ("settings = 3\n[[grid]]\n", "settings must be one table"),
         ("[[grid]\n", "is not TOML"),
         ("[[grid]]\nmodel = 'alexnet'\n", "--model 'alexnet' is unknown"),

@@ -52,6 +52,22 @@ class Ended(NamedTuple):
     states: str
 
 
+def last_checkpoint(folder: RunFolder, epochs: int) -> int:
+    """The number of a finished run's checkpoint, which is that of its last epoch.
+
+    Raises:
+        InputError: if the run has no checkpoint, or not one of its last epoch.
+    """
+    latest = checkpoint.latest(folder.checkpoints)
+    if latest != epochs:
+        found = "no checkpoint" if latest is None else f"one of epoch {latest} alone"
+        raise InputError(
+            f"{folder.path} has {found}, and this needs the run's last ({epochs}); "
+            "make the run again in another folder"
+        )
+    return epochs
+
+
 def ended(experiment: Experiment, folder: RunFolder) -> Ended:
     """Reads how a run ended.
 
@@ -59,13 +75,7 @@ def ended(experiment: Experiment, folder: RunFolder) -> Ended:
         InputError: if the run has no checkpoint, or not one of its last epoch.
         RunError: if the checkpoint is damaged.
     """
-    epochs = checkpoint.latest(folder.checkpoints)
-    if epochs != experiment.config.epochs:
-        found = "no checkpoint" if epochs is None else f"one of epoch {epochs} alone"
-        raise InputError(
-            f"{folder.path} has {found}, and this needs the run's last "
-            f"({experiment.config.epochs}); finish it with --resume, or make it again"
-        )
+    epochs = last_checkpoint(folder, experiment.config.epochs)
     like, _ = experiment.simulation.state.parts()
     small, meta, _ = checkpoint.restore(folder.checkpoints, epochs, like, None)
     return Ended(experiment, small["client"], small["server"], meta["states"])

@@ -289,7 +289,9 @@ class Door:
         differing = _differences(self._terms.settings, hello.settings)
         if differing:
             raise Refusal(
-                "SETTINGS", f"not the same on both sides: {', '.join(differing)}"
+                "SETTINGS",
+                f"not the same on both sides: {', '.join(differing)}; give all parties "
+                "the same --config and flags",
             )
         run = NOBODY if self._welcomed is None else self._welcomed.run
         if run != NOBODY and hello.run not in (NOBODY, run):
