@@ -196,7 +196,7 @@ def parts_of(config: RunConfig, classes: int) -> tuple[Part, Part]:
     blocks = MODELS[config.model](classes)
     client, server = (
         with_precision(from_flax(module), PRECISIONS[config.precision])
-        for module in split(blocks, _cut_index(config))
+        for module in split(blocks, cut_index(config))
     )
     return client, server
 
@@ -208,7 +208,7 @@ def defence_of(config: RunConfig) -> Defence:
 
 def cut_of(config: RunConfig) -> str:
     """Where the network is cut, for people: `3 (layer1_1)`."""
-    index = _cut_index(config)
+    index = cut_index(config)
     return f"{index} ({MODELS[config.model](2)[index - 1].name})"
 
 
@@ -222,7 +222,8 @@ def shares_of(config: RunConfig, dataset: Dataset) -> list[np.ndarray]:
     )
 
 
-def _cut_index(config: RunConfig) -> int:
+def cut_index(config: RunConfig) -> int:
+    """How many blocks the client holds; the model's usual cut where none is named."""
     return config.cut or USUAL_CUTS[config.model]
 
 

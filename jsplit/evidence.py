@@ -16,15 +16,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jsplit import folder as folders
+from jsplit.build import cut_index
 from jsplit.config import SPEED_ONLY, RunConfig
 from jsplit.errors import InputError
 from jsplit.folder import RunFolder
-from jsplit.models import USUAL_CUTS
+
+SENDING = (
+    *("codec", "grad_codec", "refresh_statistics", "refresh_augment"),
+    *("nopeek", "noise"),
+)
+"""Settings of what crosses, whichever gate says when."""
 
 SCHEDULE = (
     *("gate", "threshold", "loss_rule", "loss_reference", "warmup", "period"),
-    *("sync_epochs", "codec", "grad_codec", "refresh_statistics"),
-    *("refresh_augment", "nopeek", "noise"),
+    *("sync_epochs", *SENDING),
 )
 """Settings in which the members of a group differ."""
 
@@ -199,16 +204,12 @@ def at_equal_traffic(
         the latter None for a single seed; None where the control was not run on both
         sides of the setting's traffic with every one of its seeds.
     """
-    alike = (
-        *("codec", "grad_codec", "refresh_statistics", "refresh_augment"),
-        *("nopeek", "noise"),
-    )
     others = [
         other
         for other in group.settings
         if other.config.gate in (control, "always")
         and all(
-            getattr(other.config, it) == getattr(setting.config, it) for it in alike
+            getattr(other.config, it) == getattr(setting.config, it) for it in SENDING
         )
     ]
     if not any(other.config.gate == control for other in others):
@@ -281,8 +282,7 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
     settings: dict[RunConfig, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.config.seed):
         # The usual cut is the same cut where it is named.
-        cut = run.config.cut or USUAL_CUTS.get(run.config.model)
-        config = dataclasses.replace(run.config, cut=cut)
+        config = dataclasses.replace(run.config, cut=cut_index(run.config))
         settings.setdefault(_without(config, ("seed", *SPEED_ONLY)), []).append(run)
     groups: dict[RunConfig, list[Setting]] = {}
     for config, members in settings.items():

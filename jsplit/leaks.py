@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -70,7 +70,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     _check_extra()
     device.restrict(asked.device)
     device.choose(asked.device)
-    _check_checkpoints(runs, again=asked.again)
+    left = [_left(group, again=asked.again) for group in groups]
+    _check_checkpoints(run for of_group in left for run in of_group)
     folders.make(out, "--out")
 
     @functools.cache  # One for all runs: `evidence.read` lets no other pass.
@@ -81,8 +82,8 @@ def command(argv: Sequence[str], prog: str) -> int:
         return loaded
 
     with compiled.kept(runs[0].config.compile_cache, say):
-        for group in groups:
-            _attack(group, dataset, again=asked.again)
+        for group, of_group in zip(groups, left, strict=True):
+            _attack(group, of_group, dataset)
     text = page(groups)
     folders.write_text(out / "privacy.md", text)
     folders.write_text(out / "privacy.html", self_contained(text, out))
@@ -101,27 +102,30 @@ def _check_extra() -> None:
         ) from error
 
 
-def _check_checkpoints(runs: Sequence[Run], *, again: bool) -> None:
+def _check_checkpoints(runs: Iterable[Run]) -> None:
     """Refuses a run that cannot be attacked before any other is."""
     from jsplit.privacy.view import last_checkpoint
 
     for run in runs:
-        if again or not _kept(run).exists():
-            last_checkpoint(RunFolder(run.path), run.config.epochs)
+        last_checkpoint(RunFolder(run.path), run.config.epochs)
 
 
-def _attack(group: Group, dataset: Callable[[], Dataset], *, again: bool) -> None:
-    runs = group.runs
+def _left(group: Group, *, again: bool) -> list[Run]:
+    """The runs that were not attacked before, or in part; all of them if `again`."""
     plain = _plain(group).runs
-    left = [
+    return [
         run
-        for run in runs
+        for run in group.runs
         if again
         or not _kept(run).exists()
         or (run in plain and "first" not in _read(run))
     ]
-    if len(left) < len(runs):
-        say(f"{len(runs) - len(left)} of {len(runs)} run(s) were attacked before")
+
+
+def _attack(group: Group, left: Sequence[Run], dataset: Callable[[], Dataset]) -> None:
+    count, plain = len(group.runs), _plain(group).runs
+    if len(left) < count:
+        say(f"{count - len(left)} of {count} run(s) were attacked before")
     earlier: Experiment | None = None
     for place, run in enumerate(left):
         # However the run was computed, it is attacked on one device.

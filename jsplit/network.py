@@ -81,7 +81,9 @@ class JoinCommand:
 class CertsCommand:
     """`jsplit certs`."""
 
-    folder: Annotated[tyro.conf.Positional[str], argument("New folder for them.")]
+    folder: Annotated[
+        tyro.conf.Positional[str], argument("New folder for them.", "DIR")
+    ]
     hosts: Annotated[
         tuple[str, ...], argument("Names and addresses of the server.")
     ] = ("localhost", "127.0.0.1")

@@ -301,6 +301,19 @@ def test_subnormal_numbers_are_made_zeros_and_not_left_to_the_device():
         assert str(SMALLEST_NORMAL) in str(traced), codec.name
 
 
+def test_an_accelerator_chooses_the_format_to_the_same_bits(monkeypatch):
+    x = jnp.asarray(np.random.default_rng(0).standard_t(2, SHAPE), jnp.float32)
+    packet, beyond = encode("float8", x), jnp.asarray([200, 0], jnp.uint8)
+    decoded = [
+        jitted("float8")[1](it) for it in (packet, packet._replace(header=beyond))
+    ]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    codec = float8()
+    assert jax.tree.all(jax.tree.map(same_bits, codec.encode(x), packet))
+    there = [codec.decode(it) for it in (packet, packet._replace(header=beyond))]
+    assert jax.tree.all(jax.tree.map(same_bits, there, decoded))
+
+
 @pytest.mark.parametrize("name", EIGHT_BIT)
 def test_the_smallest_normal_number_survives(name):
     x = fill(SMALLEST_NORMAL, -SMALLEST_NORMAL)

@@ -1,5 +1,6 @@
 """A client's data, and the batches that it makes of them when the server says so."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -84,8 +85,9 @@ class Batches:
         self._sizes = sizes
         self._examples = len(data.labels)
         self._images = jnp.asarray(data.images)
+        once = functools.cache(_gathered)  # compiled once where A and B do the same
         self._sync, self._refresh = (
-            _gathered(transform.training(sync=sync)) for sync in (True, False)
+            once(transform.training(sync=sync)) for sync in (True, False)
         )
         self._evaluate = jax.jit(transform.evaluate)
         self._test_batch = min(test_batch, len(data.test_labels))
