@@ -1,5 +1,6 @@
 """From a config to the values of the library: the one place that knows both."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -28,13 +29,24 @@ GATES: dict[str, Callable[[RunConfig, int], gate.Gate]] = {
         config.threshold,
         initial_loss=math.log(classes),
         rule=config.loss_rule,  # type: ignore[arg-type]  # checked by its factory
-        reference=config.loss_reference,  # type: ignore[arg-type]
+        reference=config.reference,  # type: ignore[arg-type]
         warmup=config.warmup,
     ),
     "periodic": lambda config, classes: gate.periodic_gate(config.period),
     "freeze": lambda config, classes: gate.freeze_gate(config.sync_epochs),
     "always": lambda config, classes: gate.always_gate(),
 }
+
+READ_BY_GATE = {
+    "loss": ("threshold", "loss_rule", "loss_reference", "warmup"),
+    "periodic": ("period",),
+    "freeze": ("sync_epochs",),
+    "always": (),
+}
+"""Settings that a gate's states follow from."""
+
+READ_IN_B = ("refresh_statistics", "refresh_augment")
+"""Settings without effect in a run that is always in A."""
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -71,7 +83,7 @@ def check_names(config: RunConfig) -> None:
     _one_of("codec", config.codec, CODECS)
     _one_of("grad_codec", config.grad_codec, CODECS)
     _one_of("loss_rule", config.loss_rule, ("abs", "drop"))
-    _one_of("loss_reference", config.loss_reference, ("decision", "previous"))
+    _one_of("loss_reference", config.reference, gate.REFERENCES)
     _one_of("refresh_statistics", config.refresh_statistics, ("running", "batch"))
     _one_of("device", config.device, device.CHOICES)
     _one_of("precision", config.precision, PRECISIONS)
@@ -225,6 +237,29 @@ def shares_of(config: RunConfig, dataset: Dataset) -> list[np.ndarray]:
 def cut_index(config: RunConfig) -> int:
     """How many blocks the client holds; the model's usual cut where none is named."""
     return config.cut or USUAL_CUTS[config.model]
+
+
+def canonical(config: RunConfig) -> RunConfig:
+    """The same config for all those of the same run.
+
+    What is usual is said in one way, and what nothing reads has its default.
+    """
+    usual = RunConfig()
+    read = READ_BY_GATE[config.gate]
+    unread = {it for names in READ_BY_GATE.values() for it in names if it not in read}
+    unread |= SPEED_ONLY
+    if config.gate == "always":
+        unread |= set(READ_IN_B)
+    if not config.augment:
+        unread.add("refresh_augment")
+    batch = dataclasses.replace(config, batch_size=None).server_batch
+    config = dataclasses.replace(
+        config,
+        cut=cut_index(config),
+        batch_size=None if config.batch_size == batch else config.batch_size,
+        loss_reference=config.reference,
+    )
+    return dataclasses.replace(config, **{it: getattr(usual, it) for it in unread})
 
 
 def _one_of(name: str, value: str, choices: object) -> str:

@@ -71,9 +71,12 @@ class RunConfig:
         str, argument("loss gate: abs, or drop (only a falling loss opens it).")
     ] = "abs"
     loss_reference: Annotated[
-        str,
-        argument("loss gate: change since the last decision for A, or previous epoch."),
-    ] = "decision"
+        str | None,
+        argument(
+            "loss gate: change since the last decision for A, the previous epoch, or "
+            "an epoch alike. None: decision, or alike where B alone does not augment."
+        ),
+    ] = None
     warmup: Annotated[int, argument("loss gate: so many first epochs run in A.")] = 0
     period: Annotated[int, argument("periodic gate: A every so many epochs.")] = 10
     sync_epochs: Annotated[
@@ -148,6 +151,14 @@ class RunConfig:
     mesh: Annotated[
         bool, argument("Share clients and batches over all devices of all processes.")
     ] = False
+
+    @property
+    def reference(self) -> str:
+        """What the loss gate compares a loss with."""
+        if self.loss_reference is not None:
+            return self.loss_reference
+        unlike = self.augment and not self.refresh_augment
+        return "alike" if unlike else "decision"
 
     @property
     def server_batch(self) -> int:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jsplit import folder as folders
-from jsplit.build import cut_index
-from jsplit.config import SPEED_ONLY, RunConfig
+from jsplit.build import canonical
+from jsplit.config import RunConfig
 from jsplit.errors import InputError
 from jsplit.folder import RunFolder
 
@@ -78,8 +78,8 @@ class Setting:
 
     @property
     def config(self) -> RunConfig:
-        """Of the first seed."""
-        return self.runs[0].config
+        """Of the first seed, in the one way that is the same for all."""
+        return canonical(self.runs[0].config)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -98,7 +98,8 @@ class Setting:
         parts = [config.gate + numbers.get(config.gate, "")]
         if config.gate == "loss":
             parts += [config.loss_rule] * (config.loss_rule != "abs")
-            parts += [config.loss_reference] * (config.loss_reference != "decision")
+            usual = dataclasses.replace(config, loss_reference=None).reference
+            parts += [config.reference] * (config.reference != usual)
             parts += [f"warm-up {config.warmup}"] * (config.warmup > 0)
         if self.is_plain_coded:
             parts.append("float32")
@@ -107,8 +108,7 @@ class Setting:
         parts += [f"NoPeek {config.nopeek:g}"] * (config.nopeek > 0)
         parts += [f"noise {config.noise:g}"] * (config.noise > 0)
         parts += ["B by batch"] * (config.refresh_statistics != "running")
-        plain_refresh = config.augment and not config.refresh_augment
-        parts += ["B not augmented"] * plain_refresh
+        parts += ["B not augmented"] * (not config.refresh_augment)
         return ", ".join(parts)
 
     @property
@@ -281,9 +281,8 @@ def grouped(runs: Iterable[Run]) -> list[Group]:
     """
     settings: dict[RunConfig, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.config.seed):
-        # The usual cut is the same cut where it is named.
-        config = dataclasses.replace(run.config, cut=cut_index(run.config))
-        settings.setdefault(_without(config, ("seed", *SPEED_ONLY)), []).append(run)
+        config = _without(canonical(run.config), ("seed",))
+        settings.setdefault(config, []).append(run)
     groups: dict[RunConfig, list[Setting]] = {}
     for config, members in settings.items():
         setting = Setting(tuple(members))

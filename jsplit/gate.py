@@ -11,7 +11,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jsplit.typing import OFFLINE, REFRESH, SYNC
+from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC
+
+REFERENCES = ("decision", "previous", "alike")
+"""What `loss_gate` may compare a loss with."""
 
 
 class GateState(NamedTuple):
@@ -41,8 +44,15 @@ class Gate(NamedTuple):
 
 
 class _LossMemory(NamedTuple):
+    """Beside the gate's arguments, what it goes by.
+
+    Attributes:
+        references: `Float32[3]`, what the loss of an epoch of A, B, C is compared with.
+        epoch: epochs finished.
+    """
+
     threshold: jax.Array
-    reference: jax.Array
+    references: jax.Array
     warmup: jax.Array
     epoch: jax.Array
 
@@ -70,7 +80,7 @@ def loss_gate(
     *,
     initial_loss: float,
     rule: Literal["abs", "drop"] = "abs",
-    reference: Literal["decision", "previous"] = "decision",
+    reference: Literal["decision", "previous", "alike"] = "decision",
     warmup: int = 0,
 ) -> Gate:
     """The paper's gate (arXiv 2107.09786): synchronise while the loss still moves.
@@ -86,8 +96,11 @@ def loss_gate(
             the loss of a blind guess, `log(classes)`.
         rule: `abs` as above, or `drop`: `delta = reference - mean_loss`, so that only
             a falling loss opens the gate.
-        reference: the loss at the last `decision` for A, or that of the `previous`
-            epoch.
+        reference: the loss at the last `decision` for A; that of the `previous`
+            epoch; or, where state B sees other images than A (not augmented ones), one
+            of epochs `alike`: the loss of A is compared with that at the last decision
+            for A that followed an epoch of A, that of C with the loss of the B before
+            it, and C follows every B.
         warmup: the first so many epochs run in A whatever the loss.
 
     A loss that is not finite never opens the gate (a warm-up epoch runs in A all the
@@ -102,30 +115,41 @@ def loss_gate(
         raise ValueError(f"initial_loss must be finite, got {initial_loss}")
     if rule not in ("abs", "drop"):
         raise ValueError(f"rule must be 'abs' or 'drop', got {rule!r}")
-    if reference not in ("decision", "previous"):
-        raise ValueError(
-            f"reference must be 'decision' or 'previous', got {reference!r}"
-        )
+    if reference not in REFERENCES:
+        raise ValueError(f"reference must be one of {REFERENCES}, got {reference!r}")
     if warmup < 0:
         raise ValueError(f"warmup must be at least 0 epochs, got {warmup}")
 
     def init() -> GateState:
-        memory = _LossMemory(
-            _float(threshold), _float(initial_loss), _int(warmup), _int(0)
-        )
+        references = jnp.full(len(STATES), initial_loss, jnp.float32)
+        memory = _LossMemory(_float(threshold), references, _int(warmup), _int(0))
         return GateState(_int(SYNC), memory)
 
     def update(gate: GateState, mean_loss: jax.Array) -> GateState:
         memory: _LossMemory = gate.memory
-        fall = memory.reference - mean_loss
+        fall = memory.references[gate.state] - mean_loss
         delta = jnp.abs(fall) if rule == "abs" else fall
         epoch = memory.epoch + 1
         finite = jnp.isfinite(mean_loss)
-        opens = (finite & (delta >= memory.threshold)) | (epoch < memory.warmup)
+        moved = finite & (delta >= memory.threshold)
+        if reference == "alike":
+            moved &= gate.state != REFRESH
+        opens = moved | (epoch < memory.warmup)
         state = jax.lax.cond(opens, lambda: _int(SYNC), lambda: _closed(gate.state))
-        moved = finite & opens if reference == "decision" else finite
-        anchor = jnp.where(moved, mean_loss, memory.reference)
-        return GateState(state, memory._replace(reference=anchor, epoch=epoch))
+        anchors = jnp.where(
+            finite & becomes_reference(gate.state, opens), mean_loss, memory.references
+        )
+        return GateState(state, memory._replace(references=anchors, epoch=epoch))
+
+    def becomes_reference(ran: jax.Array, opens: jax.Array) -> jax.Array:
+        """Of the next epoch of which states the loss of this one is."""
+        if reference == "previous":
+            return jnp.bool_(True)
+        if reference == "decision":
+            return opens
+        later = jnp.arange(len(STATES))
+        of_sync = (ran == SYNC) & opens & (later == SYNC)
+        return of_sync | ((ran == REFRESH) & (later == OFFLINE))
 
     return Gate(init, update)
 

@@ -69,18 +69,14 @@ def expand(values: Mapping[str, Any], source: str) -> list[Planned]:
         raise InputError(f"{source}: a grid stands in double brackets, [[grid]]")
     if not grids:
         raise InputError(f"{source} has no runs: add a [[grid]] with what is to vary")
-    planned: dict[RunConfig, str] = {}
+    planned: dict[str, RunConfig] = {}
     for number, grid in enumerate(grids, 1):
         place = f"{source}, grid {number}"
         for name, config in _combinations(common, grid, place):
-            if config in planned:
-                raise InputError(
-                    f"{place}: {name} is the same run as {planned[config]}"
-                )
-            if name in planned.values():
+            if name in planned:
                 raise InputError(f"{place}: two runs would be called {name}")
-            planned[config] = name
-    return [Planned(name, config) for config, name in planned.items()]
+            planned[name] = config
+    return [Planned(name, config) for name, config in planned.items()]
 
 
 def _combinations(

@@ -21,6 +21,7 @@ from jsplit import folder as folders
 from jsplit.build import (
     Experiment,
     build,
+    canonical,
     check_names,
     load_dataset,
     shape_of,
@@ -83,8 +84,7 @@ def command(argv: Sequence[str], prog: str) -> int:
         raise InputError(f"{prog} needs a FILE; the ready ones are in configs/sweeps/")
     file = Path(asked.file)
     planned = grid.read(file)
-    for run in planned:
-        check_names(run.config)
+    _check_once(planned, file)
     path = folders.path_of(asked.folder or str(Path("runs") / file.stem))
     check_kept(planned, path)
     if asked.dry:
@@ -162,6 +162,19 @@ def sweep(
 def is_done(path: Path) -> bool:
     """Whether the run in this folder is finished."""
     return RunFolder(path).summary.exists()
+
+
+def _check_once(planned: Sequence[Planned], file: Path) -> None:
+    """Refuses unknown names, and a run that stands in the file twice."""
+    names: dict[RunConfig, str] = {}
+    for run in planned:
+        check_names(run.config)
+        same = names.setdefault(canonical(run.config), run.name)
+        if same != run.name:
+            raise InputError(
+                f"{file}: {run.name} is the same run as {same} (a setting without "
+                "effect there makes no other); leave one of them out"
+            )
 
 
 def check_kept(planned: Sequence[Planned], path: Path) -> None:

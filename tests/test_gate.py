@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsplit.gate import always_gate, freeze_gate, loss_gate, periodic_gate
+from jsplit.gate import REFERENCES, always_gate, freeze_gate, loss_gate, periodic_gate
 
 EPOCHS = 12
 CLOSED = {"A": "B", "B": "C", "C": "C"}
-VARIANTS = [(rule, ref) for rule in ("abs", "drop") for ref in ("decision", "previous")]
+PUBLIC = ("decision", "previous")
+VARIANTS = [(rule, ref) for rule in ("abs", "drop") for ref in PUBLIC]
+ALL_VARIANTS = [*VARIANTS, ("abs", "alike"), ("drop", "alike")]
 
 # Multiples of 1/8: differences are exact, so that ties with the threshold are tried.
 eighths = st.integers(-24, 24).map(lambda n: n / 8)
@@ -33,6 +35,23 @@ def reference_states(losses, threshold, initial_loss, rule, reference, warmup):
         if math.isfinite(loss) and (opens or reference == "previous"):
             compared = loss
         states.append("A" if opens else CLOSED[states[-1]])
+    return "".join(states)
+
+
+def alike_states(losses, threshold, initial_loss, rule, warmup):
+    """Likewise where A is compared with A, and C with the B before it."""
+    states, of_a, of_c = ["A"], initial_loss, initial_loss
+    for epoch, loss in enumerate(losses, start=1):
+        ran = states[-1]
+        moved = (of_a if ran == "A" else of_c) - loss
+        wide = (abs(moved) if rule == "abs" else moved) >= threshold
+        opens = epoch < warmup or (ran != "B" and math.isfinite(loss) and wide)
+        if math.isfinite(loss):
+            if ran == "A" and opens:
+                of_a = loss
+            elif ran == "B":
+                of_c = loss
+        states.append("A" if opens else CLOSED[ran])
     return "".join(states)
 
 
@@ -77,15 +96,39 @@ def test_any_losses_give_the_states_of_the_papers_table(
     assert loss_states(*args) == reference_states(*args)
 
 
+@pytest.mark.parametrize("rule", ["abs", "drop"])
+@given(
+    losses=loss_sequences,
+    threshold=st.integers(0, 16).map(lambda n: n / 8),
+    initial_loss=eighths,
+    warmup=st.integers(0, EPOCHS + 2),
+)
+def test_alike_compares_a_with_a_and_c_with_the_b_before_it(
+    rule, losses, threshold, initial_loss, warmup
+):
+    numbers = (losses, threshold, initial_loss)
+    states = loss_states(*numbers, rule, "alike", warmup)
+    assert states == alike_states(*numbers, rule, warmup)
+
+
+def test_alike_takes_images_that_b_does_not_augment_for_no_progress():
+    """A loses 1.0 and B, C, without augmentation, 0.5: nothing moves but that."""
+    losses = [1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5]
+    args = (losses, 0.25, 2.3)
+    assert loss_states(*args, "abs", "alike", 0) == "AABCCCABCCCCC"
+    assert loss_states(*args, "abs", "decision", 0) == "AABABCAAABCCC"
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
 @given(losses=st.lists(eighths, min_size=EPOCHS, max_size=EPOCHS))
-def test_threshold_zero_is_always_a(losses):
-    args = (losses, 0.0, 0.0, "abs", "decision", 0)
+def test_threshold_zero_is_always_a(reference, losses):
+    args = (losses, 0.0, 0.0, "abs", reference, 0)
     assert loss_states(*args) == "A" * (EPOCHS + 1)
 
 
 @given(losses=loss_sequences, huge=st.sampled_from([1e3, 1e38]))
 def test_a_huge_threshold_trains_the_client_once_and_refreshes_once(losses, huge):
-    for rule, reference in VARIANTS:
+    for rule, reference in ALL_VARIANTS:
         states = loss_states(losses, huge, 2.3, rule, reference, 0)
         assert states == "AB" + "C" * (EPOCHS - 1)
 
@@ -105,7 +148,7 @@ def test_the_warmup_epochs_run_in_a_whatever_the_loss(warmup):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(("rule", "reference"), VARIANTS)
+@pytest.mark.parametrize(("rule", "reference"), ALL_VARIANTS)
 def test_a_loss_that_is_not_finite_never_opens_the_gate(rule, reference, bad):
     losses = [bad] * EPOCHS
     states = loss_states(losses, 0.0, 2.0, rule, reference, 0)
@@ -170,13 +213,13 @@ def test_another_number_is_no_new_trace(gates):
     [
         *(
             loss_gate(1, initial_loss=2, rule=rule, reference=reference, warmup=1)
-            for rule, reference in VARIANTS
+            for rule, reference in ALL_VARIANTS
         ),
         periodic_gate(3),
         freeze_gate(3),
         always_gate(),
     ],
-    ids=[*map("-".join, VARIANTS), "periodic", "freeze", "always"],
+    ids=[*map("-".join, ALL_VARIANTS), "periodic", "freeze", "always"],
 )
 def test_an_update_changes_no_dtype(gate):
     before = jax.eval_shape(gate.init)

@@ -9,6 +9,7 @@ import statistics
 import pytest
 
 from jsplit import cli, evidence
+from jsplit.build import canonical
 from jsplit.config import RunConfig
 from jsplit.folder import RunFolder, write_json
 from tests.runs import files_under
@@ -223,10 +224,48 @@ def test_the_same_run_twice_is_refused(runs, capsys):
     refused(runs, "always, float32 was run twice with the same seed, .*again", capsys)
 
 
-def test_the_usual_cut_is_the_same_cut_where_it_is_named(runs, capsys):
-    named = RunConfig(model="cnn", cut=1, epochs=12, **PLAIN)
-    finish(runs / "named", named, 0.99)
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"cut": 1},
+        {"batch_size": 128},
+        {"threshold": 3.0, "period": 2, "sync_epochs": 2, "loss_reference": "alike"},
+        {"refresh_augment": False, "refresh_statistics": "batch"},
+        {"chunk": 3, "device": "cpu"},
+    ],
+    ids=lambda said: next(iter(said)),
+)
+def test_what_says_the_same_is_the_same_run(said, runs, capsys):
+    finish(runs / "again", RunConfig(model="cnn", epochs=12, **PLAIN, **said), 0.99)
     refused(runs, "was run twice with the same seed", capsys)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {"loss_reference": "decision"}),
+        ({"refresh_augment": False}, {"loss_reference": "alike"}),
+        ({"augment": False, "refresh_augment": False}, {"loss_reference": "decision"}),
+    ],
+)
+def test_the_usual_reference_of_losses_is_the_same_where_it_is_named(one, other):
+    assert canonical(RunConfig(**one)) == canonical(RunConfig(**{**one, **other}))
+
+
+def test_what_the_gate_reads_makes_another_run():
+    runs = [
+        RunConfig(),
+        RunConfig(refresh_augment=False),
+        RunConfig(refresh_augment=False, loss_reference="decision"),
+        RunConfig(threshold=0.1),
+        RunConfig(gate="freeze"),
+        RunConfig(gate="freeze", sync_epochs=2),
+        RunConfig(gate="periodic"),
+        RunConfig(gate="always"),
+        RunConfig(gate="always", cut=1),
+        RunConfig(gate="always", batch_size=64),
+    ]
+    assert len(set(map(canonical, runs))) == len(runs)
 
 
 def test_another_folder_takes_the_report(runs, tmp_path):

@@ -106,13 +106,21 @@ def test_a_grid_stands_for_all_combinations_in_their_order():
         ("[[grid]]\nseed = [0, 'one']\n", "seed must be a whole number, got 'one'"),
         ("[[grid]]\nepochs = [0]\n", "grid 1: --epochs must be at least 1, got 0"),
         ("[[grid]]\nworkdir = 'x'\n", "workdir cannot be set"),
-        ("[[grid]]\nseed = [1, 1]\n", "seed=1 is the same run as seed=1"),
+        ("[[grid]]\nseed = [1, 1]\n", "two runs would be called seed=1"),
+        (
+            "[[grid]]\ngate = 'always'\nthreshold = [0.1, 0.2]\n",
+            "threshold=0.2 is the same run as gate=always,threshold=0.1 (a setting",
+        ),
+        ("[[grid]]\nmodel = 'cnn'\ncut = 1\n[[grid]]\nmodel = 'cnn'\n", "same run as"),
         ("[[grid]]\nseed = 0\n[[grid]]\ngate = 'loss'\n", "the same run as seed=0"),
         ("[grid]\nseed = 0\n", "a grid stands in double brackets, [[grid]]"),
         ("settings = 3\n[[grid]]\n", "settings must be one table"),
         ("[[grid]\n", "is not TOML"),
         ("[[grid]]\nmodel = 'alexnet'\n", "--model 'alexnet' is unknown"),
-        ("[[grid]]\ndevice = ['cpu', 'auto']\n", "a sweep computes on one device"),
+        (
+            "[[grid]]\ndevice = 'cpu'\n[[grid]]\ndevice = 'auto'\nseed = 1\n",
+            "a sweep computes on one device",
+        ),
     ),
 )
 def test_a_file_that_stands_for_no_runs_is_refused_in_one_line(
