@@ -20,6 +20,7 @@ from jsplit.lossless import Tally
 from jsplit.models import MODELS, USUAL_CUTS, Block, split
 from jsplit.part import Part, from_flax, with_precision
 from jsplit.protocol import Transform
+from jsplit.replay import Replay
 from jsplit.simulation import Simulation, make_simulation
 from jsplit.steps import Defence, ignore
 from jsplit.topology import TOPOLOGIES
@@ -45,7 +46,10 @@ READ_BY_GATE = {
 }
 """Settings that a gate's states follow from."""
 
-READ_IN_B = ("refresh_statistics", "refresh_augment")
+READ_BEYOND_A = (
+    *("refresh_statistics", "refresh_augment"),
+    *("replay_mixup", "replay_mirror"),
+)
 """Settings without effect in a run that is always in A."""
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -87,6 +91,8 @@ def check_names(config: RunConfig) -> None:
     _one_of("refresh_statistics", config.refresh_statistics, ("running", "batch"))
     _one_of("device", config.device, device.CHOICES)
     _one_of("precision", config.precision, PRECISIONS)
+    data.check_name(config.dataset)
+    data.check_scheme(config.partition)
     last = len(MODELS[config.model](2)) - 1
     if config.cut is not None and not 1 <= config.cut <= last:
         raise InputError(
@@ -162,6 +168,7 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         ),
         refresh_statistics=config.refresh_statistics,
         defence=defence_of(config),
+        replay=replay_of(config),
         seed=config.seed,
         devices=jax.devices() if config.mesh else None,
         observe=ignore if tally is None else tally.observe,
@@ -249,7 +256,7 @@ def canonical(config: RunConfig) -> RunConfig:
     unread = {it for names in READ_BY_GATE.values() for it in names if it not in read}
     unread |= SPEED_ONLY
     if config.gate == "always":
-        unread |= set(READ_IN_B)
+        unread |= set(READ_BEYOND_A)
     if not config.augment:
         unread.add("refresh_augment")
     batch = dataclasses.replace(config, batch_size=None).server_batch
@@ -269,6 +276,11 @@ def _one_of(name: str, value: str, choices: object) -> str:
             f"{flag(name)} {value!r} is unknown; choose {', '.join(known)}"
         )
     return value
+
+
+def replay_of(config: RunConfig) -> Replay:
+    """What the server makes of its store in C."""
+    return Replay(config.replay_mixup, config.replay_mirror)
 
 
 def optimizer_of(config: RunConfig) -> optax.GradientTransformation:

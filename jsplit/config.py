@@ -74,7 +74,7 @@ class RunConfig:
         str | None,
         argument(
             "loss gate: change since the last decision for A, the previous epoch, or "
-            "an epoch alike. None: decision, or alike where B alone does not augment."
+            "an epoch alike. None: decision, or alike where A, B, C see other images."
         ),
     ] = None
     warmup: Annotated[int, argument("loss gate: so many first epochs run in A.")] = 0
@@ -95,6 +95,14 @@ class RunConfig:
         bool,
         argument("State B augments as A does; else C learns from images as they are."),
     ] = True
+
+    replay_mixup: Annotated[
+        float,
+        argument("State C mixes stored pairs by Beta(ALPHA, ALPHA). 0: it does not."),
+    ] = 0.0
+    replay_mirror: Annotated[
+        bool, argument("State C turns half of what it stored left to right.")
+    ] = False
 
     nopeek: Annotated[
         float,
@@ -158,6 +166,7 @@ class RunConfig:
         if self.loss_reference is not None:
             return self.loss_reference
         unlike = self.augment and not self.refresh_augment
+        unlike |= self.replay_mirror or self.replay_mixup > 0
         return "alike" if unlike else "decision"
 
     @property
@@ -233,11 +242,14 @@ def check(config: RunConfig) -> None:
     _in_range(config, "image_size", 4, 1024)
     _in_range(config, "warmup", 0, _MOST)
     _in_range(config, "seed", 0, 2**32 - 1)
-    for name in ("threshold", "momentum", "weight_decay", "nopeek", "noise"):
+    for name in (
+        *("threshold", "momentum", "weight_decay"),
+        *("nopeek", "noise", "replay_mixup"),
+    ):
         _in_range(config, name, 0, float("inf"))
     for name in (
         *("threshold", "learning_rate", "momentum", "weight_decay"),
-        *("nopeek", "noise"),
+        *("nopeek", "noise", "replay_mixup"),
     ):
         value = getattr(config, name)
         if not abs(value) < float("inf"):

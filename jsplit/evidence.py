@@ -23,7 +23,7 @@ from jsplit.folder import RunFolder
 
 SENDING = (
     *("codec", "grad_codec", "refresh_statistics", "refresh_augment"),
-    *("nopeek", "noise"),
+    *("nopeek", "noise", "replay_mixup", "replay_mirror"),
 )
 """Settings of what crosses, whichever gate says when."""
 
@@ -107,6 +107,8 @@ class Setting:
             parts.append(f"{config.codec} up, {config.grad_codec} down")
         parts += [f"NoPeek {config.nopeek:g}"] * (config.nopeek > 0)
         parts += [f"noise {config.noise:g}"] * (config.noise > 0)
+        parts += [f"C mixes {config.replay_mixup:g}"] * (config.replay_mixup > 0)
+        parts += ["C mirrors"] * config.replay_mirror
         parts += ["B by batch"] * (config.refresh_statistics != "running")
         parts += ["B not augmented"] * (not config.refresh_augment)
         return ", ".join(parts)

@@ -13,9 +13,6 @@ import jax.numpy as jnp
 
 from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC
 
-REFERENCES = ("decision", "previous", "alike")
-"""What `loss_gate` may compare a loss with."""
-
 
 class GateState(NamedTuple):
     """What a gate carries from epoch to epoch.
@@ -75,6 +72,40 @@ def _closed(state: jax.Array) -> jax.Array:
     return jax.lax.cond(state == SYNC, lambda: _int(REFRESH), lambda: _int(OFFLINE))
 
 
+# What becomes the references after an epoch: `(ran, opens, loss, references)`.
+
+
+def _of_decision(
+    ran: jax.Array, opens: jax.Array, loss: jax.Array, references: jax.Array
+) -> jax.Array:
+    return jnp.where(opens & jnp.isfinite(loss), loss, references)
+
+
+def _of_previous(
+    ran: jax.Array, opens: jax.Array, loss: jax.Array, references: jax.Array
+) -> jax.Array:
+    return jnp.where(jnp.isfinite(loss), loss, references)
+
+
+_NO_LOSS = math.nan
+"""The reference where there is none: no loss is far from it, so the gate stays shut."""
+
+
+def _of_alike(
+    ran: jax.Array, opens: jax.Array, loss: jax.Array, references: jax.Array
+) -> jax.Array:
+    first = (ran == OFFLINE) & jnp.isnan(references[OFFLINE])
+    taken = (((ran == SYNC) & opens) | first) & jnp.isfinite(loss)
+    later = references.at[ran].set(jnp.where(taken, loss, references[ran]))
+    return later.at[OFFLINE].set(jnp.where(ran == REFRESH, _NO_LOSS, later[OFFLINE]))
+
+
+_REMEMBER = {"decision": _of_decision, "previous": _of_previous, "alike": _of_alike}
+
+REFERENCES = tuple(_REMEMBER)
+"""What `loss_gate` may compare a loss with."""
+
+
 def loss_gate(
     threshold: float,
     *,
@@ -97,10 +128,10 @@ def loss_gate(
         rule: `abs` as above, or `drop`: `delta = reference - mean_loss`, so that only
             a falling loss opens the gate.
         reference: the loss at the last `decision` for A; that of the `previous`
-            epoch; or, where state B sees other images than A (not augmented ones), one
-            of epochs `alike`: the loss of A is compared with that at the last decision
-            for A that followed an epoch of A, that of C with the loss of the B before
-            it, and C follows every B.
+            epoch; or, where the states learn from other images (B from images that are
+            not augmented, C from mixtures), one of epochs `alike`: the loss of A is
+            compared with that at the last decision for A that followed an epoch of A,
+            that of C with the first of the C since the last B, and nothing with B's.
         warmup: the first so many epochs run in A whatever the loss.
 
     A loss that is not finite never opens the gate (a warm-up epoch runs in A all the
@@ -115,13 +146,15 @@ def loss_gate(
         raise ValueError(f"initial_loss must be finite, got {initial_loss}")
     if rule not in ("abs", "drop"):
         raise ValueError(f"rule must be 'abs' or 'drop', got {rule!r}")
-    if reference not in REFERENCES:
+    if reference not in _REMEMBER:
         raise ValueError(f"reference must be one of {REFERENCES}, got {reference!r}")
     if warmup < 0:
         raise ValueError(f"warmup must be at least 0 epochs, got {warmup}")
 
     def init() -> GateState:
         references = jnp.full(len(STATES), initial_loss, jnp.float32)
+        if reference == "alike":
+            references = references.at[jnp.array([REFRESH, OFFLINE])].set(_NO_LOSS)
         memory = _LossMemory(_float(threshold), references, _int(warmup), _int(0))
         return GateState(_int(SYNC), memory)
 
@@ -130,26 +163,11 @@ def loss_gate(
         fall = memory.references[gate.state] - mean_loss
         delta = jnp.abs(fall) if rule == "abs" else fall
         epoch = memory.epoch + 1
-        finite = jnp.isfinite(mean_loss)
-        moved = finite & (delta >= memory.threshold)
-        if reference == "alike":
-            moved &= gate.state != REFRESH
+        moved = jnp.isfinite(mean_loss) & (delta >= memory.threshold)
         opens = moved | (epoch < memory.warmup)
         state = jax.lax.cond(opens, lambda: _int(SYNC), lambda: _closed(gate.state))
-        anchors = jnp.where(
-            finite & becomes_reference(gate.state, opens), mean_loss, memory.references
-        )
-        return GateState(state, memory._replace(references=anchors, epoch=epoch))
-
-    def becomes_reference(ran: jax.Array, opens: jax.Array) -> jax.Array:
-        """Of the next epoch of which states the loss of this one is."""
-        if reference == "previous":
-            return jnp.bool_(True)
-        if reference == "decision":
-            return opens
-        later = jnp.arange(len(STATES))
-        of_sync = (ran == SYNC) & opens & (later == SYNC)
-        return of_sync | ((ran == REFRESH) & (later == OFFLINE))
+        later = _REMEMBER[reference](gate.state, opens, mean_loss, memory.references)
+        return GateState(state, memory._replace(references=later, epoch=epoch))
 
     return Gate(init, update)
 

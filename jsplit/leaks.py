@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,9 +82,15 @@ def command(argv: Sequence[str], prog: str) -> int:
         folders.check_data(folder, described, loaded)
         return loaded
 
+    count = sum(map(len, left))
+    if count < len(runs):
+        say(f"{len(runs) - count} of {len(runs)} run(s) were attacked before")
+    places = itertools.count(1)
     with compiled.kept(runs[0].config.compile_cache, say):
         for group, of_group in zip(groups, left, strict=True):
-            _attack(group, of_group, dataset)
+            for run, figures in _attacks(group, of_group, dataset):
+                place = f"{next(places)}/{count}"
+                say(f"{place}  {run.path.name}  {_line(figures)}")
     text = page(groups)
     folders.write_text(out / "privacy.md", text)
     folders.write_text(out / "privacy.html", self_contained(text, out))
@@ -122,20 +129,20 @@ def _left(group: Group, *, again: bool) -> list[Run]:
     ]
 
 
-def _attack(group: Group, left: Sequence[Run], dataset: Callable[[], Dataset]) -> None:
-    count, plain = len(group.runs), _plain(group).runs
-    if len(left) < count:
-        say(f"{count - len(left)} of {count} run(s) were attacked before")
+def _attacks(
+    group: Group, left: Iterable[Run], dataset: Callable[[], Dataset]
+) -> Iterator[tuple[Run, Figures]]:
+    """Attacks each run when its turn comes, and keeps what was found beside it."""
+    plain = _plain(group).runs
     earlier: Experiment | None = None
-    for place, run in enumerate(left):
+    for run in left:
         # However the run was computed, it is attacked on one device.
         config = dataclasses.replace(run.config, mesh=False, lossless=False)
         experiment = build(config, dataset())
         if earlier is not None:
             experiment = share_program(experiment, earlier)
         earlier = experiment
-        figures = _audited(experiment, run, first=run in plain)
-        say(f"{place + 1}/{len(left)}  {run.path.name}  {_line(figures)}")
+        yield run, _audited(experiment, run, first=run in plain)
 
 
 def _plain(group: Group) -> Setting:

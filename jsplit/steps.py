@@ -8,6 +8,7 @@ respect to the activations as it decoded them, and the client's pullback is appl
 the gradient as it decoded it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jsplit.nopeek import distance_correlation
 from jsplit.part import Part
+from jsplit.replay import AS_STORED, Replay, varied
 from jsplit.typing import Codec, Packet, PyTree, Variables
 
 
@@ -91,9 +93,10 @@ class Steps(NamedTuple):
             `(client, x, mask, key) -> Packet`.
         client_backward: state A.
             `(client, residual, reply: Packet, mask, step_size) -> client`.
-        server_step: states B and C; no gradient at the cut is computed.
+        server_step: state B; no gradient at the cut is computed.
             `(server, packets: Packet[k], labels: [k, b], mask: [k, b], key, step_size)
             -> (server, Metrics)`.
+        replay_step: state C. The same, from what was stored.
         server_step_with_reply: state A. The same, and the gradient packets:
             `(...) -> (server, Metrics, Packet[k])`.
         client_examine: evaluation, by running statistics.
@@ -107,6 +110,7 @@ class Steps(NamedTuple):
     client_refresh: Callable[..., Packet]
     client_backward: Callable[..., Party]
     server_step: Callable[..., tuple[Party, Metrics]]
+    replay_step: Callable[..., tuple[Party, Metrics]]
     server_step_with_reply: Callable[..., tuple[Party, Metrics, Packet]]
     client_examine: Callable[..., Packet]
     server_examine: Callable[..., jax.Array]
@@ -151,6 +155,7 @@ def make_steps(
     correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
     refresh_statistics: str = "running",
     defence: Defence = NO_DEFENCE,
+    replay: Replay = AS_STORED,
     observe: Callable[[str, Packet, jax.Array | None], None] = ignore,
 ) -> Steps:
     """Makes the steps of one client/server pair.
@@ -178,6 +183,9 @@ def make_steps(
         correct: of each example, `(outputs, labels) -> Bool[n]`.
         refresh_statistics: `running` or `batch`, see above.
         defence: of the client against a server that looks at its activations.
+        replay: what the server makes of stored activations in C. The loss of a mixed
+            example is that of both labels by their shares; it counts as predicted
+            right if the label of the larger share is.
         observe: is shown every packet of training as it is traced, `activations` or
             `gradients`, with its mask.
 
@@ -256,17 +264,25 @@ def make_steps(
         labels: jax.Array,
         mask: jax.Array | None,
         key: jax.Array,
+        replay: Replay = AS_STORED,
     ) -> tuple[Callable[[PyTree, jax.Array], Any], jax.Array]:
         """The server's mean loss as a function of its parameters and the smashed."""
         smashed = _flat(jax.vmap(decode)(packets))
         labels, rows = labels.reshape(-1), None if mask is None else mask.reshape(-1)
+        # Not of what the part itself draws from.
+        mix_key = jax.random.fold_in(key, 2**31 - 1)
+        smashed, mixture = varied(replay, mix_key, smashed, rows)
 
         def mean_loss(params: PyTree, smashed: jax.Array) -> tuple[jax.Array, Any]:
             variables = {**party.variables, "params": params}
             outputs, variables = server.apply(
                 variables, smashed, mask=rows, key=key, train=True
             )
-            metrics = sum_up(loss(outputs, labels), correct(outputs, labels), rows)
+            losses = loss(outputs, labels)
+            if mixture is not None:
+                others = loss(outputs, labels[mixture.partner])
+                losses = mixture.share * losses + (1 - mixture.share) * others
+            metrics = sum_up(losses, correct(outputs, labels), rows)
             mean = metrics.loss / jnp.maximum(metrics.examples, 1).astype(jnp.float32)
             return mean, (variables, metrics)
 
@@ -279,8 +295,9 @@ def make_steps(
         mask: jax.Array | None,
         key: jax.Array,
         step_size: jax.Array,
+        replay: Replay = AS_STORED,
     ) -> tuple[Party, Metrics]:
-        mean_loss, smashed = objective(party, packets, labels, mask, key)
+        mean_loss, smashed = objective(party, packets, labels, mask, key, replay)
         gradients, (variables, metrics) = jax.grad(mean_loss, has_aux=True)(
             party.variables["params"], smashed
         )
@@ -341,6 +358,7 @@ def make_steps(
         client_refresh=jax.jit(client_refresh),
         client_backward=jax.jit(client_backward),
         server_step=jax.jit(server_step),
+        replay_step=jax.jit(functools.partial(server_step, replay=replay)),
         server_step_with_reply=jax.jit(server_step_with_reply),
         client_examine=jax.jit(client_examine),
         server_examine=jax.jit(server_examine),

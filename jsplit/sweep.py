@@ -84,14 +84,14 @@ def command(argv: Sequence[str], prog: str) -> int:
         raise InputError(f"{prog} needs a FILE; the ready ones are in configs/sweeps/")
     file = Path(asked.file)
     planned = grid.read(file)
-    _check_once(planned, file)
+    _check(planned, file)
     path = folders.path_of(asked.folder or str(Path("runs") / file.stem))
     check_kept(planned, path)
     if asked.dry:
         for run in planned:
             say(f"{'done' if is_done(path / run.name) else 'to do':6} {run.name}")
         return 0
-    _one_device(planned)
+    _choose_device(planned)
     with contextlib.ExitStack() as stack:
         folders.make(path, "--folder")
         stack.enter_context(folders.held(path))
@@ -164,8 +164,14 @@ def is_done(path: Path) -> bool:
     return RunFolder(path).summary.exists()
 
 
-def _check_once(planned: Sequence[Planned], file: Path) -> None:
-    """Refuses unknown names, and a run that stands in the file twice."""
+def _check(planned: Sequence[Planned], file: Path) -> None:
+    """Refuses unknown names, several devices, and a run that is there twice."""
+    devices = {run.config.device for run in planned}
+    if len(devices) > 1:
+        raise InputError(
+            f"{file}: a sweep computes on one device, but its runs name "
+            f"{sorted(devices)}; set device under [settings]"
+        )
     names: dict[RunConfig, str] = {}
     for run in planned:
         check_names(run.config)
@@ -239,16 +245,11 @@ def _data_of(config: RunConfig) -> dict[str, object]:
     return {name: getattr(config, name) for name in names}
 
 
-def _one_device(planned: Sequence[Planned]) -> None:
-    """Chooses the device, which one process can do only once."""
-    devices = {run.config.device for run in planned}
-    if len(devices) > 1:
-        raise InputError(
-            f"a sweep computes on one device, but its runs name {sorted(devices)}; set "
-            "device under [settings]"
-        )
-    device.restrict(*devices)
-    device.choose(*devices)
+def _choose_device(planned: Sequence[Planned]) -> None:
+    """That of all runs, which one process can do only once."""
+    wanted = planned[0].config.device
+    device.restrict(wanted)
+    device.choose(wanted)
 
 
 def _line(name: str, progress: Progress) -> str:

@@ -24,17 +24,22 @@ def simulated(config):
 
 @pytest.mark.parametrize("topology", ("parallel", "sequential"))
 @pytest.mark.parametrize(
-    ("clients", "partition", "refresh_augment"),
-    ((1, "iid", True), (1, "iid", False), (3, "uneven:1", True)),
+    ("clients", "partition", "changes"),
+    (
+        (1, "iid", {}),
+        (1, "iid", {"refresh_augment": False}),
+        (3, "uneven:1", {}),
+        (3, "uneven:1", {"replay_mixup": 1.0, "replay_mirror": True}),
+    ),
 )
 def test_a_networked_run_is_the_simulation_s(
-    clients, partition, refresh_augment, topology, tmp_path
+    clients, partition, changes, topology, tmp_path
 ):
     config = dataclasses.replace(
         TINY,
         clients=clients,
         partition=partition,
-        refresh_augment=refresh_augment,
+        **changes,
         topology=topology,
         codec="identity",
         grad_codec="identity",

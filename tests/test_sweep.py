@@ -117,6 +117,8 @@ def test_a_grid_stands_for_all_combinations_in_their_order():
         ("settings = 3\n[[grid]]\n", "settings must be one table"),
         ("[[grid]\n", "is not TOML"),
         ("[[grid]]\nmodel = 'alexnet'\n", "--model 'alexnet' is unknown"),
+        ("[[grid]]\npartition = 'sorted'\n", "partition 'sorted' is unknown"),
+        ("[[grid]]\ndataset = 'mnist'\n", "dataset 'mnist' is unknown"),
         (
             "[[grid]]\ndevice = 'cpu'\n[[grid]]\ndevice = 'auto'\nseed = 1\n",
             "a sweep computes on one device",
@@ -128,9 +130,10 @@ def test_a_file_that_stands_for_no_runs_is_refused_in_one_line(
 ):
     path = tmp_path / "bad.toml"
     path.write_text(text)
-    assert jsplit("sweep", path, "--folder", tmp_path / "runs") == 2
-    error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1
+    for dry in ((), ("--dry",)):
+        assert jsplit("sweep", path, "--folder", tmp_path / "runs", *dry) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
     assert files_under(tmp_path) == ["bad.toml"]
 
 

@@ -2,7 +2,7 @@
 
 from jsplit.data.augment import augment, preprocess
 from jsplit.data.dataset import Dataset
-from jsplit.data.partition import class_counts, partition
+from jsplit.data.partition import check_scheme, class_counts, partition
 from jsplit.data.prepare import (
     Moments,
     Sums,
@@ -11,7 +11,7 @@ from jsplit.data.prepare import (
     normalization,
     prepare_images,
 )
-from jsplit.data.sources import load
+from jsplit.data.sources import check_name, load
 
 __all__ = [
     "Dataset",
@@ -19,6 +19,8 @@ __all__ = [
     "Sums",
     "augment",
     "channel_sums",
+    "check_name",
+    "check_scheme",
     "class_counts",
     "load",
     "moments",

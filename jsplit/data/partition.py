@@ -49,7 +49,7 @@ def partition(
         )
     if seed < 0:
         raise InputError(f"seed is {seed}; give 0 or more")
-    kind, alpha = _parse(scheme)
+    kind, alpha = check_scheme(scheme)
     rng = np.random.default_rng(seed)
     if kind == "dirichlet":
         groups = [np.flatnonzero(labels == label) for label in np.unique(labels)]
@@ -77,7 +77,12 @@ def class_counts(
     )
 
 
-def _parse(scheme: str) -> tuple[str, float | None]:
+def check_scheme(scheme: str) -> tuple[str, float | None]:
+    """A scheme's kind and ALPHA, None for "iid".
+
+    Raises:
+        InputError: An unknown scheme, an ALPHA out of range.
+    """
     kind, colon, text = scheme.partition(":")
     if scheme == "iid":
         return kind, None

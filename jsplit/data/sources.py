@@ -51,13 +51,9 @@ def load(
         InputError: The name is unknown, no source has the data, or what is there is
             broken.
     """
+    check_name(name)
     if name.endswith(".npz"):
         return load_npz(Path(name).expanduser())
-    if name not in NAMES and not name.startswith(PREFIX):
-        raise InputError(
-            f"dataset {name!r} is unknown; choose {', '.join(NAMES)}, tfds:NAME of a "
-            "set that TFDS prepared, or give the path of a .npz file"
-        )
     if name == "fashion_mnist_10k":
         return load_embedded()
     data_dir = data_dir or _folder("TFDS_DATA_DIR", "~/tensorflow_datasets")
@@ -78,6 +74,20 @@ def load(
         fault = str(error).partition("; ")[0]
         source = f"{dataset.source}; not CIFAR-10, because {fault}"
         return dataclasses.replace(dataset, source=source)
+
+
+def check_name(name: str) -> None:
+    """Refuses what `load` can make nothing of, before anything is looked for.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    if name in NAMES or name.startswith(PREFIX) or name.endswith(".npz"):
+        return
+    raise InputError(
+        f"dataset {name!r} is unknown; choose {', '.join(NAMES)}, tfds:NAME of a "
+        "set that TFDS prepared, or give the path of a .npz file"
+    )
 
 
 def _load_from(
