@@ -59,7 +59,6 @@ BAD_FLAGS = {
     "--train-examples 99999": ("99999", "1 .. 10000"),
     "--replay-mixup -1": ("--replay-mixup", "at least 0, got -1"),
     "--replay-mixup inf": ("--replay-mixup", "finite number, got inf"),
-    "--replay-mirror --cut 3": ("not [64]", "cut earlier"),
     "--warmup 99999999999": ("--warmup", "at most 1000000"),
     "--epoch 3": ("'--epoch'", "did you mean --epochs?"),
     "--no-augmnt": ("'--no-augmnt'", "did you mean --no-augment?"),
