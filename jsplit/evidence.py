@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jsplit import folder as folders
-from jsplit.build import canonical
+from jsplit.build import READ_BEYOND_A, canonical
 from jsplit.config import RunConfig
 from jsplit.errors import InputError
 from jsplit.folder import RunFolder
@@ -211,7 +211,9 @@ def at_equal_traffic(
         for other in group.settings
         if other.config.gate in (control, "always")
         and all(
-            getattr(other.config, it) == getattr(setting.config, it) for it in SENDING
+            getattr(other.config, it) == getattr(setting.config, it)
+            for it in SENDING
+            if other.config.gate != "always" or it not in READ_BEYOND_A
         )
     ]
     if not any(other.config.gate == control for other in others):

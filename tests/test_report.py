@@ -44,10 +44,12 @@ def finish(path, config, accuracy, communication=1.0, computation=1.0, **changes
     write_json(folder.summary, summary | changes)
 
 
-@pytest.fixture
-def runs(tmp_path):
+BASE = RunConfig(model="cnn", epochs=12)
+VARIED = {"refresh_augment": False, "replay_mixup": 1.0, "replay_mirror": True}
+
+
+def make_runs(path, **sent):
     """Three seeds of five settings; one of them loses too much."""
-    base = RunConfig(model="cnn", epochs=12)
     settings = {
         "plain": (PLAIN, 0.900, 1.0, 1.0),
         "loss small": ({"gate": "loss", "threshold": 0.02}, 0.899, 20.0, 4.0),
@@ -57,11 +59,17 @@ def runs(tmp_path):
     }
     for name, (changes, accuracy, communication, computation) in settings.items():
         for seed in range(3):
-            config = dataclasses.replace(base, **changes, seed=seed)
-            noise = 0.001 * (seed - 1)
-            path = tmp_path / f"{name} {seed}"
-            finish(path, config, accuracy + noise, communication, computation)
-    return tmp_path
+            config = dataclasses.replace(BASE, **changes, **sent, seed=seed)
+            accurate = accuracy + 0.001 * (seed - 1)
+            finish(
+                path / f"{name} {seed}", config, accurate, communication, computation
+            )
+    return path
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return make_runs(tmp_path)
 
 
 def report(*words):
@@ -120,13 +128,23 @@ def test_other_seeds_than_those_of_plain_split_learning_prove_nothing(runs):
     assert "| freeze 1 | 1 | 95.00 | not the same seeds |" in text
 
 
-def test_the_loss_gate_is_compared_with_controls_that_send_as_much(runs):
+@pytest.mark.parametrize(
+    ("sent", "label"),
+    [({}, ""), (VARIED, ", C mixes 1, C mirrors, B not augmented")],
+    ids=["as A", "otherwise in B and C"],
+)
+def test_the_loss_gate_is_compared_with_controls_that_send_as_much(
+    sent, label, tmp_path
+):
+    runs = make_runs(tmp_path, **sent)
     for seed in range(3):
         always = RunConfig(model="cnn", epochs=12, gate="always", seed=seed)
         finish(runs / f"always {seed}", always, 0.899, 4.0, 1.0)
     (group,) = evidence.grouped(evidence.read(runs, partial=False)[0])
+    assert group.baseline.label == "always, float32"
     small, large = (
-        it for it in group.settings if it.label in ("loss 0.02", "loss 0.5")
+        next(it for it in group.settings if it.label == f"loss {threshold}{label}")
+        for threshold in (0.02, 0.5)
     )
     # Freezing goes from 0.899 at /4 to 0.898 (and the seed's noise) at /50.
     share = math.log(20 / 4) / math.log(50 / 4)
@@ -142,7 +160,7 @@ def test_the_loss_gate_is_compared_with_controls_that_send_as_much(runs):
     assert evidence.at_equal_traffic(group, small, "periodic") is None
     assert report(runs) == 0
     text = (runs / "report" / "report.md").read_text()
-    assert f"| loss 0.02 | /20 | not run there | {100 * mean:+.2f} ±" in text
+    assert f"| loss 0.02{label} | /20 | not run there | {100 * mean:+.2f} ±" in text
 
 
 def test_without_plain_split_learning_nothing_is_claimed(tmp_path):
