@@ -7,6 +7,8 @@ The values that a training is made of, and the function that puts them together:
     float8(), identity(), ...           codecs
     loss_gate(...), always_gate(), ...  gates
     PARALLEL, SEQUENTIAL                topologies
+    Replay(...)                         what C makes of what it stored
+    Defence(...)                        what hides examples from the server
     make_simulation(...)                all of it on one machine; run with `.run`
     make_steps(...)                     the jit-compiled steps alone
     Ledger                              what was sent and computed
@@ -33,9 +35,10 @@ from jsplit.protocol import (
     Transform,
     make_program,
 )
+from jsplit.replay import Replay
 from jsplit.shards import Shards, make_shards
 from jsplit.simulation import Simulation, make_simulation
-from jsplit.steps import Metrics, Party, Steps, init_party, make_steps
+from jsplit.steps import Defence, Metrics, Party, Steps, init_party, make_steps
 from jsplit.topology import PARALLEL, SEQUENTIAL, Layout, Topology, lay_out
 from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
 
@@ -50,6 +53,7 @@ __all__ = [
     "STATES",
     "SYNC",
     "Codec",
+    "Defence",
     "EpochRecord",
     "Gate",
     "GateState",
@@ -61,6 +65,7 @@ __all__ = [
     "Party",
     "Prices",
     "Program",
+    "Replay",
     "Shards",
     "Simulation",
     "Steps",
