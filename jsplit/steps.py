@@ -8,7 +8,6 @@ respect to the activations as it decoded them, and the client's pullback is appl
 the gradient as it decoded it.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -288,14 +287,14 @@ def make_steps(
 
         return mean_loss, smashed
 
-    def server_step(
+    def learn(
+        replay: Replay,
         party: Party,
         packets: Packet,
         labels: jax.Array,
         mask: jax.Array | None,
         key: jax.Array,
         step_size: jax.Array,
-        replay: Replay = AS_STORED,
     ) -> tuple[Party, Metrics]:
         mean_loss, smashed = objective(party, packets, labels, mask, key, replay)
         gradients, (variables, metrics) = jax.grad(mean_loss, has_aux=True)(
@@ -305,6 +304,26 @@ def make_steps(
             server_optimizer, party, variables, gradients, mask, step_size
         )
         return trained, metrics
+
+    def server_step(
+        party: Party,
+        packets: Packet,
+        labels: jax.Array,
+        mask: jax.Array | None,
+        key: jax.Array,
+        step_size: jax.Array,
+    ) -> tuple[Party, Metrics]:
+        return learn(AS_STORED, party, packets, labels, mask, key, step_size)
+
+    def replay_step(
+        party: Party,
+        packets: Packet,
+        labels: jax.Array,
+        mask: jax.Array | None,
+        key: jax.Array,
+        step_size: jax.Array,
+    ) -> tuple[Party, Metrics]:
+        return learn(replay, party, packets, labels, mask, key, step_size)
 
     def server_step_with_reply(
         party: Party,
@@ -358,7 +377,7 @@ def make_steps(
         client_refresh=jax.jit(client_refresh),
         client_backward=jax.jit(client_backward),
         server_step=jax.jit(server_step),
-        replay_step=jax.jit(functools.partial(server_step, replay=replay)),
+        replay_step=jax.jit(replay_step),
         server_step_with_reply=jax.jit(server_step_with_reply),
         client_examine=jax.jit(client_examine),
         server_examine=jax.jit(server_examine),
