@@ -94,7 +94,7 @@ class RunConfig:
     refresh_augment: Annotated[
         bool,
         argument("State B augments as A does; else C learns from images as they are."),
-    ] = True
+    ] = False
 
     replay_mixup: Annotated[
         float,

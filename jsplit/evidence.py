@@ -110,7 +110,7 @@ class Setting:
         parts += [f"C mixes {config.replay_mixup:g}"] * (config.replay_mixup > 0)
         parts += ["C mirrors"] * config.replay_mirror
         parts += ["B by batch"] * (config.refresh_statistics != "running")
-        parts += ["B not augmented"] * (not config.refresh_augment)
+        parts += ["B augmented"] * config.refresh_augment
         return ", ".join(parts)
 
     @property

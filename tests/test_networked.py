@@ -27,7 +27,7 @@ def simulated(config):
     ("clients", "partition", "changes"),
     (
         (1, "iid", {}),
-        (1, "iid", {"refresh_augment": False}),
+        (1, "iid", {"refresh_augment": True}),
         (3, "uneven:1", {}),
         (3, "uneven:1", {"replay_mixup": 1.0, "replay_mirror": True}),
     ),

@@ -27,7 +27,7 @@ CASES = {
     "uneven clients": {"clients": 3, "partition": "uneven:1"},
     "in turns": {"clients": 2, "topology": "sequential", "train_examples": 190},
     "B by batch": {"refresh_statistics": "batch"},
-    "B not augmented": {"refresh_augment": False},
+    "B augmented": {"refresh_augment": True},
     "noise": {"noise": 0.5},
 }
 
