@@ -7,7 +7,6 @@ The values that a training is made of, and the function that puts them together:
     float8(), identity(), ...           codecs
     loss_gate(...), always_gate(), ...  gates
     PARALLEL, SEQUENTIAL                topologies
-    Replay(...)                         what C makes of what it stored
     Defence(...)                        what hides examples from the server
     make_simulation(...)                all of it on one machine; run with `.run`
     make_steps(...)                     the jit-compiled steps alone
@@ -35,7 +34,6 @@ from jsplit.protocol import (
     Transform,
     make_program,
 )
-from jsplit.replay import Replay
 from jsplit.shards import Shards, make_shards
 from jsplit.simulation import Simulation, make_simulation
 from jsplit.steps import Defence, Metrics, Party, Steps, init_party, make_steps
@@ -65,7 +63,6 @@ __all__ = [
     "Party",
     "Prices",
     "Program",
-    "Replay",
     "Shards",
     "Simulation",
     "Steps",

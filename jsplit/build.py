@@ -20,7 +20,6 @@ from jsplit.lossless import Tally
 from jsplit.models import MODELS, USUAL_CUTS, Block, split
 from jsplit.part import Part, from_flax, with_precision
 from jsplit.protocol import Transform
-from jsplit.replay import Replay
 from jsplit.simulation import Simulation, make_simulation
 from jsplit.steps import Defence, ignore
 from jsplit.topology import TOPOLOGIES
@@ -46,10 +45,7 @@ READ_BY_GATE = {
 }
 """Settings that a gate's states follow from."""
 
-READ_BEYOND_A = (
-    *("refresh_statistics", "refresh_augment"),
-    *("replay_mixup", "replay_mirror"),
-)
+READ_BEYOND_A = ("refresh_statistics", "refresh_augment", "mixup")
 """Settings without effect in a run that is always in A."""
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -168,7 +164,7 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         ),
         refresh_statistics=config.refresh_statistics,
         defence=defence_of(config),
-        replay=replay_of(config),
+        mixup=config.mixup,
         seed=config.seed,
         devices=jax.devices() if config.mesh else None,
         observe=ignore if tally is None else tally.observe,
@@ -276,11 +272,6 @@ def _one_of(name: str, value: str, choices: object) -> str:
             f"{flag(name)} {value!r} is unknown; choose {', '.join(known)}"
         )
     return value
-
-
-def replay_of(config: RunConfig) -> Replay:
-    """What the server makes of its store in C."""
-    return Replay(config.replay_mixup, config.replay_mirror)
 
 
 def optimizer_of(config: RunConfig) -> optax.GradientTransformation:

@@ -96,13 +96,10 @@ class RunConfig:
         argument("State B augments as A does; else C learns from images as they are."),
     ] = False
 
-    replay_mixup: Annotated[
+    mixup: Annotated[
         float,
-        argument("State C mixes stored pairs by Beta(ALPHA, ALPHA). 0: it does not."),
+        argument("State C mixes stored pairs, shares of Beta(M, M). 0: it does not."),
     ] = 0.0
-    replay_mirror: Annotated[
-        bool, argument("State C turns half of what it stored left to right.")
-    ] = False
 
     nopeek: Annotated[
         float,
@@ -166,8 +163,7 @@ class RunConfig:
         if self.loss_reference is not None:
             return self.loss_reference
         unlike = self.augment and not self.refresh_augment
-        unlike |= self.replay_mirror or self.replay_mixup > 0
-        return "alike" if unlike else "decision"
+        return "alike" if unlike or self.mixup > 0 else "decision"
 
     @property
     def server_batch(self) -> int:
@@ -244,12 +240,12 @@ def check(config: RunConfig) -> None:
     _in_range(config, "seed", 0, 2**32 - 1)
     for name in (
         *("threshold", "momentum", "weight_decay"),
-        *("nopeek", "noise", "replay_mixup"),
+        *("nopeek", "noise", "mixup"),
     ):
         _in_range(config, name, 0, float("inf"))
     for name in (
         *("threshold", "learning_rate", "momentum", "weight_decay"),
-        *("nopeek", "noise", "replay_mixup"),
+        *("nopeek", "noise", "mixup"),
     ):
         value = getattr(config, name)
         if not abs(value) < float("inf"):

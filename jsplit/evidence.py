@@ -23,7 +23,7 @@ from jsplit.folder import RunFolder
 
 SENDING = (
     *("codec", "grad_codec", "refresh_statistics", "refresh_augment"),
-    *("nopeek", "noise", "replay_mixup", "replay_mirror"),
+    *("nopeek", "noise", "mixup"),
 )
 """Settings of what crosses, whichever gate says when."""
 
@@ -107,8 +107,7 @@ class Setting:
             parts.append(f"{config.codec} up, {config.grad_codec} down")
         parts += [f"NoPeek {config.nopeek:g}"] * (config.nopeek > 0)
         parts += [f"noise {config.noise:g}"] * (config.noise > 0)
-        parts += [f"C mixes {config.replay_mixup:g}"] * (config.replay_mixup > 0)
-        parts += ["C mirrors"] * config.replay_mirror
+        parts += [f"mixup {config.mixup:g}"] * (config.mixup > 0)
         parts += ["B by batch"] * (config.refresh_statistics != "running")
         parts += ["B augmented"] * config.refresh_augment
         return ", ".join(parts)

@@ -2,7 +2,7 @@
 
     A: client_forward -> encode -> server_step_with_reply -> encode -> client_backward
     B: client_refresh -> encode -> server_step          (nothing comes back)
-    C:                   stored packets -> replay_step  (nothing is sent)
+    C:                   stored packets -> offline_step (nothing is sent)
 
 The server stores every packet that it receives; an epoch of A or B rewrites the whole
 store, an epoch of C draws from it. After each epoch the gate sees the server's mean
@@ -422,7 +422,7 @@ def offline_epoch(
         at = jnp.unravel_index(slots, labels.shape)
         rows = jax.tree.map(lambda leaf: leaf[at], store)
         rows = placement.lay(rows, BATCH)
-        server, metrics = steps.replay_step(
+        server, metrics = steps.offline_step(
             server,
             Packet(rows.packets.payload[:, None], rows.packets.header),
             rows.labels[:, None],

@@ -23,8 +23,6 @@ from jsplit.protocol import (
     Transform,
     make_program,
 )
-from jsplit.replay import AS_STORED, Replay
-from jsplit.replay import check as check_replay
 from jsplit.shards import Shards, make_shards
 from jsplit.sides import (
     begin_both,
@@ -119,7 +117,7 @@ def make_simulation(
     transform: Transform = IDENTITY_TRANSFORM,
     refresh_statistics: str = "running",
     defence: Defence = NO_DEFENCE,
-    replay: Replay = AS_STORED,
+    mixup: float = 0.0,
     loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
     correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
     seed: int = 0,
@@ -144,7 +142,7 @@ def make_simulation(
         transform: of raw examples.
         refresh_statistics: see `make_steps`.
         defence: see `make_steps`.
-        replay: see `make_steps`.
+        mixup: see `make_steps`.
         loss: of each example.
         correct: of each example.
         seed: of weights, order, augmentation and dropout.
@@ -153,8 +151,7 @@ def make_simulation(
             there are several. None: the default device does it all.
 
     Raises:
-        InputError: if the devices cannot share the clients or the batch equally, or
-            activations of this shape cannot be replayed so.
+        InputError: if the devices cannot share the clients or the batch equally.
         ValueError: if the lengths do not match, labels are not integers from 0, the
             client's output is not one float32 array, shares name an example twice or
             a missing one, or a part with batch statistics takes no mask and the shares
@@ -179,13 +176,12 @@ def make_simulation(
         correct=correct,
         refresh_statistics=refresh_statistics,
         defence=defence,
-        replay=replay,
+        mixup=mixup,
         observe=observe,
     )
     keys = keys_of(seed)
     x = transform.evaluate(jnp.asarray(train[0][:1]))
     begun = begin_both(client, server, optimizer, keys, x, layout)
-    check_replay(replay, begun.smashed.shape[1:])
     program = make_program(
         steps,
         gate,

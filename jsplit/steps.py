@@ -17,9 +17,9 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from jsplit.mixup import mixed
 from jsplit.nopeek import distance_correlation
 from jsplit.part import Part
-from jsplit.replay import AS_STORED, Replay, varied
 from jsplit.typing import Codec, Packet, PyTree, Variables
 
 
@@ -95,7 +95,7 @@ class Steps(NamedTuple):
         server_step: state B; no gradient at the cut is computed.
             `(server, packets: Packet[k], labels: [k, b], mask: [k, b], key, step_size)
             -> (server, Metrics)`.
-        replay_step: state C. The same, from what was stored.
+        offline_step: state C. The same, mixed in pairs if the steps are made so.
         server_step_with_reply: state A. The same, and the gradient packets:
             `(...) -> (server, Metrics, Packet[k])`.
         client_examine: evaluation, by running statistics.
@@ -109,7 +109,7 @@ class Steps(NamedTuple):
     client_refresh: Callable[..., Packet]
     client_backward: Callable[..., Party]
     server_step: Callable[..., tuple[Party, Metrics]]
-    replay_step: Callable[..., tuple[Party, Metrics]]
+    offline_step: Callable[..., tuple[Party, Metrics]]
     server_step_with_reply: Callable[..., tuple[Party, Metrics, Packet]]
     client_examine: Callable[..., Packet]
     server_examine: Callable[..., jax.Array]
@@ -154,7 +154,7 @@ def make_steps(
     correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
     refresh_statistics: str = "running",
     defence: Defence = NO_DEFENCE,
-    replay: Replay = AS_STORED,
+    mixup: float = 0.0,
     observe: Callable[[str, Packet, jax.Array | None], None] = ignore,
 ) -> Steps:
     """Makes the steps of one client/server pair.
@@ -182,15 +182,18 @@ def make_steps(
         correct: of each example, `(outputs, labels) -> Bool[n]`.
         refresh_statistics: `running` or `batch`, see above.
         defence: of the client against a server that looks at its activations.
-        replay: what the server makes of stored activations in C. The loss of a mixed
-            example is that of both labels by their shares; it counts as predicted
-            right if the label of the larger share is.
+        mixup: in C stored activations are mixed in pairs by shares of Beta(mixup,
+            mixup); 0: they are not. The loss of a mixture is that of both labels by
+            their shares, and it is predicted right if the label of the larger one is.
         observe: is shown every packet of training as it is traced, `activations` or
             `gradients`, with its mask.
 
     Raises:
-        ValueError: if `refresh_statistics` is neither.
+        ValueError: if `refresh_statistics` is neither, or `mixup` no finite number
+            from 0.
     """
+    if not 0 <= mixup < float("inf"):
+        raise ValueError(f"mixup must be finite and at least 0, got {mixup}")
     if refresh_statistics not in ("running", "batch"):
         raise ValueError(
             f"refresh_statistics must be 'running' or 'batch', got "
@@ -263,14 +266,16 @@ def make_steps(
         labels: jax.Array,
         mask: jax.Array | None,
         key: jax.Array,
-        replay: Replay = AS_STORED,
+        mixup: float = 0.0,
     ) -> tuple[Callable[[PyTree, jax.Array], Any], jax.Array]:
         """The server's mean loss as a function of its parameters and the smashed."""
         smashed = _flat(jax.vmap(decode)(packets))
         labels, rows = labels.reshape(-1), None if mask is None else mask.reshape(-1)
-        # Not of what the part itself draws from.
-        mix_key = jax.random.fold_in(key, 2**31 - 1)
-        smashed, mixture = varied(replay, mix_key, smashed, rows)
+        mixture = None
+        if mixup:
+            # Not of what the part itself draws from.
+            mix_key = jax.random.fold_in(key, 2**31 - 1)
+            smashed, mixture = mixed(mix_key, mixup, smashed, rows)
 
         def mean_loss(params: PyTree, smashed: jax.Array) -> tuple[jax.Array, Any]:
             variables = {**party.variables, "params": params}
@@ -288,7 +293,7 @@ def make_steps(
         return mean_loss, smashed
 
     def learn(
-        replay: Replay,
+        mixup: float,
         party: Party,
         packets: Packet,
         labels: jax.Array,
@@ -296,7 +301,7 @@ def make_steps(
         key: jax.Array,
         step_size: jax.Array,
     ) -> tuple[Party, Metrics]:
-        mean_loss, smashed = objective(party, packets, labels, mask, key, replay)
+        mean_loss, smashed = objective(party, packets, labels, mask, key, mixup)
         gradients, (variables, metrics) = jax.grad(mean_loss, has_aux=True)(
             party.variables["params"], smashed
         )
@@ -313,9 +318,9 @@ def make_steps(
         key: jax.Array,
         step_size: jax.Array,
     ) -> tuple[Party, Metrics]:
-        return learn(AS_STORED, party, packets, labels, mask, key, step_size)
+        return learn(0.0, party, packets, labels, mask, key, step_size)
 
-    def replay_step(
+    def offline_step(
         party: Party,
         packets: Packet,
         labels: jax.Array,
@@ -323,7 +328,7 @@ def make_steps(
         key: jax.Array,
         step_size: jax.Array,
     ) -> tuple[Party, Metrics]:
-        return learn(replay, party, packets, labels, mask, key, step_size)
+        return learn(mixup, party, packets, labels, mask, key, step_size)
 
     def server_step_with_reply(
         party: Party,
@@ -377,7 +382,7 @@ def make_steps(
         client_refresh=jax.jit(client_refresh),
         client_backward=jax.jit(client_backward),
         server_step=jax.jit(server_step),
-        replay_step=jax.jit(replay_step),
+        offline_step=jax.jit(offline_step),
         server_step_with_reply=jax.jit(server_step_with_reply),
         client_examine=jax.jit(client_examine),
         server_examine=jax.jit(server_examine),

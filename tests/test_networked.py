@@ -29,7 +29,7 @@ def simulated(config):
         (1, "iid", {}),
         (1, "iid", {"refresh_augment": True}),
         (3, "uneven:1", {}),
-        (3, "uneven:1", {"replay_mixup": 1.0, "replay_mirror": True}),
+        (3, "uneven:1", {"mixup": 1.0}),
     ),
 )
 def test_a_networked_run_is_the_simulation_s(

@@ -45,7 +45,7 @@ def finish(path, config, accuracy, communication=1.0, computation=1.0, **changes
 
 
 BASE = RunConfig(model="cnn", epochs=12)
-VARIED = {"refresh_augment": True, "replay_mixup": 1.0, "replay_mirror": True}
+VARIED = {"refresh_augment": True, "mixup": 1.0}
 
 
 def make_runs(path, **sent):
@@ -130,7 +130,7 @@ def test_other_seeds_than_those_of_plain_split_learning_prove_nothing(runs):
 
 @pytest.mark.parametrize(
     ("sent", "label"),
-    [({}, ""), (VARIED, ", C mixes 1, C mirrors, B augmented")],
+    [({}, ""), (VARIED, ", mixup 1, B augmented")],
     ids=["as A", "otherwise in B and C"],
 )
 def test_the_loss_gate_is_compared_with_controls_that_send_as_much(
@@ -248,7 +248,7 @@ def test_the_same_run_twice_is_refused(runs, capsys):
         {"cut": 1},
         {"batch_size": 128},
         {"threshold": 3.0, "period": 2, "sync_epochs": 2, "loss_reference": "alike"},
-        {"refresh_augment": True, "refresh_statistics": "batch"},
+        {"refresh_augment": True, "refresh_statistics": "batch", "mixup": 1.0},
         {"chunk": 3, "device": "cpu"},
     ],
     ids=lambda said: next(iter(said)),
@@ -264,7 +264,7 @@ def test_what_says_the_same_is_the_same_run(said, runs, capsys):
         ({}, {"loss_reference": "alike"}),
         ({"refresh_augment": True}, {"loss_reference": "decision"}),
         ({"augment": False, "refresh_augment": True}, {"loss_reference": "decision"}),
-        ({"augment": False, "replay_mixup": 0.2}, {"loss_reference": "alike"}),
+        ({"augment": False, "mixup": 0.2}, {"loss_reference": "alike"}),
     ],
 )
 def test_the_usual_reference_of_losses_is_the_same_where_it_is_named(one, other):
@@ -275,6 +275,7 @@ def test_what_the_gate_reads_makes_another_run():
     runs = [
         RunConfig(),
         RunConfig(refresh_augment=True),
+        RunConfig(mixup=1.0),
         RunConfig(loss_reference="decision"),
         RunConfig(threshold=0.1),
         RunConfig(gate="freeze"),

@@ -11,7 +11,6 @@ from jsplit.codecs import CODECS
 from jsplit.config import RunConfig
 from jsplit.errors import InputError
 from jsplit.ledger import Prices
-from jsplit.replay import check as check_replay
 from jsplit.sides import (
     begin,
     begin_both,
@@ -111,8 +110,7 @@ def begin_serving(
     """The server's side, for clients with such images and so many examples each.
 
     Raises:
-        InputError: if the batch is larger than all of the examples, or activations of
-            this shape cannot be replayed so.
+        InputError: if the batch is larger than all of the examples.
     """
     if config.batch_size is not None and config.batch_size > sum(sizes):
         raise InputError(
@@ -124,7 +122,6 @@ def begin_serving(
     optimizer, keys = build.optimizer_of(config), keys_of(config.seed)
     x = jnp.zeros((1, *image), jnp.float32)
     begun = begin_both(client, server, optimizer, keys, x, layout)
-    check_replay(build.replay_of(config), begun.smashed.shape[1:])
     codec, grad_codec = CODECS[config.codec](), CODECS[config.grad_codec]()
     gate = build.GATES[config.gate](config, classes)
     side = Side(
@@ -200,5 +197,5 @@ def _steps(config: RunConfig, classes: int) -> Steps:
         grad_codec=CODECS[config.grad_codec](),
         refresh_statistics=config.refresh_statistics,
         defence=build.defence_of(config),
-        replay=build.replay_of(config),
+        mixup=config.mixup,
     )

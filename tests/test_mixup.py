@@ -1,4 +1,4 @@
-"""What the server makes of its store in C: views that cost nothing, and no others."""
+"""Mixup of what the server stored: in C alone, and of real examples alone."""
 
 import chex
 import jax
@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from jsplit import loss_gate, make_simulation
 from jsplit.codecs import identity
-from jsplit.errors import InputError
 from jsplit.gate import freeze_gate
-from jsplit.replay import AS_STORED, Replay, check, varied
+from jsplit.mixup import mixed
 from jsplit.steps import cross_entropy, init_party, make_steps
 from tests.nets import OPTIMIZER, blobs, dense_parts
 
@@ -24,24 +23,6 @@ def images(seed=0, shape=SHAPE):
     return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
 
-def test_as_stored_is_the_identity():
-    x = images()
-    made, mixture = varied(AS_STORED, jax.random.key(0), x, None)
-    chex.assert_trees_all_equal(made, x)
-    assert mixture is None
-
-
-def test_mirroring_turns_about_half_of_the_examples_left_to_right():
-    x = images(shape=(400, 2, 3, 1))
-    made, _ = varied(Replay(mirror=True), jax.random.key(0), x, None)
-    turned = np.asarray((made == x[:, :, ::-1]).all((1, 2, 3)))
-    kept = np.asarray((made == x).all((1, 2, 3)))
-    assert (turned ^ kept).all()
-    assert 150 < turned.sum() < 250
-    again, _ = varied(Replay(mirror=True), jax.random.key(1), x, None)
-    assert (np.asarray(made) != np.asarray(again)).any()
-
-
 @given(
     rows=st.lists(st.booleans(), min_size=1, max_size=12),
     seed=st.integers(0, 1000),
@@ -50,7 +31,7 @@ def test_mirroring_turns_about_half_of_the_examples_left_to_right():
 def test_a_mixture_is_of_two_real_rows_by_their_shares(rows, seed, alpha):
     rows = np.asarray(rows)
     x = images(seed, (len(rows), 5))
-    made, mixture = varied(Replay(alpha), jax.random.key(seed), x, jnp.asarray(rows))
+    made, mixture = mixed(jax.random.key(seed), alpha, x, jnp.asarray(rows))
     partner, share = np.asarray(mixture.partner), np.asarray(mixture.share)
     assert share.dtype == np.float32 and (0.5 <= share).all() and (share <= 1).all()
     weight = share[:, None]
@@ -67,26 +48,20 @@ def test_a_mixture_is_of_two_real_rows_by_their_shares(rows, seed, alpha):
 def test_shares_are_drawn_from_beta():
     x = images(shape=(4000, 1))
     for alpha, expected in ((1.0, 0.75), (0.2, 0.899)):
-        _, mixture = varied(Replay(alpha), jax.random.key(3), x, None)
+        _, mixture = mixed(jax.random.key(3), alpha, x, None)
         # Of the larger of two shares; for ALPHA 0.2 by 4 million draws of NumPy.
         np.testing.assert_allclose(mixture.share.mean(), expected, atol=0.01)
 
 
 @pytest.mark.parametrize("mixup", [-0.5, np.nan, np.inf])
 def test_a_mixup_out_of_range_is_named(mixup):
-    with pytest.raises(InputError, match="mixup must be a finite number, at least 0"):
-        check(Replay(mixup), (3,))
+    with pytest.raises(ValueError, match="mixup must be finite and at least 0"):
+        steps_of(mixup)
+    with pytest.raises(ValueError, match="alpha must be finite and more than 0"):
+        mixed(jax.random.key(0), mixup, images(), None)
 
 
-def test_activations_without_a_width_cannot_be_mirrored():
-    check(Replay(mirror=True), (4, 4, 8))
-    with pytest.raises(InputError, match=r"not \[8\]; cut earlier"):
-        check(Replay(mirror=True), (8,))
-    with pytest.raises(InputError, match=r"not \[8\]; cut earlier"):
-        simulation(Replay(mirror=True))
-
-
-def steps_of(replay):
+def steps_of(mixup):
     client, server = dense_parts()
     steps = make_steps(
         client,
@@ -95,7 +70,7 @@ def steps_of(replay):
         server_optimizer=OPTIMIZER,
         codec=identity(),
         grad_codec=identity(),
-        replay=replay,
+        mixup=mixup,
     )
     smashed = images(1, (6, 8))
     party = init_party(server, OPTIMIZER, jax.random.key(0), smashed)
@@ -105,18 +80,18 @@ def steps_of(replay):
 
 
 def test_the_step_of_c_learns_the_mixture_and_that_of_b_does_not():
-    server, steps, party, packets, labels, smashed = steps_of(Replay(1.0))
+    server, steps, party, packets, labels, smashed = steps_of(1.0)
     mask = jnp.asarray([[True]] * 5 + [[False]])
     key, step_size = jax.random.key(5), jnp.float32(0.1)
     given_ = (party, packets, labels, mask, key, step_size)
-    trained, metrics = steps.replay_step(*given_)
+    trained, metrics = steps.offline_step(*given_)
 
     mix_key = jax.random.fold_in(key, 2**31 - 1)
-    mixed, mixture = varied(Replay(1.0), mix_key, smashed, mask[:, 0])
+    made, mixture = mixed(mix_key, 1.0, smashed, mask[:, 0])
 
     def mean_loss(params):
         outputs, _ = server.apply(
-            {"params": params}, mixed, mask=None, key=key, train=True
+            {"params": params}, made, mask=None, key=key, train=True
         )
         own = cross_entropy(outputs, labels[:, 0])
         other = cross_entropy(outputs, labels[mixture.partner, 0])
@@ -133,12 +108,12 @@ def test_the_step_of_c_learns_the_mixture_and_that_of_b_does_not():
     )
     chex.assert_trees_all_close(trained.variables["params"], expected, atol=1e-6)
 
-    usual = steps_of(AS_STORED)[1]
+    usual = steps_of(0.0)[1]
     chex.assert_trees_all_equal(steps.server_step(*given_), usual.server_step(*given_))
-    chex.assert_trees_all_equal(usual.replay_step(*given_), usual.server_step(*given_))
+    chex.assert_trees_all_equal(usual.offline_step(*given_), usual.server_step(*given_))
 
 
-def simulation(replay, gate=None):
+def simulation(mixup, gate=None):
     return make_simulation(
         *dense_parts(),
         blobs(90),
@@ -146,22 +121,22 @@ def simulation(replay, gate=None):
         gate=gate or freeze_gate(2),
         optimizer=OPTIMIZER,
         batch_size=16,
-        replay=replay,
+        mixup=mixup,
     )
 
 
 def test_only_epochs_of_c_see_what_is_mixed():
     sizes = np.full(6, 0.05)
-    _, plain, ledger = simulation(AS_STORED).run(sizes)
-    _, mixed, same = simulation(Replay(1.0)).run(sizes)
+    _, plain, ledger = simulation(0.0).run(sizes)
+    _, other, same = simulation(1.0).run(sizes)
     assert ledger.states == same.states == "AABCCC"
-    first = jax.tree.map(lambda leaf: leaf[:3], (plain, mixed))
+    first = jax.tree.map(lambda leaf: leaf[:3], (plain, other))
     chex.assert_trees_all_equal(*first)
-    assert (np.asarray(plain.train.loss[3:]) < np.asarray(mixed.train.loss[3:])).all()
+    assert (np.asarray(plain.train.loss[3:]) < np.asarray(other.train.loss[3:])).all()
     assert ledger.wire == same.wire
 
 
 def test_the_loss_gate_runs_with_references_alike():
     gate = loss_gate(0.3, initial_loss=np.log(3), reference="alike")
-    _, _, ledger = simulation(Replay(1.0), gate).run(np.full(8, 0.05))
+    _, _, ledger = simulation(1.0, gate).run(np.full(8, 0.05))
     assert ledger.states.startswith("A") and "BC" in ledger.states
