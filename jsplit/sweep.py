@@ -193,7 +193,8 @@ def check_kept(planned: Sequence[Planned], path: Path) -> None:
         folder = path / run.name
         if not RunFolder(folder).config.exists():
             continue
-        differing = differences(folders.read(folder)[1], run.config)
+        kept = canonical(folders.read(folder)[1])
+        differing = differences(kept, canonical(run.config))
         if differing:
             raise InputError(
                 f"{folder} holds a run with other settings ({'; '.join(differing)}); "
