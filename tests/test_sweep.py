@@ -8,6 +8,7 @@ import pytest
 from jsplit import cli, grid, sweep
 from jsplit.build import build, check_names, load_dataset, share_program
 from jsplit.config import RunConfig
+from jsplit.models import USUAL_CUTS
 from tests.runs import (
     ROOT,
     compile_once,
@@ -204,6 +205,20 @@ def test_another_run_under_the_same_name_is_refused(file, tmp_path, capsys):
     assert jsplit("sweep", file, "--folder", runs) == 2
     error = capsys.readouterr().err
     assert "holds a run with other settings (--epochs 5, not 4)" in error
+
+
+def test_a_kept_run_is_the_same_however_its_settings_are_said(file, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    planned = grid.read(file)[-1:]
+    sweep.sweep(planned, runs, lambda: False)
+    config = runs / planned[0].name / "config.json"
+    kept = json.loads(config.read_text())
+    assert kept["config"]["cut"] is None
+    kept["config"] |= {"cut": USUAL_CUTS["cnn"], "refresh_augment": True}
+    config.write_text(json.dumps(kept))
+    capsys.readouterr()
+    assert jsplit("sweep", file, "--folder", runs, "--dry") == 0
+    assert f"done   {planned[0].name}" in capsys.readouterr().out
 
 
 def test_a_run_that_breaks_does_not_keep_others_from_being_made(tmp_path, capsys):
