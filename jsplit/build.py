@@ -17,6 +17,7 @@ from jsplit.config import SPEED_ONLY, TRACED, RunConfig, flag
 from jsplit.data import Dataset
 from jsplit.errors import InputError
 from jsplit.lossless import Tally
+from jsplit.mixup import check as check_mixup
 from jsplit.models import MODELS, USUAL_CUTS, Block, split
 from jsplit.part import Part, from_flax, with_precision
 from jsplit.protocol import Transform
@@ -89,12 +90,25 @@ def check_names(config: RunConfig) -> None:
     _one_of("precision", config.precision, PRECISIONS)
     data.check_name(config.dataset)
     data.check_scheme(config.partition)
+    check_mixup(config.mixup)
     last = len(MODELS[config.model](2)) - 1
     if config.cut is not None and not 1 <= config.cut <= last:
         raise InputError(
             f"--cut {config.cut} is outside {config.model}, which can be cut after "
             f"block 1 to {last}; see --show-cuts"
         )
+
+
+def check_kept_names(config: RunConfig, folder: Path) -> None:
+    """Refuses a kept run that this version does not know.
+
+    Raises:
+        InputError: naming the folder, the flag and its value.
+    """
+    try:
+        check_names(config)
+    except InputError as error:
+        raise InputError(f"{folder} holds a run that is not known: {error}") from error
 
 
 def load_dataset(config: RunConfig, notify: Callable[[str], None]) -> Dataset:
@@ -243,9 +257,12 @@ def cut_index(config: RunConfig) -> int:
 
 
 def canonical(config: RunConfig) -> RunConfig:
-    """The same config for all those of the same run.
+    """The same for configs that say the same: a name for it, not a promise beyond that.
 
     What is usual is said in one way, and what nothing reads has its default.
+
+    Args:
+        config: whose names are known, see `check_names`.
     """
     usual = RunConfig()
     read = READ_BY_GATE[config.gate]
@@ -261,6 +278,8 @@ def canonical(config: RunConfig) -> RunConfig:
         cut=cut_index(config),
         batch_size=None if config.batch_size == batch else config.batch_size,
         loss_reference=config.reference,
+        # The first epoch is one of A in any case.
+        warmup=0 if config.warmup == 1 else config.warmup,
     )
     return dataclasses.replace(config, **{it: getattr(usual, it) for it in unread})
 

@@ -256,7 +256,8 @@ def _check_fits(path: Path, saved: dict[str, str], expected: dict[str, str]) -> 
         if there != here:
             raise RunError(
                 f"checkpoint {path} is of another run: {name or 'its array'} is "
-                f"{there} there and {here} here; resume with the settings that made it"
+                f"{there} there and {here} here; resume with the settings, and the "
+                "version, that made it"
             )
 
 

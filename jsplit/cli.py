@@ -319,8 +319,11 @@ def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -
     say(f"data: {dataset.name}, {dataset.source}")
     say(
         f"{config.model} cut after block {experiment.cut}, {config.clients} client(s), "
-        f"{config.gate} gate, {config.codec} up, {config.grad_codec} down, "
-        f"{config.epochs} epochs of server batches of "
+        f"{config.gate} gate"
+        + f" (losses against: {config.reference})" * (config.gate == "loss")
+        + f", {config.codec} up, {config.grad_codec} down"
+        + f", mixup {config.mixup:g} in C" * (config.mixup > 0)
+        + f", {config.epochs} epochs of server batches of "
         f"{layout.members * layout.batch}, in {folder.path}"
     )
     emulated = config.precision == "bfloat16" and jax.default_backend() == "cpu"

@@ -50,7 +50,7 @@ class RunConfig:
         int | None, argument("Test on this many, balanced over classes. None: all.")
     ] = None
     augment: Annotated[
-        bool, argument("Random crops and flips of training images (frozen in state C).")
+        bool, argument("Random crops and flips of training images of state A.")
     ] = True
 
     clients: Annotated[int, argument("How many clients hold the training set.")] = 1
@@ -62,7 +62,10 @@ class RunConfig:
     ] = "iid"
 
     gate: Annotated[
-        str, argument("loss (the paper's), periodic, freeze or always.")
+        str,
+        argument(
+            "loss (the paper's, see --loss-reference), periodic, freeze or always."
+        ),
     ] = "loss"
     threshold: Annotated[
         float, argument("loss gate: change of the mean loss that opens it.")
@@ -74,7 +77,7 @@ class RunConfig:
         str | None,
         argument(
             "loss gate: change since the last decision for A, the previous epoch, or "
-            "an epoch alike. None: decision, or alike where A, B, C see other images."
+            "an epoch alike. None: decision; alike where B or C see others than A."
         ),
     ] = None
     warmup: Annotated[int, argument("loss gate: so many first epochs run in A.")] = 0
@@ -98,7 +101,9 @@ class RunConfig:
 
     mixup: Annotated[
         float,
-        argument("State C mixes stored pairs, shares of Beta(M, M). 0: it does not."),
+        argument(
+            "State C mixes stored pairs, shares of Beta(M, M). 0: it does not.", "M"
+        ),
     ] = 0.0
 
     nopeek: Annotated[
@@ -240,12 +245,12 @@ def check(config: RunConfig) -> None:
     _in_range(config, "seed", 0, 2**32 - 1)
     for name in (
         *("threshold", "momentum", "weight_decay"),
-        *("nopeek", "noise", "mixup"),
+        *("nopeek", "noise"),
     ):
         _in_range(config, name, 0, float("inf"))
     for name in (
         *("threshold", "learning_rate", "momentum", "weight_decay"),
-        *("nopeek", "noise", "mixup"),
+        *("nopeek", "noise"),
     ):
         value = getattr(config, name)
         if not abs(value) < float("inf"):

@@ -16,20 +16,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jsplit import folder as folders
-from jsplit.build import READ_BEYOND_A, canonical
+from jsplit.build import READ_BEYOND_A, canonical, check_kept_names
 from jsplit.config import RunConfig
 from jsplit.errors import InputError
 from jsplit.folder import RunFolder
 
-SENDING = (
+BESIDE_GATE = (
     *("codec", "grad_codec", "refresh_statistics", "refresh_augment"),
     *("nopeek", "noise", "mixup"),
 )
-"""Settings of what crosses, whichever gate says when."""
+"""Settings of what crosses and of what is made of it, whichever gate says when."""
 
 SCHEDULE = (
     *("gate", "threshold", "loss_rule", "loss_reference", "warmup", "period"),
-    *("sync_epochs", *SENDING),
+    *("sync_epochs", *BESIDE_GATE),
 )
 """Settings in which the members of a group differ."""
 
@@ -211,7 +211,7 @@ def at_equal_traffic(
         if other.config.gate in (control, "always")
         and all(
             getattr(other.config, it) == getattr(setting.config, it)
-            for it in SENDING
+            for it in BESIDE_GATE
             if other.config.gate != "always" or it not in READ_BEYOND_A
         )
     ]
@@ -259,6 +259,7 @@ def read(path: Path, *, partial: bool) -> tuple[list[Run], list[str]]:
             unfinished.append(name)
             continue
         _, settings, dataset = folders.read(folder.path)
+        check_kept_names(settings, folder.path)
         fingerprint = dataset.get("fingerprint", "")
         runs.append(Run(folder.path, settings, fingerprint, _summary(folder)))
     if not runs:

@@ -19,7 +19,7 @@ class GateState(NamedTuple):
 
     Attributes:
         state: int32 scalar, the state of the epoch about to run (0 A, 1 B, 2 C).
-        memory: the gate's own numbers, a tree of scalars.
+        memory: the gate's own numbers, a tree of small arrays.
     """
 
     state: jax.Array
@@ -87,14 +87,14 @@ def _of_previous(
     return jnp.where(jnp.isfinite(loss), loss, references)
 
 
-_NO_LOSS = math.nan
-"""The reference where there is none: no loss is far from it, so the gate stays shut."""
+_NO_LOSS = math.inf
+"""The reference where there is none; nothing is compared with it."""
 
 
 def _of_alike(
     ran: jax.Array, opens: jax.Array, loss: jax.Array, references: jax.Array
 ) -> jax.Array:
-    first = (ran == OFFLINE) & jnp.isnan(references[OFFLINE])
+    first = (ran == OFFLINE) & jnp.isinf(references[OFFLINE])
     taken = (((ran == SYNC) & opens) | first) & jnp.isfinite(loss)
     later = references.at[ran].set(jnp.where(taken, loss, references[ran]))
     return later.at[OFFLINE].set(jnp.where(ran == REFRESH, _NO_LOSS, later[OFFLINE]))
@@ -122,16 +122,16 @@ def loss_gate(
 
     Args:
         threshold: in units of the loss, finite and >= 0. With rule `abs`, 0 is
-            always A; a huge one gives A, B, C, C, ...
+            always A, as long as losses are finite; a huge one gives A, B, C, C, ...
         initial_loss: the reference before the first epoch, finite; for classification
             the loss of a blind guess, `log(classes)`.
         rule: `abs` as above, or `drop`: `delta = reference - mean_loss`, so that only
             a falling loss opens the gate.
-        reference: the loss at the last `decision` for A; that of the `previous`
-            epoch; or, where the states learn from other images (B from images that are
-            not augmented, C from mixtures), one of epochs `alike`: the loss of A is
-            compared with that at the last decision for A that followed an epoch of A,
-            that of C with the first of the C since the last B, and nothing with B's.
+        reference: the loss at the last `decision` for A, as in the paper; that of the
+            `previous` epoch; or that of an epoch `alike`, for states that learn from
+            different images (B from such as are not augmented, C from mixtures). Then
+            a loss of A is compared with that of the last A after which A was decided;
+            one of C with the first finite one of C since the last B; and B's with none.
         warmup: the first so many epochs run in A whatever the loss.
 
     A loss that is not finite never opens the gate (a warm-up epoch runs in A all the
@@ -163,7 +163,7 @@ def loss_gate(
         fall = memory.references[gate.state] - mean_loss
         delta = jnp.abs(fall) if rule == "abs" else fall
         epoch = memory.epoch + 1
-        moved = jnp.isfinite(mean_loss) & (delta >= memory.threshold)
+        moved = jnp.isfinite(fall) & (delta >= memory.threshold)
         opens = moved | (epoch < memory.warmup)
         state = jax.lax.cond(opens, lambda: _int(SYNC), lambda: _closed(gate.state))
         later = _REMEMBER[reference](gate.state, opens, mean_loss, memory.references)

@@ -54,7 +54,7 @@ def expand(values: Mapping[str, Any], source: str) -> list[Planned]:
     Raises:
         InputError: naming `source` and what is wrong: an unknown table or setting, a
             value of the wrong type or outside its range, no grid or an empty one, or
-            two runs that are the same or would have one name.
+            two runs that would have one name.
     """
     unknown = sorted(values.keys() - {"settings", "grid"})
     if unknown:

@@ -5,12 +5,13 @@ holds one view of each example, and in every epoch of C the server sees it again
 learns it by heart. Mixtures of two are new each time, and cost no traffic.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
+
+from jsplit.errors import InputError
 
 
 class Mixture(NamedTuple):
@@ -25,6 +26,22 @@ class Mixture(NamedTuple):
     share: jax.Array
 
 
+LEAST, MOST = 1e-3, 1e3
+"""Beyond these the draws of Beta leave float32, and mean nothing: all or half."""
+
+
+def check(mixup: float) -> None:
+    """Refuses what is neither 0, for none, nor in reach.
+
+    Raises:
+        InputError: naming the value.
+    """
+    if mixup and not LEAST <= mixup <= MOST:
+        raise InputError(
+            f"mixup must be 0 (none) or from {LEAST:g} to {MOST:g}, got {mixup}"
+        )
+
+
 def mixed(
     key: Key[Array, ""],
     alpha: float,
@@ -33,21 +50,22 @@ def mixed(
 ) -> tuple[Float[Array, "n ..."], Mixture]:
     """A batch of decoded activations, mixed in pairs.
 
-    **Guarantees.** Each real row is the partner of one; rows that are padding are in
-    no mixture but their own. A batch of one real row is mixed with itself.
+    **Guarantees.** Each real row is the partner of one; rows that are padding are their
+    own partners, and so is a batch's only real row.
 
     Args:
         key: of the batch.
         alpha: shares are drawn from Beta(alpha, alpha), each row's its own; the larger
-            of the two is the first's. Static, finite, more than 0.
-        smashed: `[n, ...]`.
+            of the two is the first's. Static.
+        smashed: `Float32[n, ...]`.
         rows: which of them are real; None for all.
 
     Raises:
-        ValueError: if `alpha` is outside what is said above.
+        InputError: as `check` does, and if `alpha` is 0.
     """
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha must be finite and more than 0, got {alpha}")
+    if not alpha:
+        raise InputError("mixup of 0 mixes nothing; leave it out")
+    check(alpha)
     order_key, share_key = jax.random.split(key)
     partner = _partners(order_key, len(smashed), rows)
     share = jax.random.beta(share_key, alpha, alpha, partner.shape, dtype=jnp.float32)

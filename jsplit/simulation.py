@@ -151,7 +151,8 @@ def make_simulation(
             there are several. None: the default device does it all.
 
     Raises:
-        InputError: if the devices cannot share the clients or the batch equally.
+        InputError: if the devices cannot share the clients or the batch equally, or
+            `mixup` is out of reach.
         ValueError: if the lengths do not match, labels are not integers from 0, the
             client's output is not one float32 array, shares name an example twice or
             a missing one, or a part with batch statistics takes no mask and the shares

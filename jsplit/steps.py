@@ -17,6 +17,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from jsplit.mixup import check as check_mixup
 from jsplit.mixup import mixed
 from jsplit.nopeek import distance_correlation
 from jsplit.part import Part
@@ -185,15 +186,16 @@ def make_steps(
         mixup: in C stored activations are mixed in pairs by shares of Beta(mixup,
             mixup); 0: they are not. The loss of a mixture is that of both labels by
             their shares, and it is predicted right if the label of the larger one is.
+            Such losses are no measure for others: take a loss gate whose reference is
+            `alike`.
         observe: is shown every packet of training as it is traced, `activations` or
             `gradients`, with its mask.
 
     Raises:
-        ValueError: if `refresh_statistics` is neither, or `mixup` no finite number
-            from 0.
+        ValueError: if `refresh_statistics` is neither.
+        InputError: if `mixup` is out of reach.
     """
-    if not 0 <= mixup < float("inf"):
-        raise ValueError(f"mixup must be finite and at least 0, got {mixup}")
+    check_mixup(mixup)
     if refresh_statistics not in ("running", "batch"):
         raise ValueError(
             f"refresh_statistics must be 'running' or 'batch', got "

@@ -22,6 +22,7 @@ from jsplit.build import (
     Experiment,
     build,
     canonical,
+    check_kept_names,
     check_names,
     load_dataset,
     shape_of,
@@ -178,8 +179,8 @@ def _check(planned: Sequence[Planned], file: Path) -> None:
         same = names.setdefault(canonical(run.config), run.name)
         if same != run.name:
             raise InputError(
-                f"{file}: {run.name} is the same run as {same} (a setting without "
-                "effect there makes no other); leave one of them out"
+                f"{file}: {run.name} is the same run as {same}: they differ "
+                "in nothing that its result depends on; leave one of them out"
             )
 
 
@@ -193,8 +194,9 @@ def check_kept(planned: Sequence[Planned], path: Path) -> None:
         folder = path / run.name
         if not RunFolder(folder).config.exists():
             continue
-        kept = canonical(folders.read(folder)[1])
-        differing = differences(kept, canonical(run.config))
+        _, kept, _ = folders.read(folder)
+        check_kept_names(kept, folder)
+        differing = differences(canonical(kept), canonical(run.config))
         if differing:
             raise InputError(
                 f"{folder} holds a run with other settings ({'; '.join(differing)}); "

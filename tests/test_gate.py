@@ -15,8 +15,8 @@ from jsplit.gate import REFERENCES, always_gate, freeze_gate, loss_gate, periodi
 
 EPOCHS = 12
 CLOSED = {"A": "B", "B": "C", "C": "C"}
-PUBLIC = ("decision", "previous")
-VARIANTS = [(rule, ref) for rule in ("abs", "drop") for ref in PUBLIC]
+FROM_ANY = ("decision", "previous")
+VARIANTS = [(rule, ref) for rule in ("abs", "drop") for ref in FROM_ANY]
 ALL_VARIANTS = [*VARIANTS, ("abs", "alike"), ("drop", "alike")]
 
 # Multiples of 1/8: differences are exact, so that ties with the threshold are tried.

@@ -237,6 +237,12 @@ def test_a_damaged_summary_is_refused(runs, capsys):
     refused(runs, r"summary.json is not a simulated run's", capsys)
 
 
+def test_a_run_that_this_version_does_not_know_is_refused(runs, capsys):
+    path = runs / "plain 1" / "config.json"
+    path.write_text(path.read_text().replace('"always"', '"fancy"'))
+    refused(runs, "plain 1 holds a run that is not known: --gate 'fancy'", capsys)
+
+
 def test_the_same_run_twice_is_refused(runs, capsys):
     finish(runs / "again", RunConfig(model="cnn", epochs=12, **PLAIN), 0.99)
     refused(runs, "always, float32 was run twice with the same seed, .*again", capsys)
@@ -250,6 +256,7 @@ def test_the_same_run_twice_is_refused(runs, capsys):
         {"threshold": 3.0, "period": 2, "sync_epochs": 2, "loss_reference": "alike"},
         {"refresh_augment": True, "refresh_statistics": "batch", "mixup": 1.0},
         {"chunk": 3, "device": "cpu"},
+        {"warmup": 1},
     ],
     ids=lambda said: next(iter(said)),
 )

@@ -110,7 +110,7 @@ def test_a_grid_stands_for_all_combinations_in_their_order():
         ("[[grid]]\nseed = [1, 1]\n", "two runs would be called seed=1"),
         (
             "[[grid]]\ngate = 'always'\nthreshold = [0.1, 0.2]\n",
-            "threshold=0.2 is the same run as gate=always,threshold=0.1 (a setting",
+            "threshold=0.2 is the same run as gate=always,threshold=0.1: they differ",
         ),
         ("[[grid]]\nmodel = 'cnn'\ncut = 1\n[[grid]]\nmodel = 'cnn'\n", "same run as"),
         ("[[grid]]\nseed = 0\n[[grid]]\ngate = 'loss'\n", "the same run as seed=0"),
