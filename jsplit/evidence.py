@@ -88,14 +88,21 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """Gate and codecs in a few words: `loss 0.05`, `always, float32`."""
+        """In a few words: `loss 0.05`, `always, float32`."""
         config = self.config
         numbers = {
             "loss": f" {config.threshold:g}",
             "periodic": f" {config.period}",
             "freeze": f" {config.sync_epochs}",
         }
-        parts = [config.gate + numbers.get(config.gate, "")]
+        gate, comma, rest = self.kind.partition(",")
+        return gate + numbers.get(config.gate, "") + comma + rest
+
+    @property
+    def kind(self) -> str:
+        """The same but for the gate's number: what a line in a picture joins."""
+        config = self.config
+        parts = [config.gate]
         if config.gate == "loss":
             parts += [config.loss_rule] * (config.loss_rule != "abs")
             usual = dataclasses.replace(config, loss_reference=None).reference
@@ -184,7 +191,12 @@ class Group:
             for setting in self.settings
             if (lost := setting.lost(self.baseline)) is not None and lost <= loss + 1e-9
         ]
-        return max(able, key=lambda it: it.reduction(reduction).middle, default=None)
+
+        def worth(setting: Setting) -> tuple[float, float]:
+            # Of equal reductions, which rounding may part, the most accurate.
+            return round(setting.reduction(reduction).middle, 6), setting.accuracy[0]
+
+        return max(able, key=worth, default=None)
 
 
 CONTROLS = ("periodic", "freeze")

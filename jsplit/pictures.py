@@ -26,6 +26,7 @@ class Point(NamedTuple):
 
     Attributes:
         gate: its colour and marker.
+        kind: a line joins points of one kind, which differ in the gate's number.
         label: in words, such as `loss 0.05`.
         accuracy: of the test set, a fraction.
         deviation: of that over seeds; None for a single one.
@@ -34,6 +35,7 @@ class Point(NamedTuple):
     """
 
     gate: str
+    kind: str
     label: str
     accuracy: float
     deviation: float | None
@@ -52,7 +54,7 @@ def accuracy_against_savings(
     """Plots accuracy against both reductions, every gate on one picture.
 
     Args:
-        points: at least one; a line joins those of one gate by what they reduce.
+        points: at least one; a line joins those of one kind by what they reduce.
         path: of the picture; its folder must exist.
         title: of what the points have in common.
         baseline: accuracy of plain split learning, a line; None if it is not known.
@@ -151,21 +153,21 @@ def reconstructions(
 
 def _scatter(axes: Axes, points: Sequence[Point], across: Sequence[float]) -> None:
     for gate, (colour, marker) in GATES.items():
-        mine = sorted(
+        mine = [
             (x, it) for x, it in zip(across, points, strict=True) if it.gate == gate
-        )
-        if not mine:
-            continue
-        axes.errorbar(
-            [x for x, _ in mine],
-            [it.accuracy for _, it in mine],
-            [it.deviation or 0.0 for _, it in mine],
-            color=colour,
-            marker=marker,
-            linewidth=1,
-            capsize=3,
-            label=gate,
-        )
+        ]
+        for place, kind in enumerate(dict.fromkeys(it.kind for _, it in mine)):
+            joined = sorted((x, it) for x, it in mine if it.kind == kind)
+            axes.errorbar(
+                [x for x, _ in joined],
+                [it.accuracy for _, it in joined],
+                [it.deviation or 0.0 for _, it in joined],
+                color=colour,
+                marker=marker,
+                linewidth=1,
+                capsize=3,
+                label=gate if place == 0 else None,
+            )
         for x, it in mine:
             axes.annotate(
                 it.label.removeprefix(gate).strip(" ,"),

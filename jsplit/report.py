@@ -158,6 +158,7 @@ def _draw_accuracy(group: Group, path: Path) -> None:
     points = [
         pictures.Point(
             setting.config.gate,
+            setting.kind,
             setting.label,
             *setting.accuracy,
             setting.reduction("communication_reduction").middle,

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 import statistics
 
 import pytest
@@ -116,6 +117,42 @@ def test_a_loss_of_exactly_half_a_point_is_allowed(runs):
     assert group.best("communication_reduction", 0.004).label == "loss 0.5"
     assert group.best("communication_reduction", 0.0039).label == "freeze 3"
     assert group.best("communication_reduction", 0.0).label == "always, float32"
+
+
+def test_a_line_joins_what_differs_in_the_gates_number_alone(tmp_path):
+    """The picture's lines: five settings of three kinds, and others of two more."""
+    make_runs(tmp_path)
+    make_runs(tmp_path / "others", **VARIED)
+    finish(tmp_path / "one", dataclasses.replace(BASE, loss_rule="drop"), 0.9)
+    for path in tmp_path.glob("others/plain*"):  # The same run as that without.
+        shutil.rmtree(path)
+    (group,) = evidence.grouped(evidence.read(tmp_path, partial=False)[0])
+    kinds = {it.label: it.kind for it in group.settings}
+    assert {label: kind for label, kind in kinds.items() if "mixup" not in label} == {
+        "always, float32": "always, float32",
+        "loss 0.02": "loss",
+        "loss 0.5": "loss",
+        "loss 5": "loss",
+        "loss 0.05, drop": "loss, drop",
+        "freeze 3": "freeze",
+    }
+    varied = {kind for label, kind in kinds.items() if "mixup" in label}
+    assert varied == {"loss, mixup 1, B augmented", "freeze, mixup 1, B augmented"}
+
+
+def test_of_equal_reductions_the_most_accurate_is_the_best(runs):
+    for name, mixup, accuracy in (
+        ("a", 0.5, 0.899),
+        ("b", 1.0, 0.905),
+        ("c", 2.0, 0.9),
+    ):
+        for seed in range(3):
+            config = dataclasses.replace(
+                BASE, gate="loss", threshold=0.5, mixup=mixup, seed=seed
+            )
+            finish(runs / f"{name} {seed}", config, accuracy, 90.0, 9.0)
+    (group,) = evidence.grouped(evidence.read(runs, partial=False)[0])
+    assert group.best("communication_reduction", 0.005).label == "loss 0.5, mixup 1"
 
 
 def test_other_seeds_than_those_of_plain_split_learning_prove_nothing(runs):
