@@ -28,8 +28,9 @@ def simulated(config):
     (
         (1, "iid", {}),
         (1, "iid", {"refresh_augment": True}),
-        (3, "uneven:1", {}),
-        (3, "uneven:1", {"mixup": 1.0}),
+        (1, "iid", {"mixup": 1.0}),
+        (3, "uneven:1", {"refresh_augment": True}),
+        (3, "uneven:1", {"refresh_augment": True, "mixup": 1.0}),
     ),
 )
 def test_a_networked_run_is_the_simulation_s(

