@@ -243,10 +243,7 @@ def check(config: RunConfig) -> None:
     _in_range(config, "image_size", 4, 1024)
     _in_range(config, "warmup", 0, _MOST)
     _in_range(config, "seed", 0, 2**32 - 1)
-    for name in (
-        *("threshold", "momentum", "weight_decay"),
-        *("nopeek", "noise"),
-    ):
+    for name in ("threshold", "momentum", "weight_decay", "nopeek", "noise"):
         _in_range(config, name, 0, float("inf"))
     for name in (
         *("threshold", "learning_rate", "momentum", "weight_decay"),

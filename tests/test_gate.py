@@ -23,6 +23,12 @@ ALL_VARIANTS = [*VARIANTS, ("abs", "alike"), ("drop", "alike")]
 eighths = st.integers(-24, 24).map(lambda n: n / 8)
 any_loss = st.one_of(eighths, st.sampled_from([math.nan, math.inf, -math.inf]))
 loss_sequences = st.lists(any_loss, min_size=EPOCHS, max_size=EPOCHS)
+any_numbers = given(
+    losses=loss_sequences,
+    threshold=st.integers(0, 16).map(lambda n: n / 8),
+    initial_loss=eighths,
+    warmup=st.integers(0, EPOCHS + 2),
+)
 
 
 def reference_states(losses, threshold, initial_loss, rule, reference, warmup):
@@ -86,12 +92,7 @@ def loss_states(losses, threshold, initial_loss, rule, reference, warmup):
 
 
 @pytest.mark.parametrize(("rule", "reference"), VARIANTS)
-@given(
-    losses=loss_sequences,
-    threshold=st.integers(0, 16).map(lambda n: n / 8),
-    initial_loss=eighths,
-    warmup=st.integers(0, EPOCHS + 2),
-)
+@any_numbers
 def test_any_losses_give_the_states_of_the_papers_table(
     rule, reference, losses, threshold, initial_loss, warmup
 ):
@@ -100,12 +101,7 @@ def test_any_losses_give_the_states_of_the_papers_table(
 
 
 @pytest.mark.parametrize("rule", ["abs", "drop"])
-@given(
-    losses=loss_sequences,
-    threshold=st.integers(0, 16).map(lambda n: n / 8),
-    initial_loss=eighths,
-    warmup=st.integers(0, EPOCHS + 2),
-)
+@any_numbers
 def test_alike_compares_a_with_a_and_c_with_the_first_c_since_b(
     rule, losses, threshold, initial_loss, warmup
 ):
