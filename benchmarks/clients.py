@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks import measure
 from benchmarks.worker import Worker
 from benchmarks.workload import images, runner, simulate
-from jsplit.protocol import EpochRecord
-from jsplit.topology import TOPOLOGIES, lay_out
+from jsplit.core.algorithm import EpochRecord
+from jsplit.core.topology import TOPOLOGIES, lay_out
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -24,12 +24,13 @@ import numpy as np
 
 from benchmarks import measure
 from jsplit.errors import Refusal
-from jsplit.folder import RunFolder
-from jsplit.network_config import MIB, ServeConfig
-from jsplit.transport import certificates, client
-from jsplit.transport.grpc_line import dialled, listening
-from jsplit.transport.line import Line, Lost
-from jsplit.transport.serving import Run
+from jsplit.experiment.workdir import RunFolder
+from jsplit.experiment.writers import JsonlWriter
+from jsplit.net import certificates, client
+from jsplit.net.channel import Line, Lost
+from jsplit.net.config import MIB, ServeConfig
+from jsplit.net.grpc_channel import dialled, listening
+from jsplit.net.run import Run
 from jsplit.wire import compress, expand
 from jsplit.wire.messages import (
     Done,
@@ -45,7 +46,6 @@ from jsplit.wire.messages import (
     read,
     write,
 )
-from jsplit.writers import JsonlWriter
 from tests.networked import TINY, clients_of, hello_of, result_of, run_locally
 
 ANSWER = 0.5

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from jsplit.transport import certificates
+from jsplit.net import certificates
 from tests.networked import TINY, Parties, result_of, run_locally
 from tests.runs import compile_once
 

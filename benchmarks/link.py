@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from jsplit.config import RunConfig
-from jsplit.transport import certificates
-from jsplit.writers import human_bytes
+from jsplit.experiment.config import RunConfig
+from jsplit.experiment.writers import human_bytes
+from jsplit.net import certificates
 from tests.networked import run_apart
 from tests.runs import compile_once
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from jsplit.cli import main as jsplit
-from jsplit.config import RunConfig
-from jsplit.transport import certificates
+from jsplit.cli.main import main as jsplit
+from jsplit.experiment.config import RunConfig
+from jsplit.net import certificates
 from tests.networked import flags, run_apart, run_locally
 from tests.runs import compile_once
 

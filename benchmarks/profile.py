@@ -32,9 +32,9 @@ from benchmarks.workload import (
     runner,
     simulate,
 )
-from jsplit.simulation import Simulation
-from jsplit.steps import Steps
-from jsplit.topology import TOPOLOGIES
+from jsplit.core.simulation import Simulation
+from jsplit.core.steps import Steps
+from jsplit.core.topology import TOPOLOGIES
 from jsplit.typing import STATES
 
 STEPS = "|".join(Steps._fields)

@@ -9,8 +9,8 @@ Every figure is of fresh processes, one at a time; needs the whole installation.
     fill   with an empty folder of them, which it fills
     warm   with that one
 
-`breakdown` follows what the command does (import jsplit.cli, load and build, compile,
-train one epoch); `run.py` is the command itself, from start to end, with its pictures
+`breakdown` follows what the command does (import, load and build, compile, train
+one epoch); `run.py` is the command itself, from start to end, with its pictures
 and checkpoint. Both train one epoch of `--steps` steps, so that starting is all there
 is to see.
 """
@@ -34,13 +34,13 @@ CACHES = ("none", "fill", "warm")
 BREAKDOWN = """
 import json, sys, time
 marks = [time.time()]
-import jsplit.cli
+import jsplit.cli.run
 marks.append(time.time())
 import jax, jax.numpy as jnp
-from jsplit import compiled
-from jsplit.build import build, load_dataset
-config = jsplit.cli.parse(sys.argv[1:], "run.py").settings
-cache = compiled.kept(config.compile_cache, print)
+from jsplit.runtime import compilation_cache
+from jsplit.experiment.build import build, load_dataset
+config = jsplit.cli.run.parse(sys.argv[1:], "run.py").settings
+cache = compilation_cache.kept(config.compile_cache, print)
 cache.__enter__()
 simulation = build(config, load_dataset(config, print)).simulation
 marks.append(time.time())

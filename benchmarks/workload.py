@@ -15,13 +15,13 @@ import optax
 
 from jsplit import data
 from jsplit.codecs import CODECS
+from jsplit.core.algorithm import EpochRecord, TrainState, Transform
+from jsplit.core.gate import Gate, GateState, always_gate
+from jsplit.core.model_part import from_flax
+from jsplit.core.simulation import Simulation, make_simulation
+from jsplit.core.topology import TOPOLOGIES
 from jsplit.data import Dataset
-from jsplit.gate import Gate, GateState, always_gate
 from jsplit.models import MODELS, USUAL_CUTS, split
-from jsplit.part import from_flax
-from jsplit.protocol import EpochRecord, TrainState, Transform
-from jsplit.simulation import Simulation, make_simulation
-from jsplit.topology import TOPOLOGIES
 from jsplit.typing import Variables
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4

@@ -15,18 +15,9 @@ The values that a training is made of, and the function that puts them together:
 See the README for an example.
 """
 
+from jsplit.accounting.ledger import Ledger, Prices
 from jsplit.codecs import CODECS, bf16, float8, identity
-from jsplit.gate import (
-    Gate,
-    GateState,
-    always_gate,
-    freeze_gate,
-    loss_gate,
-    periodic_gate,
-)
-from jsplit.ledger import Ledger, Prices
-from jsplit.part import Part, from_flax, with_precision
-from jsplit.protocol import (
+from jsplit.core.algorithm import (
     EpochRecord,
     Program,
     Store,
@@ -34,10 +25,19 @@ from jsplit.protocol import (
     Transform,
     make_program,
 )
-from jsplit.shards import Shards, make_shards
-from jsplit.simulation import Simulation, make_simulation
-from jsplit.steps import Defence, Metrics, Party, Steps, init_party, make_steps
-from jsplit.topology import PARALLEL, SEQUENTIAL, Layout, Topology, lay_out
+from jsplit.core.gate import (
+    Gate,
+    GateState,
+    always_gate,
+    freeze_gate,
+    loss_gate,
+    periodic_gate,
+)
+from jsplit.core.model_part import Part, from_flax, with_precision
+from jsplit.core.schedule import Shards, make_shards
+from jsplit.core.simulation import Simulation, make_simulation
+from jsplit.core.steps import Defence, Metrics, Party, Steps, init_party, make_steps
+from jsplit.core.topology import PARALLEL, SEQUENTIAL, Layout, Topology, lay_out
 from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
 
 __version__ = "0.1.0"

@@ -2,6 +2,6 @@
 
 import sys
 
-from jsplit.cli import main
+from jsplit.cli.main import main
 
 sys.exit(main())

@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jsplit.gate import freeze_gate
-from jsplit.part import Part
-from jsplit.simulation import make_simulation
+from jsplit.core.gate import freeze_gate
+from jsplit.core.model_part import Part
+from jsplit.core.simulation import make_simulation
 
 EXAMPLES, BATCH, CLASSES, WIDTH = 160, 64, 8, 16
 """Batches of 64, 64 and 32, in four clients of 16, 16 and 8: powers of two."""

@@ -5,8 +5,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from jsplit.core.model_part import Part, from_flax
 from jsplit.models import MODELS, split
-from jsplit.part import Part, from_flax
 
 OPTIMIZER = optax.chain(
     optax.add_decayed_weights(5e-4), optax.trace(0.9), optax.scale(-1.0)

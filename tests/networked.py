@@ -15,17 +15,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jsplit import checkpoint
-from jsplit.config import RunConfig, agreement
-from jsplit.folder import RunFolder
-from jsplit.network import client_of, data_of
-from jsplit.network_config import JoinConfig, ServeConfig
-from jsplit.transport.client import Client
-from jsplit.transport.line import Line, local_line
-from jsplit.transport.serving import Run
-from jsplit.transport.shelf import Shelf
+from jsplit.cli.join import client_of, data_of
+from jsplit.experiment import checkpoint
+from jsplit.experiment.config import RunConfig, agreement
+from jsplit.experiment.workdir import RunFolder
+from jsplit.experiment.writers import JsonlWriter
+from jsplit.net.channel import Line, local_line
+from jsplit.net.client import Client
+from jsplit.net.client_store import Shelf
+from jsplit.net.config import JoinConfig, ServeConfig
+from jsplit.net.run import Run
 from jsplit.wire.messages import NOBODY, VERSION, Hello
-from jsplit.writers import JsonlWriter
 
 ROOT = Path(__file__).parent.parent
 

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from jsplit.build import Experiment, build, load_dataset
-from jsplit.cli import main
-from jsplit.folder import RunFolder, read
-from jsplit.train import resume
+from jsplit.cli.main import main
+from jsplit.experiment.build import Experiment, build, load_dataset
+from jsplit.experiment.train import resume
+from jsplit.experiment.workdir import RunFolder, read
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 16

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jsplit.transport.account import Account, lasting_totals
+from jsplit.net.account import Account, lasting_totals
 from jsplit.wire.messages import Goodbye, Place, Tensor
 
 BATCH = Tensor(Place(0, 0, 0), 0, 1, 1, b"", b"\0payload")

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jsplit import cli
+from jsplit.cli import main as cli
+from jsplit.cli import run
 from jsplit.data import cifar10, fashion_mnist
 from tests.runs import TINY, refused, run_here
 
@@ -125,7 +126,7 @@ def never_builds(monkeypatch, tmp_path):
     def refuse(*args, **kwargs):
         raise AssertionError("a bad input got as far as building")
 
-    monkeypatch.setattr("jsplit.build.make_simulation", refuse)
+    monkeypatch.setattr("jsplit.experiment.build.make_simulation", refuse)
     monkeypatch.chdir(tmp_path)
 
 
@@ -227,7 +228,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(capsys, monkeypatch, exists
 def test_a_workdir_that_the_system_refuses_leaves_nothing_half_made(
     capsys, monkeypatch
 ):
-    monkeypatch.setattr(cli, "build", lambda config, dataset: None)
+    monkeypatch.setattr(run, "build", lambda config, dataset: None)
     said = refusal(capsys, *TINY, "--workdir", "/proc/jsplit/run")
     assert "/proc/jsplit/run" in said and "name another folder" in said
 

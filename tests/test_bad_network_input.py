@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jsplit import cli, folder
-from jsplit.config import RunConfig
-from jsplit.transport import certificates
+from jsplit.cli import main as cli
+from jsplit.experiment import workdir
+from jsplit.experiment.config import RunConfig
+from jsplit.net import certificates
 from tests.runs import TINY, refused
 
 BOTH = {
@@ -82,8 +83,8 @@ def never_begins(monkeypatch, tmp_path):
     def refuse(*args, **kwargs):
         raise AssertionError("a bad input got as far as the network")
 
-    monkeypatch.setattr("jsplit.network.listening", refuse)
-    monkeypatch.setattr("jsplit.network.dialled", refuse)
+    monkeypatch.setattr("jsplit.cli.serve.listening", refuse)
+    monkeypatch.setattr("jsplit.cli.join.dialled", refuse)
     monkeypatch.chdir(tmp_path)
     Path("taken").mkdir()
     Path("taken/notes.txt").write_text("mine")
@@ -109,7 +110,7 @@ def test_a_bad_flag_of_the_network_is_refused_in_one_line_with_a_remedy(
 
 
 def test_a_folder_of_a_simulation_is_not_served(capsys):
-    with folder.open_new(
+    with workdir.open_new(
         dataclasses.replace(RunConfig(), workdir="w"), {"source": "jsplit"}
     ):
         pass

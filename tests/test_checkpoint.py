@@ -11,8 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from jsplit import checkpoint
 from jsplit.errors import InputError, RunError
+from jsplit.experiment import checkpoint
 
 
 @flax.struct.dataclass
@@ -276,7 +276,7 @@ SAVER = """
 import os, signal, sys, time
 from pathlib import Path
 import numpy as np
-from jsplit import checkpoint
+from jsplit.experiment import checkpoint
 
 def save_epochs(folder, epochs):
     done = checkpoint.latest(folder) or 0

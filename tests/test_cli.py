@@ -16,8 +16,10 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from jsplit import checkpoint, cli
-from jsplit.config import RunConfig, differences, read_toml
+from jsplit.cli import main as cli
+from jsplit.cli import run
+from jsplit.experiment import checkpoint
+from jsplit.experiment.config import RunConfig, differences, read_toml
 from tests.runs import EPOCHS, ROOT, STATES, TINY, compile_once, lines_of, run_here
 
 LINE = re.compile(
@@ -47,7 +49,7 @@ def asked(monkeypatch):
     """The settings that flags come to, without a run."""
 
     def settings(*flags: object) -> RunConfig:
-        return cli.parse([str(flag) for flag in flags], "run.py").settings
+        return run.parse([str(flag) for flag in flags], "run.py").settings
 
     return settings
 
@@ -169,7 +171,7 @@ def test_a_reader_that_has_gone_is_no_reason_to_complain(capsys, monkeypatch):
     os.close(read)
     with open(write, "w") as gone:
         monkeypatch.setattr(sys, "stdout", gone)
-        monkeypatch.setattr(cli, "load_dataset", lambda config, notify: notify("..."))
+        monkeypatch.setattr(run, "load_dataset", lambda config, notify: notify("..."))
         assert run_here(*TINY, "--show-cuts") == 1
     assert capsys.readouterr().err == ""
 
@@ -228,12 +230,12 @@ def test_a_workdir_under_the_home_folder_may_be_written_with_a_tilde(
 
 
 def test_a_run_without_a_workdir_gets_a_new_one_under_runs(monkeypatch, tmp_path):
-    from jsplit import folder
+    from jsplit.experiment import workdir
 
     monkeypatch.chdir(tmp_path)
     paths = []
     for _ in range(3):
-        with folder.open_new(RunConfig(model="cnn"), {}) as run:
+        with workdir.open_new(RunConfig(model="cnn"), {}) as run:
             paths.append(run.path)
     assert len(set(paths)) == 3
     assert {path.parent for path in paths} == {Path("runs")}
@@ -242,8 +244,8 @@ def test_a_run_without_a_workdir_gets_a_new_one_under_runs(monkeypatch, tmp_path
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.toml")), ids=str)
 def test_every_config_that_comes_with_jsplit_is_accepted(path):
     config = read_toml(path)
-    cli.check(config)
-    cli.check_names(config)
+    run.check(config)
+    run.check_names(config)
 
 
 def test_only_what_cannot_change_the_result_may_differ_on_resume():

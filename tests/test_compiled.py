@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jsplit import compiled
+from jsplit.runtime import compilation_cache
 from tests.runs import TINY, experiment_of, files_under, result_of, run_here
 
 SETTINGS = (
@@ -25,7 +25,7 @@ def settings() -> dict[str, object]:
 
 @pytest.fixture(autouse=True)
 def everything_is_worth_keeping(monkeypatch):
-    monkeypatch.setattr(compiled, "SECONDS", 0)
+    monkeypatch.setattr(compilation_cache, "SECONDS", 0)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_the_next_run_finds_the_programs_and_ends_bit_for_bit_the_same(hits, tmp
 def test_what_is_kept_is_found_again_and_jax_is_left_as_it_was(hits, said, tmp_path):
     before = settings()
     for expected in (0, 1):
-        with compiled.kept(str(tmp_path / "xla"), said.append):
+        with compilation_cache.kept(str(tmp_path / "xla"), said.append):
             assert compute(2) == 3
         assert len(hits) == expected and settings() == before
     assert len(programs(tmp_path / "xla")) == 1 and not said
@@ -86,16 +86,16 @@ def test_what_is_kept_is_found_again_and_jax_is_left_as_it_was(hits, said, tmp_p
 
 
 def test_off_keeps_nothing_even_where_jax_was_given_a_folder(said, tmp_path):
-    with compiled.kept(str(tmp_path), said.append):
-        with compiled.kept(compiled.OFF, said.append):
+    with compilation_cache.kept(str(tmp_path), said.append):
+        with compilation_cache.kept(compilation_cache.OFF, said.append):
             compute(4)
     assert not programs(tmp_path) and not said
 
 
 def test_a_folder_that_jax_was_given_is_used_as_it_was_set_up(said, tmp_path):
-    with compiled.kept(str(tmp_path), said.append):
+    with compilation_cache.kept(str(tmp_path), said.append):
         before = settings()
-        with compiled.kept(None, said.append):
+        with compilation_cache.kept(None, said.append):
             assert settings() == before
     assert not said
 
@@ -105,14 +105,14 @@ def test_a_folder_that_jax_was_given_is_used_as_it_was_set_up(said, tmp_path):
 )
 def test_the_usual_folder_is_the_users_cache(monkeypatch, variable, expected):
     monkeypatch.setenv("XDG_CACHE_HOME", variable)
-    assert compiled.default() == Path(expected)
+    assert compilation_cache.default() == Path(expected)
 
 
 def test_a_folder_that_cannot_be_made_is_said_in_a_line_and_nothing_is_kept(
     said, tmp_path
 ):
     (tmp_path / "file").write_text("mine")
-    with compiled.kept(str(tmp_path / "file" / "xla"), said.append):
+    with compilation_cache.kept(str(tmp_path / "file" / "xla"), said.append):
         assert compute(5) == 6
     assert len(said) == 1
     assert "not kept" in said[0] and "Not a directory; name another" in said[0]
@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_made_is_said_in_a_line_and_nothing_is_kept(
 def test_a_folder_that_cannot_be_written_is_said_in_a_line(monkeypatch, said, tmp_path):
     # Root may write anywhere, so the system's answer is made up.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with compiled.kept(str(tmp_path), said.append):
+    with compilation_cache.kept(str(tmp_path), said.append):
         assert compute(6) == 7
     assert len(said) == 1 and "Permission denied" in said[0]
     assert programs(tmp_path) == []
@@ -131,31 +131,31 @@ def test_a_folder_that_cannot_be_written_is_said_in_a_line(monkeypatch, said, tm
 def test_the_folder_is_bounded_and_what_was_used_last_stays(
     hits, monkeypatch, said, tmp_path
 ):
-    with compiled.kept(str(tmp_path), said.append):
+    with compilation_cache.kept(str(tmp_path), said.append):
         compute(10)
     # Three programs fit: they differ by a few bytes.
     limit = programs(tmp_path)[0].stat().st_size * 7 // 2
-    monkeypatch.setattr(compiled, "LIMIT", limit)
+    monkeypatch.setattr(compilation_cache, "LIMIT", limit)
     for number in (11, 12, 10, 13, 14):
-        with compiled.kept(str(tmp_path), said.append):
+        with compilation_cache.kept(str(tmp_path), said.append):
             compute(number)
         assert sum(path.stat().st_size for path in programs(tmp_path)) <= limit
     assert len(hits) == 1 and len(programs(tmp_path)) == 3
-    with compiled.kept(str(tmp_path), said.append):
+    with compilation_cache.kept(str(tmp_path), said.append):
         compute(10)
     assert len(hits) == 2
 
 
 def test_a_half_written_program_is_removed_and_compiled_anew(hits, said, tmp_path):
-    with compiled.kept(str(tmp_path), said.append):
+    with compilation_cache.kept(str(tmp_path), said.append):
         compute(20)
     (program,) = programs(tmp_path)
     whole = program.read_bytes()
     program.write_bytes(whole[: len(whole) // 2])
     program.with_name(program.name.removesuffix("-cache") + "-atime").unlink()
-    with compiled.kept(str(tmp_path), said.append):
+    with compilation_cache.kept(str(tmp_path), said.append):
         assert compute(20) == 21
     assert not hits
-    with compiled.kept(str(tmp_path), said.append):
+    with compilation_cache.kept(str(tmp_path), said.append):
         assert compute(20) == 21
     assert len(hits) == 1 and not said

@@ -3,8 +3,9 @@
 import jax
 import pytest
 
-from jsplit import cli, device
+from jsplit.cli import run
 from jsplit.errors import InputError
+from jsplit.runtime import device
 from tests.runs import TINY, run_here
 
 
@@ -73,7 +74,7 @@ def test_the_refusal_comes_before_any_data_is_loaded(capsys, monkeypatch, platfo
         raise AssertionError("data was loaded")
 
     platforms(None)
-    monkeypatch.setattr(cli, "load_dataset", refuse)
+    monkeypatch.setattr(run, "load_dataset", refuse)
     assert run_here(*TINY, "--device", "gpu") == 2
     said = capsys.readouterr().err
     assert said.startswith("error: --device gpu: JAX finds no GPU here")

@@ -7,16 +7,16 @@ import time
 
 import pytest
 
-from jsplit.config import agreement
 from jsplit.errors import Refusal
-from jsplit.folder import RunFolder
-from jsplit.network_config import ServeConfig
-from jsplit.transport import serving as serving_room
-from jsplit.transport.account import Account
-from jsplit.transport.door import EACH, Door, Terms
-from jsplit.transport.line import local_line
-from jsplit.transport.peer import Peer
-from jsplit.transport.serving import Run
+from jsplit.experiment.config import agreement
+from jsplit.experiment.workdir import RunFolder
+from jsplit.net import run as server_run
+from jsplit.net.account import Account
+from jsplit.net.admission import EACH, Door, Terms
+from jsplit.net.channel import local_line
+from jsplit.net.client_session import Peer
+from jsplit.net.config import ServeConfig
+from jsplit.net.run import Run
 from jsplit.wire import compress
 from jsplit.wire.messages import (
     VERSION,
@@ -75,7 +75,7 @@ def serving(tmp_path, undisturbed):
 
     def carry_out():
         try:
-            from jsplit.writers import JsonlWriter
+            from jsplit.experiment.writers import JsonlWriter
 
             run.carry_out(lambda epochs: (JsonlWriter(folder.metrics),))
         except BaseException as error:  # noqa: BLE001
@@ -217,7 +217,7 @@ def test_a_client_that_leaves_while_the_run_begins_stays_a_member(
     tmp_path, monkeypatch
 ):
     """Else its images would be missing in the moments that all are told."""
-    begin, begun = serving_room.begin_serving, threading.Event()
+    begin, begun = server_run.begin_serving, threading.Event()
     gone = threading.Event()
 
     def slow(*given):
@@ -225,7 +225,7 @@ def test_a_client_that_leaves_while_the_run_begins_stays_a_member(
         assert gone.wait(60)
         return begin(*given)
 
-    monkeypatch.setattr(serving_room, "begin_serving", slow)
+    monkeypatch.setattr(server_run, "begin_serving", slow)
     with gathering(tmp_path, 2) as (run, hello, said):
         dark = hello._replace(client=1, sums=((0, 0),))
         with local_line(run.door.admit, 1) as one:
@@ -286,7 +286,7 @@ def test_the_same_refusal_of_the_same_client_is_said_once_in_a_while(
     with gathering(tmp_path, 2) as (run, _, said):
         for _ in range(5):
             refused(run)
-        monkeypatch.setattr("jsplit.transport.door.QUIET", 0.0)
+        monkeypatch.setattr("jsplit.net.admission.QUIET", 0.0)
         refused(run)
     found = [line for line in said if "MALFORMED" in line]
     assert len(found) == 2 and "4 times more" in found[1]

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsplit.gate import REFERENCES, always_gate, freeze_gate, loss_gate, periodic_gate
+from jsplit.core.gate import (
+    REFERENCES,
+    always_gate,
+    freeze_gate,
+    loss_gate,
+    periodic_gate,
+)
 
 EPOCHS = 12
 CLOSED = {"A": "B", "B": "C", "C": "C"}

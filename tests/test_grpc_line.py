@@ -6,11 +6,11 @@ import subprocess
 import sys
 import threading
 
-from jsplit.folder import RunFolder
-from jsplit.transport.grpc_line import dialled, listening
-from jsplit.transport.line import Lost
-from jsplit.transport.serving import Run
-from jsplit.writers import JsonlWriter
+from jsplit.experiment.workdir import RunFolder
+from jsplit.experiment.writers import JsonlWriter
+from jsplit.net.channel import Lost
+from jsplit.net.grpc_channel import dialled, listening
+from jsplit.net.run import Run
 from tests.networked import SERVING, TINY, clients_of, flags
 
 LIMIT = 2**20

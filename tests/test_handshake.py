@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from jsplit.cli import main
+from jsplit.cli.main import main
 from jsplit.errors import Refusal
-from jsplit.transport import certificates
-from jsplit.transport.grpc_line import dialled, listening
-from jsplit.transport.handshake import refusal_of
-from jsplit.transport.line import Lost
+from jsplit.net import certificates
+from jsplit.net.channel import Lost
+from jsplit.net.grpc_channel import dialled, listening
+from jsplit.net.handshake import refusal_of
 from tests.networked import TINY, flags, free_port
 
 LIMIT = 2**20

@@ -9,8 +9,8 @@ import sys
 import jax
 import pytest
 
-from jsplit import hosts
 from jsplit.errors import RunError
+from jsplit.runtime import multihost
 from tests.runs import ROOT
 
 SECONDS = 200  # for a process that only imports JAX, on a machine that may stall
@@ -19,19 +19,19 @@ GONE = "another process of this run is gone; start all of them again"
 MEMBER = """
 import sys, time
 import jax
-from jsplit import hosts
+from jsplit.runtime import multihost
 address, number, count, what = sys.argv[1:]
-hosts._start = lambda *_: None
-hosts._SHUTDOWN = 5
+multihost._start = lambda *_: None
+multihost._SHUTDOWN = 5
 say = lambda line: print(line, file=sys.stderr)
-with hosts.joined(address, int(number), int(count), 100, say):
+with multihost.joined(address, int(number), int(count), 100, say):
     print("joined", flush=True)
     if what == "wait":
         time.sleep(1000)
     if what == "fail":
         sys.exit("a failure of its own")
     if what == "lose":
-        hosts._NOTICE = 20
+        multihost._NOTICE = 20
         raise jax.errors.JaxRuntimeError("Connection closed by peer")
 """
 
@@ -103,10 +103,10 @@ def test_what_jax_says_of_a_lost_process_is_not_what_is_said():
 
 
 def test_a_failure_of_jax_is_said_with_what_to_do_where_nobody_watches(monkeypatch):
-    monkeypatch.setattr(hosts, "_start", lambda *_: None)
+    monkeypatch.setattr(multihost, "_start", lambda *_: None)
     with (
         pytest.raises(RunError, match="closed by peer.*; if another .* --resume"),
-        hosts.joined(hosts.AUTO, None, None, 1, print),
+        multihost.joined(multihost.AUTO, None, None, 1, print),
     ):
         raise jax.errors.JaxRuntimeError("Connection closed by peer")
 
@@ -114,9 +114,9 @@ def test_a_failure_of_jax_is_said_with_what_to_do_where_nobody_watches(monkeypat
 BITS = """
 import sys
 import jax, ml_dtypes, numpy as np
-from jsplit import hosts
+from jsplit.runtime import multihost
 address, number, count, _ = sys.argv[1:]
-with hosts.joined(address, int(number), int(count), 100, print):
+with multihost.joined(address, int(number), int(count), 100, print):
     theirs = np.arange(256, dtype=np.uint8)
     tree = {
         "zero": np.float32(-0.0),
@@ -127,7 +127,7 @@ with hosts.joined(address, int(number), int(count), 100, print):
         "none": np.zeros((2, 0), np.int32),
     }
     own = tree if number == "0" else jax.tree.map(np.ones_like, tree)
-    got = hosts.from_leader(own)
+    got = multihost.from_leader(own)
     for name, leaf in tree.items():
         leaf = np.asarray(leaf)
         assert (got[name].dtype, got[name].shape) == (leaf.dtype, leaf.shape), name

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsplit.ledger import DIRECTIONS, KINDS, Ledger, Prices
+from jsplit.accounting.ledger import DIRECTIONS, KINDS, Ledger, Prices
 
 HEADLINE = "AB" * 5 + "C" * 190
 

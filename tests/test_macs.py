@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from jsplit.macs import counting, macs
+from jsplit.accounting.macs import counting, macs
 from jsplit.models.convolution import LOWERINGS, convolve
 from jsplit.models.layers import Norm
 

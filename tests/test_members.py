@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from jsplit.errors import RunError
-from jsplit.transport import members
-from jsplit.transport.account import Account
-from jsplit.transport.door import Door, Terms
-from jsplit.transport.peer import Peer
+from jsplit.net import membership
+from jsplit.net.account import Account
+from jsplit.net.admission import Door, Terms
+from jsplit.net.client_session import Peer
 from tests.networked import TINY, hello_of
 
 
@@ -25,13 +25,13 @@ def kept(tmp_path):
     known.held_out = np.arange(7, dtype=np.int32)
     account = Account()
     account.repeated["repeated", "up"] = 3
-    members.save(tmp_path, b"n" * 16, known, account)
+    membership.save(tmp_path, b"n" * 16, known, account)
     return tmp_path
 
 
 def test_what_is_kept_is_taken_up(kept):
     new, account = door(), Account()
-    assert members.load(kept, new, account) == b"n" * 16
+    assert membership.load(kept, new, account) == b"n" * 16
     assert new.hellos == {0: hello_of(TINY)}
     assert np.array_equal(new.labels[0], np.arange(200))
     assert new.held_out is not None and np.array_equal(new.held_out, np.arange(7))
@@ -39,7 +39,7 @@ def test_what_is_kept_is_taken_up(kept):
 
 
 def test_where_nothing_is_kept_there_is_no_name(tmp_path):
-    assert members.load(tmp_path, door(), Account()) is None
+    assert membership.load(tmp_path, door(), Account()) is None
 
 
 DAMAGES = {
@@ -50,11 +50,11 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", (members.MEMBERS, members.LABELS))
+@pytest.mark.parametrize("name", (membership.MEMBERS, membership.LABELS))
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_file_is_said_in_one_line(name, damage, kept):
     path = kept / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(RunError, match="is damaged") as caught:
-        members.load(kept, door(), Account())
+        membership.load(kept, door(), Account())
     assert "\n" not in str(caught.value) and "pickle" not in str(caught.value)

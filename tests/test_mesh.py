@@ -27,12 +27,12 @@ import jax
 import numpy as np
 import pytest
 
-from jsplit import hosts
-from jsplit.build import build, load_dataset
 from jsplit.errors import InputError
-from jsplit.folder import read
-from jsplit.placement import share_out
-from jsplit.train import resume
+from jsplit.experiment.build import build, load_dataset
+from jsplit.experiment.train import resume
+from jsplit.experiment.workdir import read
+from jsplit.runtime import multihost
+from jsplit.runtime.sharding import share_out
 from tests.runs import (
     ROOT,
     compile_once,
@@ -217,9 +217,9 @@ READ = """
 import sys, zlib
 from pathlib import Path
 import jax, numpy as np
-from jsplit.build import build, load_dataset
-from jsplit.folder import read
-from jsplit.train import resume
+from jsplit.experiment.build import build, load_dataset
+from jsplit.experiment.workdir import read
+from jsplit.experiment.train import resume
 folder, config, _ = read(Path(sys.argv[1]))
 assert jax.device_count() == 4 and config.mesh
 state = resume(build(config, load_dataset(config, print)), folder).state
@@ -263,8 +263,8 @@ def test_a_checkpoint_of_8_devices_goes_on_on_1_and_on_4_and_back(
 COMPILE = """
 import json, sys
 import jax, numpy as np
-from jsplit.build import build, load_dataset
-from jsplit.config import RunConfig
+from jsplit.experiment.build import build, load_dataset
+from jsplit.experiment.config import RunConfig
 config = RunConfig(**json.loads(sys.argv[1]))
 simulation = build(config, load_dataset(config, lambda line: None)).simulation
 print("whole", simulation.state.store.packets.payload.nbytes)
@@ -476,7 +476,7 @@ def meeting(*processes, seconds=2):
 
     def come(place, number, count):
         try:
-            for line in hosts._meet(address, number, count, seconds):
+            for line in multihost._meet(address, number, count, seconds):
                 line.close()
         except InputError as error:
             said[place] = str(error)
@@ -524,30 +524,30 @@ def test_something_else_at_the_address_is_refused_by_name():
         thread.start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(InputError, match=f"{address}: what answers there is not"):
-            hosts._meet(address, 1, 2, 10)
+            multihost._meet(address, 1, 2, 10)
         thread.join()
         with pytest.raises(InputError, match="cannot be opened here"):
-            hosts._meet(address, 0, 2, 10)
+            multihost._meet(address, 0, 2, 10)
 
 
 def test_strangers_at_the_door_are_shown_out_and_do_not_count(monkeypatch):
-    monkeypatch.setattr(hosts, "_GREETING", 0.2)
+    monkeypatch.setattr(multihost, "_GREETING", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     met = []
 
     def lead():
-        met.extend(hosts._meet(f"127.0.0.1:{port}", 0, 2, SECONDS))
+        met.extend(multihost._meet(f"127.0.0.1:{port}", 0, 2, SECONDS))
 
     thread = threading.Thread(target=lead)
     thread.start()
     deadline = time.monotonic() + SECONDS
     for words in (b"", b"GET / HTTP/1.1\r\n", b"\xff\xfe\n", b"x" * 2000):
-        with hosts._connected("", ("127.0.0.1", port), deadline) as knock:
+        with multihost._connected("", ("127.0.0.1", port), deadline) as knock:
             knock.sendall(words)
             with contextlib.suppress(ConnectionResetError):
                 assert knock.recv(1) == b""  # An end, where it would wait for ever.
-    met.extend(hosts._meet(f"127.0.0.1:{port}", 1, 2, SECONDS))
+    met.extend(multihost._meet(f"127.0.0.1:{port}", 1, 2, SECONDS))
     thread.join(SECONDS)
     assert len(met) == 2
     for line in met:
@@ -566,7 +566,7 @@ def test_a_stranger_who_dribbles_is_given_no_more_time_than_one_who_is_silent():
         thread = threading.Thread(target=dribble)
         thread.start()
         begun = time.monotonic()
-        assert hosts._greeting(ours, begun + 0.5) is None
+        assert multihost._greeting(ours, begun + 0.5) is None
         done.set()
         thread.join()
         assert time.monotonic() - begun < 10  # Dribbled to the limit: 25 s.

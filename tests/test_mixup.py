@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from jsplit import loss_gate, make_simulation
 from jsplit.codecs import identity
+from jsplit.core.gate import freeze_gate
+from jsplit.core.replay import mixed
+from jsplit.core.steps import cross_entropy, init_party, make_steps
 from jsplit.errors import InputError
-from jsplit.gate import freeze_gate
-from jsplit.mixup import mixed
-from jsplit.steps import cross_entropy, init_party, make_steps
 from tests.nets import OPTIMIZER, blobs, dense_parts
 
 SHAPE = (16, 4, 6, 3)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jsplit.build import build, load_dataset
+from jsplit.experiment.build import build, load_dataset
 from tests.networked import TINY, run_locally
 from tests.runs import compile_once
 

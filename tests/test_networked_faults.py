@@ -9,16 +9,16 @@ import time
 import pytest
 
 from jsplit.errors import RunError
-from jsplit.folder import RunFolder
-from jsplit.network_config import ServeConfig
-from jsplit.transport import members
-from jsplit.transport.account import Account
-from jsplit.transport.line import Lost, local_line
-from jsplit.transport.peer import Peer
-from jsplit.transport.report import summarize
-from jsplit.transport.serving import Run
+from jsplit.experiment.workdir import RunFolder
+from jsplit.experiment.writers import JsonlWriter
+from jsplit.net import membership
+from jsplit.net.account import Account
+from jsplit.net.channel import Lost, local_line
+from jsplit.net.client_session import Peer
+from jsplit.net.config import ServeConfig
+from jsplit.net.run import Run
+from jsplit.net.summary import summarize
 from jsplit.wire.messages import EXAMINE, Tensor, read
-from jsplit.writers import JsonlWriter
 from tests.networked import TINY, clients_of, result_of, run_locally
 from tests.runs import compile_once
 
@@ -204,14 +204,14 @@ def test_a_server_that_dies_and_comes_back_changes_nothing(
                 raise Killed
 
     with monkeypatch.context() as patch:
-        save, saves = members.save, iter(("hello", "labels"))
+        save, saves = membership.save, iter(("hello", "labels"))
 
         def die(*given):
             if next(saves) == at:
                 raise Killed
             save(*given)
 
-        patch.setattr(members, "save", die)
+        patch.setattr(membership, "save", die)
         with pytest.raises(Killed):
             first.carry_out(lambda epochs: (Dying(folder.metrics),))
     door[0] = None

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from jsplit.transport import certificates
+from jsplit.net import certificates
 from tests.networked import TINY, Parties, result_of, run_apart, run_locally
 from tests.runs import compile_once
 

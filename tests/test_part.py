@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jsplit.part import from_flax
+from jsplit.core.model_part import from_flax
 
 X = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
 KEY = jax.random.key(3)

@@ -3,9 +3,9 @@
 import pytest
 
 from jsplit.errors import Refusal
-from jsplit.transport.account import Account
-from jsplit.transport.line import local_pair
-from jsplit.transport.peer import Checked, Parcel, Peer, Restarted, Task
+from jsplit.net.account import Account
+from jsplit.net.channel import local_pair
+from jsplit.net.client_session import Checked, Parcel, Peer, Restarted, Task
 from jsplit.typing import SYNC
 from jsplit.wire.messages import BEGINNING, Done, Part, Place, Plan, Tensor, read, write
 from tests.networked import TINY, hello_of

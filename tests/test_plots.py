@@ -6,10 +6,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jsplit import plots
+from jsplit.analysis import run_plots
 from jsplit.errors import InputError
 
-PLOTS = [plots.accuracy_against_bytes, plots.loss_by_epoch]
+PLOTS = [run_plots.accuracy_against_bytes, run_plots.loss_by_epoch]
 
 
 def records(states, first=1, **columns):
@@ -79,7 +79,7 @@ def test_any_run_gives_a_picture_and_nothing_else(tmp_path, plot, run):
 def test_states_are_told_by_colour(tmp_path, plot):
     for states in ("AB", "AABC"):
         plot(records(states), tmp_path / "picture.png", title="")
-        for state, (colour, _, _) in plots.STATES.items():
+        for state, (colour, _, _) in run_plots.STATES.items():
             seen = share_of(tmp_path / "picture.png", colour) > 1e-5
             assert seen == (state in states)
 
@@ -87,7 +87,7 @@ def test_states_are_told_by_colour(tmp_path, plot):
 def test_each_point_is_at_its_bytes_and_accuracy_with_its_states_marker(
     tmp_path, drawn
 ):
-    plots.accuracy_against_bytes(
+    run_plots.accuracy_against_bytes(
         records("ABCA", test_accuracy=[0.2, 0.3, None, 0.5]),
         tmp_path / "picture.png",
         title="Fashion-MNIST, VGG11, seed 3",
@@ -96,18 +96,18 @@ def test_each_point_is_at_its_bytes_and_accuracy_with_its_states_marker(
     points = {s.get_label()[0]: s.get_offsets().tolist() for s in axes.collections}
     assert points == {"A": [[2, 0.2], [5, 0.5]], "B": [[3, 0.3]]}
     assert axes.get_title() == "Fashion-MNIST, VGG11, seed 3"
-    assert len({marker for _, marker, _ in plots.STATES.values()}) == 3
+    assert len({marker for _, marker, _ in run_plots.STATES.values()}) == 3
 
 
 @pytest.mark.parametrize(("states", "scale"), [("A" * 12, "linear"), ("A" * 60, "log")])
 def test_bytes_are_logarithmic_only_over_a_wide_range(tmp_path, drawn, states, scale):
-    plots.accuracy_against_bytes(records(states), tmp_path / "p.png", title="")
+    run_plots.accuracy_against_bytes(records(states), tmp_path / "p.png", title="")
     assert drawn[0].axes[0].get_xscale() == scale
 
 
 def test_losses_that_are_not_finite_leave_a_gap_and_a_cross(tmp_path, drawn):
     run = records("AABC", train_loss=[2.0, None, float("nan"), 1.0])
-    plots.loss_by_epoch(run, tmp_path / "picture.png", title="t")
+    run_plots.loss_by_epoch(run, tmp_path / "picture.png", title="t")
     lines = {line.get_label(): line for line in drawn[0].axes[0].lines}
     train = lines["train"].get_ydata()
     assert np.isnan(train).tolist() == [False, True, True, False]
@@ -116,7 +116,7 @@ def test_losses_that_are_not_finite_leave_a_gap_and_a_cross(tmp_path, drawn):
 
 
 def test_the_strip_lines_up_with_the_epochs(tmp_path, drawn):
-    plots.loss_by_epoch(records("AABC", first=5), tmp_path / "p.png", title="t")
+    run_plots.loss_by_epoch(records("AABC", first=5), tmp_path / "p.png", title="t")
     axes, strip = drawn[0].axes
     boxes = [(p.get_x(), p.get_width()) for p in strip.patches]
     assert boxes == [(4.5, 2), (6.5, 1), (7.5, 1)]
@@ -147,7 +147,7 @@ def test_a_failed_drawing_leaves_the_old_picture(tmp_path, plot, monkeypatch):
 
 
 def test_other_formats_by_suffix(tmp_path):
-    plots.loss_by_epoch(records("AB"), tmp_path / "picture.svg", title="t")
+    run_plots.loss_by_epoch(records("AB"), tmp_path / "picture.svg", title="t")
     assert "<svg" in (tmp_path / "picture.svg").read_text()
 
 
@@ -157,6 +157,6 @@ def test_pyplot_is_not_touched():
 
 def test_a_long_title_is_folded_and_not_cut_off():
     title = "fashion_mnist_10k, resnet18 cut 3 (layer1_1), 10 client(s), loss gate, s 0"
-    folded = plots.folded(title)
+    folded = run_plots.folded(title)
     assert folded.replace("\n", " ") == title
     assert max(map(len, folded.split("\n"))) <= 68

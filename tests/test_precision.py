@@ -11,10 +11,10 @@ from flax import linen as nn
 from jax.extend import core
 
 from jsplit.codecs import float8, identity
-from jsplit.gate import freeze_gate
+from jsplit.core.gate import freeze_gate
+from jsplit.core.model_part import Part, from_flax, with_precision
+from jsplit.core.simulation import make_simulation
 from jsplit.models import convolution
-from jsplit.part import Part, from_flax, with_precision
-from jsplit.simulation import make_simulation
 from tests.nets import OPTIMIZER, cnn_parts, dense_parts, images
 
 KEY, STEP = jax.random.key(0), jnp.float32(0.05)

@@ -10,15 +10,16 @@ import numpy as np
 import optax
 import pytest
 
-from jsplit import checkpoint, cli
-from jsplit.build import build, load_dataset
+from jsplit.analysis.privacy import audit, dependence, inversion
+from jsplit.analysis.privacy.labels import told_by_gradients
+from jsplit.analysis.privacy.view import View, ended, last_sent, private, public
+from jsplit.cli import main as cli
 from jsplit.codecs import CODECS
-from jsplit.folder import RunFolder, read
-from jsplit.nopeek import distance_correlation
-from jsplit.privacy import audit, dependence, inversion
-from jsplit.privacy.labels import told_by_gradients
-from jsplit.privacy.view import View, ended, last_sent, private, public
-from jsplit.steps import Defence, init_party, make_steps
+from jsplit.core.defences import distance_correlation
+from jsplit.core.steps import Defence, init_party, make_steps
+from jsplit.experiment import checkpoint
+from jsplit.experiment.build import build, load_dataset
+from jsplit.experiment.workdir import RunFolder, read
 from tests.networked import TINY, flags
 from tests.runs import compile_once
 
@@ -196,7 +197,7 @@ def test_the_penalty_has_a_gradient_where_rows_are_equal_or_none_counts():
 
 def steps_of(run, **defence):
     """Steps with exact codecs and a plain optimizer, and a client to take them."""
-    from jsplit.build import parts_of
+    from jsplit.experiment.build import parts_of
 
     client, server = parts_of(run.experiment.config, 10)
     identity = CODECS["identity"]()

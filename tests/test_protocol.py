@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from jsplit import data
 from jsplit.codecs import float8, identity
-from jsplit.gate import always_gate, freeze_gate, loss_gate, periodic_gate
-from jsplit.part import from_flax
-from jsplit.protocol import Transform
-from jsplit.shards import client_keys, epoch_order
-from jsplit.simulation import make_simulation
-from jsplit.topology import PARALLEL, SEQUENTIAL
+from jsplit.core.algorithm import Transform
+from jsplit.core.gate import always_gate, freeze_gate, loss_gate, periodic_gate
+from jsplit.core.model_part import from_flax
+from jsplit.core.schedule import client_keys, epoch_order
+from jsplit.core.simulation import make_simulation
+from jsplit.core.topology import PARALLEL, SEQUENTIAL
 from jsplit.typing import STATES
 from tests.nets import OPTIMIZER, blobs, dense_parts, images, normed_parts
 
@@ -291,8 +291,8 @@ def test_each_epoch_of_each_state_uses_every_example_exactly_once(topology, size
     batch=st.integers(1, 16),
 )
 def test_epoch_order_is_a_permutation_of_each_clients_shard(sizes, topology, batch):
-    from jsplit.shards import make_shards
-    from jsplit.topology import lay_out
+    from jsplit.core.schedule import make_shards
+    from jsplit.core.topology import lay_out
 
     shares = deal(sizes)
     layout = lay_out(sizes, topology, batch)

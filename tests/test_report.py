@@ -9,10 +9,11 @@ import statistics
 
 import pytest
 
-from jsplit import cli, evidence
-from jsplit.build import canonical
-from jsplit.config import RunConfig
-from jsplit.folder import RunFolder, write_json
+from jsplit.analysis import results
+from jsplit.cli import main as cli
+from jsplit.experiment.build import canonical
+from jsplit.experiment.config import RunConfig
+from jsplit.experiment.workdir import RunFolder, write_json
 from tests.runs import files_under
 
 PLAIN = {"gate": "always", "codec": "identity", "grad_codec": "identity"}
@@ -113,7 +114,7 @@ def test_the_best_is_that_which_loses_no_more_than_half_a_point(runs):
 
 
 def test_a_loss_of_exactly_half_a_point_is_allowed(runs):
-    (group,) = evidence.grouped(evidence.read(runs, partial=False)[0])
+    (group,) = results.grouped(results.read(runs, partial=False)[0])
     assert group.best("communication_reduction", 0.004).label == "loss 0.5"
     assert group.best("communication_reduction", 0.0039).label == "freeze 3"
     assert group.best("communication_reduction", 0.0).label == "always, float32"
@@ -126,7 +127,7 @@ def test_a_line_joins_what_differs_in_the_gates_number_alone(tmp_path):
     finish(tmp_path / "one", dataclasses.replace(BASE, loss_rule="drop"), 0.9)
     for path in tmp_path.glob("others/plain*"):  # The same run as that without.
         shutil.rmtree(path)
-    (group,) = evidence.grouped(evidence.read(tmp_path, partial=False)[0])
+    (group,) = results.grouped(results.read(tmp_path, partial=False)[0])
     kinds = {it.label: it.kind for it in group.settings}
     assert {label: kind for label, kind in kinds.items() if "mixup" not in label} == {
         "always, float32": "always, float32",
@@ -151,14 +152,14 @@ def test_of_equal_reductions_the_most_accurate_is_the_best(runs):
                 BASE, gate="loss", threshold=0.5, mixup=mixup, seed=seed
             )
             finish(runs / f"{name} {seed}", config, accuracy, 90.0, 9.0)
-    (group,) = evidence.grouped(evidence.read(runs, partial=False)[0])
+    (group,) = results.grouped(results.read(runs, partial=False)[0])
     assert group.best("communication_reduction", 0.005).label == "loss 0.5, mixup 1"
 
 
 def test_other_seeds_than_those_of_plain_split_learning_prove_nothing(runs):
     config = RunConfig(model="cnn", epochs=12, gate="freeze", sync_epochs=1, seed=7)
     finish(runs / "lucky", config, 0.95, 400.0, 100.0)
-    (group,) = evidence.grouped(evidence.read(runs, partial=False)[0])
+    (group,) = results.grouped(results.read(runs, partial=False)[0])
     assert group.best("communication_reduction", 0.005).label == "loss 0.5"
     assert report(runs) == 0
     text = (runs / "report" / "report.md").read_text()
@@ -177,7 +178,7 @@ def test_the_loss_gate_is_compared_with_controls_that_send_as_much(
     for seed in range(3):
         always = RunConfig(model="cnn", epochs=12, gate="always", seed=seed)
         finish(runs / f"always {seed}", always, 0.899, 4.0, 1.0)
-    (group,) = evidence.grouped(evidence.read(runs, partial=False)[0])
+    (group,) = results.grouped(results.read(runs, partial=False)[0])
     assert group.baseline.label == "always, float32"
     small, large = (
         next(it for it in group.settings if it.label == f"loss {threshold}{label}")
@@ -189,12 +190,12 @@ def test_the_loss_gate_is_compared_with_controls_that_send_as_much(
         0.899 + noise - (0.899 + share * (0.898 + noise - 0.899))
         for noise in (-0.001, 0.0, 0.001)
     ]
-    mean, deviation = evidence.at_equal_traffic(group, small, "freeze")
+    mean, deviation = results.at_equal_traffic(group, small, "freeze")
     assert mean == pytest.approx(sum(expected) / 3, abs=1e-9)
     assert deviation == pytest.approx(statistics.stdev(expected), abs=1e-9)
     # No control sends as little, and one was not run at all.
-    assert evidence.at_equal_traffic(group, large, "freeze") is None
-    assert evidence.at_equal_traffic(group, small, "periodic") is None
+    assert results.at_equal_traffic(group, large, "freeze") is None
+    assert results.at_equal_traffic(group, small, "periodic") is None
     assert report(runs) == 0
     text = (runs / "report" / "report.md").read_text()
     assert f"| loss 0.02{label} | /20 | not run there | {100 * mean:+.2f} ±" in text
@@ -211,7 +212,7 @@ def test_reductions_that_differ_by_seed_are_a_geometric_mean_and_a_range(tmp_pat
     for seed, reduction in enumerate((10.0, 40.0)):
         config = RunConfig(model="cnn", epochs=5, seed=seed)
         finish(tmp_path / str(seed), config, 0.9, reduction, 3.0)
-    (group,) = evidence.grouped(evidence.read(tmp_path, partial=False)[0])
+    (group,) = results.grouped(results.read(tmp_path, partial=False)[0])
     found = group.settings[0].reduction("communication_reduction")
     assert str(found) == "/20 (10 to 40)"
 
@@ -233,7 +234,7 @@ def test_models_and_clients_are_groups_of_their_own(runs):
     config = RunConfig(model="cnn", epochs=12, clients=5, **PLAIN)
     finish(runs / "five", config, 0.8)
     finish(runs / "vgg", RunConfig(model="vgg11", epochs=12, **PLAIN), 0.9)
-    groups = evidence.grouped(evidence.read(runs, partial=False)[0])
+    groups = results.grouped(results.read(runs, partial=False)[0])
     assert [group.title for group in groups] == [
         "cnn cut after 1 (conv1), 1 client, 12 epochs",
         "cnn cut after 1 (conv1), 5 clients, parallel, 12 epochs",

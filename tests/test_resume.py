@@ -16,10 +16,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jsplit import checkpoint, cli, folder, terminal, train
+from jsplit.cli import run, terminal
 from jsplit.errors import RunError
-from jsplit.folder import RunFolder
-from jsplit.writers import JsonlWriter
+from jsplit.experiment import checkpoint, train, workdir
+from jsplit.experiment.workdir import RunFolder
+from jsplit.experiment.writers import JsonlWriter
 from tests.runs import (
     EPOCHS,
     STATES,
@@ -165,11 +166,11 @@ def test_ctrl_c_outside_the_training_gives_130_and_says_how_to_go_on(
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_draw", interrupt)
+    monkeypatch.setattr(run, "_draw", interrupt)
     assert run_here("--resume", "--workdir", undisturbed[0]) == 130
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "go on with: run.py --resume" in said
-    monkeypatch.setattr(cli, "load_dataset", interrupt)
+    monkeypatch.setattr(run, "load_dataset", interrupt)
     assert run_here("--resume", "--workdir", undisturbed[0]) == 130
     assert capsys.readouterr().err == "error: interrupted before the run began\n"
 
@@ -243,7 +244,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_last_good_epoch(
     if epoch == 1:
         code = run_here(*TINY, "--learning-rate", 1e30, "--workdir", path)
     else:
-        monkeypatch.setattr(cli, "build", build)
+        monkeypatch.setattr(run, "build", build)
         code = run_here(*TINY, "--workdir", path)
     assert code == 1
     said = capsys.readouterr().err
@@ -271,7 +272,7 @@ def test_a_device_that_gives_up_ends_the_run_in_one_line(
     simulation = undisturbed[1].simulation
     broken = simulation._replace(program=simulation.program._replace(run=give_up))
     experiment = undisturbed[1]._replace(simulation=broken)
-    monkeypatch.setattr(cli, "build", lambda config, dataset: experiment)
+    monkeypatch.setattr(run, "build", lambda config, dataset: experiment)
     assert run_here(*TINY, "--workdir", tmp_path / "run") == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "epoch 1 failed on" in said
@@ -331,7 +332,7 @@ def _read(terminal: int, into: list[str]) -> None:
 def test_a_folder_in_use_is_refused_and_left_alone(undisturbed, capsys):
     path, _, _ = undisturbed
     metrics = (path / "metrics.jsonl").read_bytes()
-    with folder.held(path):
+    with workdir.held(path):
         assert run_here("--resume", "--workdir", path) == 2
     assert "in use by another process" in capsys.readouterr().err
     assert (path / "metrics.jsonl").read_bytes() == metrics

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jsplit.errors import InputError, RunError
-from jsplit.transport.shelf import Shelf
+from jsplit.net.client_store import Shelf
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):

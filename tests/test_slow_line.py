@@ -10,7 +10,7 @@ import time
 import pytest
 
 from jsplit.errors import InputError, Refusal
-from jsplit.transport.line import Lost, SlowLine, Speed, local_pair
+from jsplit.net.channel import Lost, SlowLine, Speed, local_pair
 from tests.networked import TINY, result_of, run_locally
 from tests.runs import compile_once
 

@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from jsplit import cli, grid, sweep
-from jsplit.build import build, check_names, load_dataset, share_program
-from jsplit.config import RunConfig
+from jsplit.cli import main as cli
+from jsplit.experiment import sweep, sweep_spec
+from jsplit.experiment.build import build, check_names, load_dataset, share_program
+from jsplit.experiment.config import RunConfig
 from jsplit.models import USUAL_CUTS
 from tests.runs import (
     ROOT,
@@ -72,7 +73,7 @@ def jsplit(*words):
 
 
 def test_a_grid_stands_for_all_combinations_in_their_order():
-    planned = grid.expand(
+    planned = sweep_spec.expand(
         {
             "settings": SETTINGS,
             "grid": [
@@ -147,7 +148,7 @@ def test_a_missing_file_is_refused_in_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/sweeps/*.toml")), ids=str)
 def test_ready_sweeps_stand_for_runs_that_can_be_made(path):
-    planned = grid.read(path)
+    planned = sweep_spec.read(path)
     for run in planned:
         check_names(run.config)
     assert {run.config.seed for run in planned} >= {0, 1, 2}
@@ -177,14 +178,14 @@ def test_runs_of_a_sweep_are_those_of_jsplit_run_to_the_bit(file, tmp_path, caps
 
 
 def test_a_sweep_that_was_stopped_goes_on_where_it_was(file, tmp_path, capsys):
-    planned = grid.read(file)
+    planned = sweep_spec.read(file)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert sweep.sweep(planned, whole, lambda: False).done == 5
+    assert sweep.sweep(planned, whole, lambda: False, print).done == 5
     asked = iter([False] * 6 + [True] * 99)  # In the second run.
-    outcome = sweep.sweep(planned, broken, lambda: next(asked))
+    outcome = sweep.sweep(planned, broken, lambda: next(asked), print)
     assert outcome.stopped and outcome.done == 1
     assert not sweep.is_done(broken / planned[1].name)
-    assert sweep.sweep(planned, broken, lambda: False) == (5, {}, False)
+    assert sweep.sweep(planned, broken, lambda: False, print) == (5, {}, False)
     for run in planned:
         assert result_of(broken / run.name, experiment_of(broken / run.name)) == (
             result_of(whole / run.name, experiment_of(whole / run.name))
@@ -199,8 +200,8 @@ def test_dry_says_what_is_to_do_and_makes_nothing(file, tmp_path, capsys):
 
 def test_another_run_under_the_same_name_is_refused(file, tmp_path, capsys):
     runs = tmp_path / "runs"
-    planned = grid.read(file)[-1:]
-    sweep.sweep(planned, runs, lambda: False)
+    planned = sweep_spec.read(file)[-1:]
+    sweep.sweep(planned, runs, lambda: False, print)
     file.write_text(FILE.replace("epochs = 4", "epochs = 5"))
     assert jsplit("sweep", file, "--folder", runs) == 2
     error = capsys.readouterr().err
@@ -209,8 +210,8 @@ def test_another_run_under_the_same_name_is_refused(file, tmp_path, capsys):
 
 def test_a_kept_run_is_the_same_however_its_settings_are_said(file, tmp_path, capsys):
     runs = tmp_path / "runs"
-    planned = grid.read(file)[-1:]
-    sweep.sweep(planned, runs, lambda: False)
+    planned = sweep_spec.read(file)[-1:]
+    sweep.sweep(planned, runs, lambda: False, print)
     config = runs / planned[0].name / "config.json"
     kept = json.loads(config.read_text())
     assert kept["config"]["cut"] is None
@@ -290,8 +291,8 @@ def test_shares_of_other_sizes_have_a_program_of_their_own(experiment):
 
 
 def test_a_summary_is_that_of_its_own_run(file, tmp_path):
-    sweep.sweep(grid.read(file), tmp_path, lambda: False)
-    for run in grid.read(file):
+    sweep.sweep(sweep_spec.read(file), tmp_path, lambda: False, print)
+    for run in sweep_spec.read(file):
         summary = json.loads((tmp_path / run.name / "summary.json").read_text())
         assert summary["seed"] == run.config.seed
         if run.config.gate == "freeze":

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsplit.topology import (
+from jsplit.core.topology import (
     PARALLEL,
     SEQUENTIAL,
     TOPOLOGIES,

@@ -11,8 +11,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
-from jsplit import writers
 from jsplit.errors import RunError
+from jsplit.experiment import writers
 
 
 def record(epoch=1, **changes):
@@ -239,7 +239,7 @@ def test_console_bears_an_empty_record():
 
 def test_piped_console_flushes_each_line():
     code = (
-        "import os\nfrom jsplit.writers import ConsoleWriter\n"
+        "import os\nfrom jsplit.experiment.writers import ConsoleWriter\n"
         "ConsoleWriter().write({'epoch': 1})\nos._exit(0)\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,5 +1,5 @@
 """The two apps that Flower starts; all of them is in jsplit."""
 
-from jsplit.flower import client, server
+from jsplit.integrations.flower import client, server
 
 __all__ = ["client", "server"]

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jsplit.macs import counting
+from jsplit.accounting.macs import counting
 from jsplit.models.winograd import TILE, winograd
 
 Images = Float[Array, "b h w c"]

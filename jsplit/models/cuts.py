@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jsplit.macs import macs
+from jsplit.accounting.macs import macs
 from jsplit.models.blocks import Block, Chain
 
 

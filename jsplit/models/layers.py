@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from jsplit.macs import counting
+from jsplit.accounting.macs import counting
 from jsplit.models.convolution import convolve
 from jsplit.models.pooling import max_pool
 

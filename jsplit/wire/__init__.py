@@ -2,7 +2,7 @@
 
 from jsplit.wire.coder import CODING_BYTES, compress, expand
 from jsplit.wire.packets import label_bytes, parse, serialize
-from jsplit.wire.parts import digest_of, part_bytes, part_of
+from jsplit.wire.weights import digest_of, part_bytes, part_of
 
 __all__ = [
     "CODING_BYTES",

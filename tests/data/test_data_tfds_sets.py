@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from data_fakes import as_tfrecord, tfds_prepare
 
-from jsplit.cli import main
+from jsplit.cli.main import main
 from jsplit.data import load
 from jsplit.data.dataset import Arrays, arrays_of
 from jsplit.errors import InputError

@@ -1,0 +1,1 @@
+"""What a run costs: predicted and counted bytes, and multiply-accumulates."""

@@ -1,0 +1,75 @@
+"""One run's leakage in figures."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jsplit.analysis.privacy import dependence, inversion, labels
+from jsplit.analysis.privacy.view import Ended, View, last_sent, private, public
+from jsplit.typing import OFFLINE, STATES
+
+PRIVATE = 1024
+"""Examples that are attacked."""
+
+FIRST, LAST = "first", "last"
+"""Views: the first epoch, with the client part that every run begins with, and the last
+in which activations were sent, with the part that it ended with."""
+
+
+class Audit(NamedTuple):
+    """What was found.
+
+    Attributes:
+        figures: plain values, for a file.
+        images: some that entered the client part, `[n, h, w, c]`, pixels from 0 to 1.
+        guesses: what the attack made of them, by view.
+    """
+
+    figures: dict[str, Any]
+    images: dict[str, np.ndarray]
+    guesses: dict[str, np.ndarray]
+
+
+def audit(run: Ended, *, first: bool, shown: int = 10) -> Audit:
+    """Attacks what a run sent, and measures what it tells of the images.
+
+    Args:
+        run: that ended.
+        first: whether to look at its first epoch too, in which runs of one seed, cut
+            and codec do not differ, whatever their gate.
+        shown: examples to keep for a picture.
+    """
+    seed = run.experiment.config.seed
+    figures: dict[str, Any] = {
+        "epochs_sent": sum(state != STATES[OFFLINE] for state in run.states)
+    }
+    images, guesses = {}, {}
+    views = {LAST: (run.client, last_sent(run.states))}
+    if first:
+        views = {FIRST: (run.experiment.simulation.state.client, 0), **views}
+    for name, (client, epoch) in views.items():
+        sent = private(run, client, epoch, PRIVATE)
+        known = public(run, client, epoch)
+        guessed = inversion.reconstruct(known, sent.smashed, seed)
+        figures[name] = _figures(sent, known, guessed, seed)
+        if name == LAST:
+            figures[name]["labels_from_gradients"] = labels.told_by_gradients(
+                run, sent, known
+            )
+        images[name], guesses[name] = sent.images[:shown], guessed[:shown]
+    return Audit(figures, images, guesses)
+
+
+def _figures(sent: View, known: View, guessed: np.ndarray, seed: int) -> dict[str, Any]:
+    # What can be guessed of an image without having seen anything of it.
+    blind = np.broadcast_to(known.images.mean(axis=0), sent.images.shape)
+    return {
+        "private_images": len(sent.images),
+        "public_images": len(known.images),
+        "inversion": inversion.score(sent.images, guessed)._asdict(),
+        "blind": inversion.score(sent.images, blind)._asdict(),
+        "distance_correlation": dependence.correlation(
+            sent.images, sent.smashed, seed
+        )._asdict(),
+        "information": dependence.information(known, sent, seed)._asdict(),
+    }

@@ -1,0 +1,190 @@
+"""What the server sees: activations as they crossed, beside the images behind them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jsplit.codecs import CODECS
+from jsplit.core.algorithm import Transform
+from jsplit.core.schedule import client_keys, epoch_order, held, step_keys
+from jsplit.core.steps import Party
+from jsplit.data import normalization
+from jsplit.errors import InputError
+from jsplit.experiment import checkpoint
+from jsplit.experiment.build import Experiment, transform_of
+from jsplit.experiment.workdir import RunFolder
+from jsplit.typing import OFFLINE, STATES, SYNC, Packet
+
+
+class View(NamedTuple):
+    """Examples on both sides of the cut.
+
+    Attributes:
+        images: what entered the client part, augmented if the run did so: float32
+            `[n, h, w, c]`, pixels from 0 to 1.
+        smashed: what the server decoded of it, float32 `[n, ...]`.
+        labels: `Int32[n]`.
+        packets: in which it came, and which of their rows are examples, in order.
+    """
+
+    images: np.ndarray
+    smashed: np.ndarray
+    labels: np.ndarray
+    packets: list[tuple[Packet, np.ndarray]]
+
+
+class Ended(NamedTuple):
+    """A finished run, as its last checkpoint has it.
+
+    Attributes:
+        experiment: the run.
+        client: the client part after the last epoch.
+        server: the server part.
+        states: of all epochs.
+    """
+
+    experiment: Experiment
+    client: Party
+    server: Party
+    states: str
+
+
+def last_checkpoint(folder: RunFolder, epochs: int) -> int:
+    """The number of a finished run's checkpoint, which is that of its last epoch.
+
+    Raises:
+        InputError: if the run has no checkpoint, or not one of its last epoch.
+    """
+    latest = checkpoint.latest(folder.checkpoints)
+    if latest != epochs:
+        found = "no checkpoint" if latest is None else f"one of epoch {latest} alone"
+        raise InputError(
+            f"{folder.path} has {found}, and this needs the run's last ({epochs}); "
+            "make the run again in another folder"
+        )
+    return epochs
+
+
+def ended(experiment: Experiment, folder: RunFolder) -> Ended:
+    """Reads how a run ended.
+
+    Raises:
+        InputError: if the run has no checkpoint, or not one of its last epoch.
+        RunError: if the checkpoint is damaged.
+    """
+    epochs = last_checkpoint(folder, experiment.config.epochs)
+    like, _ = experiment.simulation.state.parts()
+    small, meta, _ = checkpoint.restore(folder.checkpoints, epochs, like, None)
+    return Ended(experiment, small["client"], small["server"], meta["states"])
+
+
+def last_sent(states: str) -> int:
+    """The number, from 0, of the last epoch in which activations were sent."""
+    return max(n for n, state in enumerate(states) if state != STATES[OFFLINE])
+
+
+def private(run: Ended, client: Party, epoch: int, limit: int | None = None) -> View:
+    """What the run's clients sent in an epoch, with this client part.
+
+    With the final part and the run's last epoch of B it is to the bit what the server
+    stored. In an epoch of A the part changes from batch to batch; `client` stands for
+    all of them.
+
+    Args:
+        run: that ended.
+        client: the part to send with.
+        epoch: whose order, augmentation and state to take.
+        limit: examples after which no further batch is taken; None for all.
+    """
+    experiment = run.experiment
+    simulation = experiment.simulation
+    layout, shards = simulation.layout, simulation.shards
+    key = jax.random.fold_in(simulation.key, epoch)
+    keys, sync = client_keys(key, layout), run.states[epoch] == STATES[SYNC]
+    order = np.asarray(epoch_order(keys, shards))
+    kept = np.asarray(held(shards.counts, layout.slots))
+    labels = np.asarray(shards.labels)
+    transform, undo = _transforms(experiment)
+
+    def batches() -> Iterator[Batch]:
+        for group, member in np.ndindex(layout.groups, layout.members):
+            for number in range(layout.steps):
+                rows = slice(number * layout.batch, (number + 1) * layout.batch)
+                mask = kept[group, member, rows]
+                if not mask.any():
+                    continue
+                for_transform, for_part = step_keys(keys[group, member], number)
+                at = order[group, member, rows]
+                x = transform.training(sync=sync)(for_transform, shards.examples[at])
+                given = (client, x, mask if layout.padded else None, for_part)
+                packet = _send(experiment, given, sync)
+                yield undo(x)[mask], packet, mask, labels[at][mask]
+
+    return _collected(experiment, batches(), limit)
+
+
+def public(run: Ended, client: Party, epoch: int) -> View:
+    """The held-out images as the server itself would send them, given the client part.
+
+    Without augmentation, in batches and in the state of the epoch.
+    """
+    experiment = run.experiment
+    dataset, layout = experiment.dataset, experiment.simulation.layout
+    sync = run.states[epoch] == STATES[SYNC]
+    transform, undo = _transforms(experiment)
+    size = min(layout.batch, len(dataset.test_labels))
+
+    def batches() -> Iterator[Batch]:
+        for number in range(len(dataset.test_labels) // size):
+            rows = slice(number * size, (number + 1) * size)
+            x = transform.evaluate(jnp.asarray(dataset.test_images[rows]))
+            packet = _send(experiment, (client, x, None, jax.random.key(number)), sync)
+            yield undo(x), packet, np.ones(size, bool), dataset.test_labels[rows]
+
+    return _collected(experiment, batches(), None)
+
+
+Batch = tuple[np.ndarray, Packet, np.ndarray, np.ndarray]
+"""Images, the packet, which of its rows they are, and their labels."""
+
+
+def _send(experiment: Experiment, given: tuple[Any, ...], sync: bool) -> Packet:
+    steps = experiment.simulation.steps
+    return steps.client_forward(*given)[0] if sync else steps.client_refresh(*given)
+
+
+def _transforms(
+    experiment: Experiment,
+) -> tuple[Transform, Callable[[jax.Array], np.ndarray]]:
+    """The run's transform, and from its result back to pixels."""
+    moments = normalization(experiment.dataset.train_images)
+    edge = experiment.dataset.image_shape[0]
+    mean, deviation = (np.asarray(of, np.float32) for of in moments)
+
+    def undo(x: jax.Array) -> np.ndarray:
+        return np.clip(np.asarray(x) * deviation + mean, 0, 1)
+
+    return transform_of(experiment.config, moments, edge=edge), undo
+
+
+def _collected(
+    experiment: Experiment, batches: Iterator[Batch], limit: int | None
+) -> View:
+    decode = jax.jit(CODECS[experiment.config.codec]().decode)
+    images, smashed, labels, packets = [], [], [], []
+    for image, packet, mask, label in batches:
+        images.append(image)
+        smashed.append(np.asarray(decode(packet))[mask])
+        labels.append(label.astype(np.int32))
+        packets.append((packet, mask))
+        if limit is not None and sum(map(len, labels)) >= limit:
+            break
+    return View(
+        np.concatenate(images),
+        np.concatenate(smashed),
+        np.concatenate(labels),
+        packets,
+    )

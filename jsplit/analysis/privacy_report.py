@@ -1,0 +1,221 @@
+"""`jsplit privacy`: what the server learns from what the runs of a folder sent."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsplit.analysis import plots
+from jsplit.analysis.report import markdown
+from jsplit.analysis.results import Group, Run, Setting
+from jsplit.data import Dataset
+from jsplit.errors import InputError
+from jsplit.experiment import workdir
+from jsplit.experiment.build import Experiment, build, share_program
+from jsplit.experiment.workdir import RunFolder
+from jsplit.runtime import device
+
+FORMAT = "jsplit-privacy-1"
+
+Figures = dict[str, Any]
+
+
+def check_checkpoints(runs: Iterable[Run]) -> None:
+    """Refuses a run that cannot be attacked before any other is."""
+    from jsplit.analysis.privacy.view import last_checkpoint
+
+    for run in runs:
+        last_checkpoint(RunFolder(run.path), run.config.epochs)
+
+
+def left_to_attack(group: Group, *, again: bool) -> list[Run]:
+    """The runs that were not attacked before, or in part; all of them if `again`."""
+    plain = _plain(group).runs
+    return [
+        run
+        for run in group.runs
+        if again
+        or not _kept(run).exists()
+        or (run in plain and "first" not in _read(run))
+    ]
+
+
+def attacks(
+    group: Group, left: Iterable[Run], dataset: Callable[[], Dataset]
+) -> Iterator[tuple[Run, Figures]]:
+    """Attacks each run when its turn comes, and keeps what was found beside it."""
+    plain = _plain(group).runs
+    earlier: Experiment | None = None
+    for run in left:
+        # However the run was computed, it is attacked on one device.
+        config = dataclasses.replace(run.config, mesh=False, lossless=False)
+        experiment = build(config, dataset())
+        if earlier is not None:
+            experiment = share_program(experiment, earlier)
+        earlier = experiment
+        yield run, _audited(experiment, run, first=run in plain)
+
+
+def _plain(group: Group) -> Setting:
+    """The setting whose first epoch stands for those of all."""
+    return group.baseline or group.settings[0]
+
+
+def _audited(experiment: Experiment, run: Run, *, first: bool) -> Figures:
+    # Here, because only here the extra is known to be there.
+    from jsplit.analysis.privacy.audit import audit
+    from jsplit.analysis.privacy.view import ended
+
+    found = audit(ended(experiment, RunFolder(run.path)), first=first)
+    plots.reconstructions(
+        [
+            (f"{what}, {name} epoch", rows[name])
+            for name in found.images
+            for what, rows in (("sent", found.images), ("guessed", found.guesses))
+        ],
+        run.path / "privacy.png",
+        title=f"{run.path.name}: {Setting((run,)).label}, seed {run.config.seed}",
+    )
+    figures = {"format": FORMAT, "device": device.describe(), **found.figures}
+    workdir.write_json(_kept(run), figures)
+    return figures
+
+
+def _kept(run: Run) -> Path:
+    return run.path / "privacy.json"
+
+
+def _read(run: Run) -> Figures:
+    try:
+        figures: Figures = json.loads(_kept(run).read_text(encoding="utf-8"))
+        if figures["format"] != FORMAT:
+            raise ValueError(f"format {figures['format']!r}")
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{_kept(run)} is not of this version ({error}); say --again"
+        ) from error
+    return figures
+
+
+def line(figures: Figures) -> str:
+    """A run's figures in one line, for the terminal."""
+    last = figures["last"]
+    return (
+        f"reconstruction {last['inversion']['ssim']:.3f} (blind "
+        f"{last['blind']['ssim']:.3f})  distance correlation "
+        f"{last['distance_correlation']['value']:.3f}  at least "
+        f"{last['information']['bits']:.2f} bits"
+    )
+
+
+COLUMNS: dict[str, tuple[Callable[[Figures], float], int]] = {
+    "MSE": (lambda view: view["inversion"]["mse"], 4),
+    "PSNR, dB": (lambda view: view["inversion"]["psnr"], 2),
+    "SSIM": (lambda view: view["inversion"]["ssim"], 3),
+    "distance correlation": (lambda view: view["distance_correlation"]["value"], 3),
+    "information, bits at least": (lambda view: view["information"]["bits"], 2),
+}
+"""Of a view, and with how many decimals."""
+
+
+def page(groups: Sequence[Group]) -> str:
+    """The comparison as Markdown."""
+    runs = [run for group in groups for run in group.runs]
+    summary = runs[0].summary
+    every = [_read(run) for run in runs]
+    shape = "x".join(map(str, summary["image_shape"]))
+    seeds = sorted({run.config.seed for run in runs})
+    parts = [
+        "# What the server learns from what was sent",
+        f"{len(runs)} run(s) on {summary['dataset']} ({summary['dataset_source']}), "
+        f"images of {shape}, seeds {', '.join(map(str, seeds))}; attacked on "
+        f"{'; '.join(sorted({it['device'] for it in every}))}. Means over seeds and "
+        "sample standard deviations.",
+        "The server is honest but curious, and is given the client part and the "
+        f"held-out images ({every[0]['last']['public_images']}). It trains a decoder "
+        "on what those become at the cut, coded as in the run, and applies it to "
+        f"{every[0]['last']['private_images']} examples as they were sent in the "
+        "last epoch that sent any (`first epoch`: with the weights that training "
+        "begins with). MSE, PSNR and SSIM compare its guesses with what entered the "
+        "client part, pixels from 0 to 1; a blind guess is the mean of the held-out "
+        "images. Distance correlation is 0 for independence (of shuffled pairs it is "
+        f"{_mean(every, lambda it: it['last']['distance_correlation']['shuffled'])}). "
+        "Information is a neural lower bound, which cannot exceed "
+        f"{every[0]['last']['information']['ceiling']:.2f} bits with so many examples, "
+        "and varies by about "
+        f"{_mean(every, lambda it: it['last']['information']['deviation'])} from "
+        "critic to critic. Labels are sent to the server once, in every run; the last "
+        "column is for who would keep them at home: how often the nearest of the "
+        "public examples, by the gradient that comes back, has the same label.",
+    ]
+    for group in groups:
+        parts += [f"## {group.title}", _table(group)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(group: Group) -> str:
+    everyone = [_read(run) for run in group.runs]
+    blind = [it["last"]["blind"] for it in everyone]
+    rows = [
+        [
+            *("blind guess", "", "", "", ""),
+            _mean(blind, lambda it: it["mse"], 4),
+            _mean(blind, lambda it: it["psnr"], 2),
+            _mean(blind, lambda it: it["ssim"], 3),
+            *("", "", ""),
+        ]
+    ]
+    plain = _plain(group)
+    rows.append(
+        [
+            f"first epoch ({plain.label})",
+            *(str(len(plain.runs)), "", "", ""),
+            *_cells([_read(run)["first"] for run in plain.runs]),
+            "",
+        ]
+    )
+    for setting in group.settings:
+        found = [_read(run) for run in setting.runs]
+        rows.append(
+            [
+                setting.label,
+                str(len(setting.runs)),
+                _mean([run.summary for run in setting.runs], _accuracy, 2),
+                str(setting.reduction("communication_reduction")),
+                _mean(found, lambda it: it["epochs_sent"], 0),
+                *_cells([it["last"] for it in found]),
+                _mean(found, _labels, 1),
+            ]
+        )
+    return markdown(
+        (
+            *("gate", "seeds", "test accuracy, %", "communication", "epochs sent"),
+            *COLUMNS,
+            "labels from gradients, %",
+        ),
+        rows,
+    )
+
+
+def _accuracy(summary: Figures) -> float:
+    return float(100 * summary["test_accuracy"])
+
+
+def _labels(figures: Figures) -> float:
+    return float(100 * figures["last"]["labels_from_gradients"])
+
+
+def _cells(views: Sequence[Figures]) -> list[str]:
+    return [_mean(views, pick, places) for pick, places in COLUMNS.values()]
+
+
+def _mean(
+    found: Sequence[Figures], pick: Callable[[Figures], float], places: int = 2
+) -> str:
+    values = [float(pick(it)) for it in found]
+    mean = f"{statistics.fmean(values):.{places}f}"
+    if len(values) == 1 or places == 0:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{places}f}"

@@ -1,0 +1,240 @@
+"""`jsplit report`: what the finished runs of a folder say, as a page with pictures."""
+
+import base64
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from jsplit.analysis import plots, results
+from jsplit.analysis.results import Group, Setting
+from jsplit.experiment.progress import shortened
+
+LOSS = 0.005
+"""Of test accuracy that a reduction may cost: the paper's half a percent."""
+
+PAPER = {
+    1: ("1.64 to 106.7 (VGG11, VGG13, ResNet18)", "2.86 to 32.1"),
+    5: ("11.9 (VGG11)", "not said"),
+    10: ("11.3 (VGG11)", "not said"),
+}
+"""By clients: reductions of communication and of client computation on CIFAR-10."""
+
+
+def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
+    """The report as Markdown; its pictures are drawn into `out`."""
+    run = groups[0].settings[0].runs[0]
+    seeds = sorted({run.config.seed for group in groups for run in group.runs})
+    devices = sorted({run.summary["device"] for group in groups for run in group.runs})
+    versions = sorted(
+        {
+            ", ".join(f"{name} {number}" for name, number in made.items())
+            for group in groups
+            for made in (run.summary["versions"] for run in group.runs)
+        }
+    )
+    count = sum(len(group.runs) for group in groups)
+    shape = "x".join(map(str, run.summary["image_shape"]))
+    parts = [
+        "# What the runs say",
+        f"{count} runs on {run.summary['dataset']} ({run.summary['train_examples']:,} "
+        f"training and {run.summary['test_examples']:,} test images of {shape}; "
+        f"{run.summary['dataset_source']}), seeds {', '.join(map(str, seeds))}, on "
+        f"{'; '.join(devices)}. Versions: {'; '.join(versions)}.",
+        "Accuracies are of the test set after the last epoch: mean over seeds and "
+        "sample standard deviation. Reductions are against always A in float32, by "
+        "counting: communication in the paper's account (payload of activations and "
+        "gradients), every byte as the wire format has it before its lossless stage, "
+        "client computation in multiply-accumulates; where seeds differ, their "
+        "geometric mean and their range.",
+    ]
+    if left_out:
+        parts.append(
+            f"Not finished and left out: {len(left_out)} run(s), {left_out[0]} first."
+        )
+    parts += [
+        "## Best reduction at no more than 0.5 points of accuracy lost",
+        _best(groups),
+    ]
+    for number, group in enumerate(groups, 1):
+        parts.append(f"## {group.title}")
+        parts.append(_table(group))
+        parts += _equal_traffic(group)
+        name = f"accuracy-{number}.png"
+        _draw_accuracy(group, out / name)
+        parts.append(f"![accuracy against reductions: {group.title}]({name})")
+        name = f"states-{number}.png"
+        rows = [
+            (f"{setting.label}, seed {run.config.seed}", run.summary["states"])
+            for setting in group.settings
+            for run in setting.runs
+        ]
+        plots.strips(rows, out / name, title=group.title)
+        parts.append(f"![states by epoch: {group.title}]({name})")
+    return "\n\n".join(parts) + "\n"
+
+
+def self_contained(text: str, folder: Path) -> str:
+    """The page as one HTML file, with its pictures in it."""
+    body = MarkdownIt("commonmark").enable("table").render(text)
+    body = body.replace(" ± ", "&nbsp;±&nbsp;")  # No line of a cell ends in between.
+
+    def embedded(found: re.Match[str]) -> str:
+        picture = (folder / found[1]).read_bytes()
+        return f'src="data:image/png;base64,{base64.b64encode(picture).decode()}"'
+
+    body = re.sub(r'src="([^"]+)"', embedded, body)
+    title = html.escape(text.split("\n", 1)[0].lstrip("# "))
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{title}</title>'
+        f"<style>{STYLE}</style></head><body>\n{body}</body></html>\n"
+    )
+
+
+STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;"
+    "padding:0 1rem;color:#222;background:#fff}"
+    "table{border-collapse:collapse;display:block;overflow-x:auto}"
+    "th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
+    "th:first-child,td:first-child{text-align:left}"
+    "img{max-width:100%}"
+)
+
+
+def _draw_accuracy(group: Group, path: Path) -> None:
+    points = [
+        plots.Point(
+            setting.config.gate,
+            setting.kind,
+            setting.label,
+            *setting.accuracy,
+            setting.reduction("communication_reduction").middle,
+            setting.reduction("client_compute_reduction").middle,
+        )
+        for setting in group.settings
+    ]
+    baseline = None if group.baseline is None else group.baseline.accuracy[0]
+    plots.accuracy_against_savings(
+        points, path, title=group.title, baseline=baseline, loss=LOSS
+    )
+
+
+def _best(groups: Sequence[Group]) -> str:
+    rows = []
+    for group in groups:
+        paper = PAPER.get(group.clients, ("not said", "not said"))
+        row = [group.title]
+        for reduction, claim in zip(
+            ("communication_reduction", "client_compute_reduction"), paper, strict=True
+        ):
+            best = group.best(reduction, LOSS)
+            row.append("nothing in float32 to compare with" if best is None else "")
+            if best is not None:
+                row[-1] = (
+                    f"/{best.reduction(reduction).middle:.4g} ({best.label}, "
+                    f"{_points(best.lost(group.baseline))})"
+                )
+            row.append(claim)
+        rows.append(row)
+    return markdown(
+        (
+            "runs",
+            "communication, at best",
+            "the paper, CIFAR-10",
+            "client computation, at best",
+            "the paper, CIFAR-10",
+        ),
+        rows,
+    )
+
+
+def _table(group: Group) -> str:
+    baseline = group.baseline
+    rows = []
+    for setting in group.settings:
+        lost = setting.lost(baseline)
+        rows.append(
+            [
+                setting.label,
+                str(len(setting.runs)),
+                _accuracy(setting),
+                "" if baseline in (None, setting) else _points(lost),
+                *(
+                    str(setting.reduction(name))
+                    for name in (
+                        "communication_reduction",
+                        "wire_reduction",
+                        "client_compute_reduction",
+                    )
+                ),
+                shortened(setting.runs[0].summary["states"], longest=24),
+            ]
+        )
+    return markdown(
+        (
+            "gate",
+            "seeds",
+            "test accuracy, %",
+            "against always A, points",
+            "communication",
+            "every byte",
+            "client computation",
+            f"states, seed {group.settings[0].runs[0].config.seed}",
+        ),
+        rows,
+    )
+
+
+def _equal_traffic(group: Group) -> list[str]:
+    """The loss gate beside the controls, if both were run."""
+    rows = []
+    for setting in group.settings:
+        if setting.config.gate != "loss":
+            continue
+        found = [
+            results.at_equal_traffic(group, setting, control)
+            for control in results.CONTROLS
+        ]
+        if any(found):
+            sent = str(setting.reduction("communication_reduction"))
+            rows.append([setting.label, sent, *map(_difference, found)])
+    if not rows:
+        return []
+    return [
+        "Points of accuracy that the loss gate is above the controls where those send "
+        "as much, between their own runs with the same seed:",
+        markdown(("gate", "communication", *results.CONTROLS), rows),
+    ]
+
+
+def _difference(found: tuple[float, float | None] | None) -> str:
+    if found is None:
+        return "not run there"
+    mean, deviation = found
+    return f"{100 * mean:+.2f}" + _spread(deviation)
+
+
+def _accuracy(setting: Setting) -> str:
+    mean, deviation = setting.accuracy
+    return f"{100 * mean:.2f}" + _spread(deviation)
+
+
+def _spread(deviation: float | None) -> str:
+    return "" if deviation is None else f" ± {100 * deviation:.2f}"
+
+
+def _points(lost: float | None) -> str:
+    return "not the same seeds" if lost is None else f"{0.0 - 100 * lost:+.2f}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(it) for it in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

@@ -1,0 +1,44 @@
+"""The command line: which command the first word names."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from jsplit.cli.terminal import INTERRUPTED, complain, forget_output
+from jsplit.errors import InputError, RunError
+
+COMMANDS = ("run", "sweep", "report", "privacy", "serve", "join", "certs")
+"""Each is the module of that name beside this one, with a `command(argv, prog)`."""
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
+    """Runs a command; returns the exit code.
+
+    0: done. 2: bad input, nothing was changed. 1: the run failed. 130: interrupted,
+    saved. What went wrong is one line on standard error.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if argv in ([], ["-h"], ["--help"]):
+            print(f"usage: jsplit {{{','.join(COMMANDS)}}} [OPTIONS]")
+            print("see --help of each, such as jsplit run --help")
+            return 0
+        name, *words = argv
+        if name not in COMMANDS:
+            raise InputError(
+                f"unknown command {name!r}; the commands are {', '.join(COMMANDS)}"
+            )
+        # Only the one that is asked for: a run on one machine needs neither gRPC nor
+        # certificates, and Matplotlib takes its time.
+        module = importlib.import_module(f"jsplit.cli.{name}")
+        code: int = module.command(words, prog if name == "run" else f"jsplit {name}")
+        return code
+    except InputError as error:
+        return complain(error, 2)
+    except BrokenPipeError:
+        forget_output()
+        return 1
+    except (RunError, OSError) as error:
+        return complain(error, 1)
+    except KeyboardInterrupt:
+        return complain("interrupted before the run began", INTERRUPTED)

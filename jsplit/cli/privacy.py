@@ -1,0 +1,108 @@
+"""`jsplit privacy`: attacks what finished runs sent."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from jsplit.analysis import results
+from jsplit.analysis.privacy_report import (
+    attacks,
+    check_checkpoints,
+    left_to_attack,
+    line,
+    page,
+)
+from jsplit.analysis.report import self_contained
+from jsplit.cli import parsing
+from jsplit.cli.terminal import say
+from jsplit.data import Dataset
+from jsplit.errors import InputError
+from jsplit.experiment import workdir
+from jsplit.experiment.build import load_dataset
+from jsplit.experiment.config import argument
+from jsplit.runtime import compilation_cache, device
+
+DESCRIPTION = """\
+Attacks what each finished run at or below FOLDER sent, as an honest-but-curious server
+could, and writes privacy.json and privacy.png into the run's folder and a comparison
+into FOLDER/privacy. The same command again goes on after a stop. It needs the extra
+jsplit[privacy].
+"""
+
+
+@dataclass(frozen=True)
+class PrivacyCommand:
+    """`jsplit privacy`."""
+
+    folder: Annotated[
+        tyro.conf.Positional[str],
+        argument("A run's, or one with runs below it.", "FOLDER"),
+    ]
+    out: Annotated[
+        str | None, argument("Folder for the comparison. None: FOLDER/privacy.")
+    ] = None
+    device: Annotated[str, argument("auto, cpu, gpu or tpu.")] = "auto"
+    partial: Annotated[
+        bool,
+        argument("Leave unfinished runs out instead of refusing."),
+        tyro.conf.FlagCreatePairsOff,
+    ] = False
+    again: Annotated[
+        bool,
+        argument("Attack runs anew that have a privacy.json."),
+        tyro.conf.FlagCreatePairsOff,
+    ] = False
+
+
+def command(argv: Sequence[str], prog: str) -> int:
+    """`jsplit privacy`: attacks, compares, writes; returns the exit code."""
+    asked = parsing.parse(PrivacyCommand(folder=""), argv, prog, DESCRIPTION)
+    if not asked.folder:
+        raise InputError(f"{prog} needs the FOLDER of a run, or one with runs below it")
+    path = workdir.path_of(asked.folder)
+    out = workdir.path_of(asked.out) if asked.out else path / "privacy"
+    runs, _ = results.read(path, partial=asked.partial)
+    groups = results.grouped(runs)
+    _check_extra()
+    device.restrict(asked.device)
+    device.choose(asked.device)
+    left = [left_to_attack(group, again=asked.again) for group in groups]
+    check_checkpoints(run for of_group in left for run in of_group)
+    workdir.make(out, "--out")
+
+    @functools.cache  # One for all runs: `results.read` lets no other pass.
+    def dataset() -> Dataset:
+        loaded = load_dataset(runs[0].config, lambda line: None)
+        folder, _, described = workdir.read(runs[0].path)
+        workdir.check_data(folder, described, loaded)
+        return loaded
+
+    count = sum(map(len, left))
+    if count < len(runs):
+        say(f"{len(runs) - count} of {len(runs)} run(s) were attacked before")
+    places = itertools.count(1)
+    with compilation_cache.kept(runs[0].config.compile_cache, say):
+        for group, of_group in zip(groups, left, strict=True):
+            for run, figures in attacks(group, of_group, dataset):
+                place = f"{next(places)}/{count}"
+                say(f"{place}  {run.path.name}  {line(figures)}")
+    text = page(groups)
+    workdir.write_text(out / "privacy.md", text)
+    workdir.write_text(out / "privacy.html", self_contained(text, out))
+    say(f"{len(runs)} run(s) in {out / 'privacy.html'} and {out / 'privacy.md'}")
+    return 0
+
+
+def _check_extra() -> None:
+    try:
+        import dcor  # noqa: F401
+        import skimage  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"jsplit privacy needs {error.name}, of the extra: "
+            "pip install 'jsplit[privacy]'"
+        ) from error

@@ -1,0 +1,58 @@
+"""`jsplit report`: what the finished runs of a folder say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from jsplit.analysis import results
+from jsplit.analysis.report import page, self_contained
+from jsplit.cli import parsing
+from jsplit.cli.terminal import say
+from jsplit.errors import InputError
+from jsplit.experiment import workdir
+from jsplit.experiment.config import argument
+
+DESCRIPTION = """\
+Compares the finished runs below FOLDER, such as those of jsplit sweep, and writes
+report.md and report.html (one file, with its pictures in it).
+"""
+
+
+@dataclass(frozen=True)
+class ReportCommand:
+    """`jsplit report`."""
+
+    folder: Annotated[
+        tyro.conf.Positional[str], argument("With runs below it.", "FOLDER")
+    ]
+    out: Annotated[
+        str | None, argument("Folder for the report. None: FOLDER/report.")
+    ] = None
+    partial: Annotated[
+        bool,
+        argument("Leave unfinished runs out instead of refusing."),
+        tyro.conf.FlagCreatePairsOff,
+    ] = False
+
+
+def command(argv: Sequence[str], prog: str) -> int:
+    """`jsplit report`: writes the page; returns the exit code."""
+    asked = parsing.parse(ReportCommand(folder=""), argv, prog, DESCRIPTION)
+    if not asked.folder:
+        raise InputError(f"{prog} needs a FOLDER with runs below it")
+    path = workdir.path_of(asked.folder)
+    out = workdir.path_of(asked.out) if asked.out else path / "report"
+    runs, left_out = results.read(path, partial=asked.partial)
+    groups = results.grouped(runs)
+    workdir.make(out, "--out")
+    try:
+        text = page(groups, left_out, out)
+        workdir.write_text(out / "report.md", text)
+        workdir.write_text(out / "report.html", self_contained(text, out))
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}; name another") from error
+    missing = f"; {len(left_out)} not finished and left out" if left_out else ""
+    say(f"{len(runs)} runs in {out / 'report.html'} and {out / 'report.md'}{missing}")
+    return 0

@@ -1,0 +1,146 @@
+"""`jsplit serve`: the server of a run over a network."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jsplit.analysis import tables
+from jsplit.cli import parsing
+from jsplit.cli.terminal import INTERRUPTED, say, stop_at_signal
+from jsplit.errors import InputError, RunError
+from jsplit.experiment import workdir
+from jsplit.experiment.build import check_names
+from jsplit.experiment.config import RunConfig, argument, check
+from jsplit.experiment.workdir import RunFolder
+from jsplit.experiment.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter
+from jsplit.net import certificates
+from jsplit.net.config import MIB, ServeConfig, check_clients
+from jsplit.net.config import check as check_link
+from jsplit.net.grpc_channel import listening
+from jsplit.net.run import Run
+from jsplit.net.summary import summarize
+from jsplit.runtime import compilation_cache, device
+
+SERVE = """\
+The server of a run over a network: it holds the server part, the gate and the store,
+and waits for --clients clients. Give it and every client the same settings (a common
+--config FILE is easiest); it needs no data of its own.
+"""
+
+HELD_BY_CLIENTS = {"source": "held by the clients"}
+"""What a server's folder says of its data."""
+
+
+@dataclass(frozen=True)
+class ServeCommand:
+    """`jsplit serve`."""
+
+    settings: tyro.conf.OmitArgPrefixes[RunConfig]
+    link: tyro.conf.OmitArgPrefixes[ServeConfig] = ServeConfig()
+    config: Annotated[str | None, argument("A TOML file of settings.")] = None
+    resume: Annotated[
+        bool,
+        argument("Go on with the run in --workdir, if it holds one."),
+        tyro.conf.FlagCreatePairsOff,
+    ] = False
+
+
+def command(argv: Sequence[str], prog: str) -> int:
+    """`jsplit serve`: trains with the clients that come."""
+    command = parsing.parse(
+        ServeCommand(settings=parsing.settings(argv)), argv, prog, SERVE
+    )
+    config, link = command.settings, command.link
+    check(config)
+    check_names(config)
+    check_link(link)
+    check_clients(config.clients)
+    if config.mesh:
+        raise InputError("--mesh is for jsplit run; a server computes on one device")
+    keys = (
+        None if link.certs is None else certificates.read(Path(link.certs), server=True)
+    )
+    device.restrict(config.device)
+    device.choose(config.device)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_server_folder(config, resume=command.resume))
+        stack.enter_context(compilation_cache.kept(config.compile_cache, say))
+        stopping = stack.enter_context(stop_at_signal("stopping"))
+        run = Run(config, link, folder, say, stopping)
+        listener = stack.enter_context(
+            listening(
+                link.listen,
+                keys,
+                config.clients,
+                link.message_limit * MIB,
+                run.door.admit,
+            )
+        )
+        host = link.listen.rpartition(":")[0]
+        say(
+            f"listening on {host}:{listener.port} for {config.clients} client(s); "
+            f"{config.model}, {config.gate} gate, {config.epochs} epochs, in "
+            f"{folder.path}"
+        )
+        finished = run.carry_out(
+            lambda epochs: (
+                JsonlWriter(folder.metrics),
+                TensorBoardWriter(folder.tensorboard, epochs),
+                ConsoleWriter(states=run.ledger.states if run.ledger else ""),
+            )
+        )
+        if not finished:
+            say(f"stopped; go on with the same command and --resume, in {folder.path}")
+            return INTERRUPTED
+        # Else it was finished before, and only told those who did not know.
+        if not folder.summary.exists():
+            workdir.write_json(folder.summary, summarize(config, run))
+        summary = _summary(folder)
+        tables.show(tables.of_network(summary))
+        say(f"all of it is in {folder.path}")
+    return 0
+
+
+def _summary(folder: RunFolder) -> dict[str, Any]:
+    try:
+        summary: dict[str, Any] = json.loads(folder.summary.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{folder.summary} is damaged ({error}); delete it, and the same command "
+            "makes it again"
+        ) from error
+    return summary
+
+
+@contextlib.contextmanager
+def _server_folder(config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
+    """The run's folder: a new one, or with `resume` the one that is there."""
+    path = None if config.workdir is None else workdir.path_of(config.workdir)
+    if resume and path is None:
+        raise InputError("--resume needs the run's folder: add --workdir FOLDER")
+    if resume and path is not None and RunFolder(path).config.exists():
+        folder, kept, dataset = workdir.read(path)
+        if dataset != HELD_BY_CLIENTS:
+            raise InputError(
+                f"--workdir {path} is a run of jsplit run's, not a server's; name the "
+                "server's, or a new folder"
+            )
+        workdir.check_same(folder, config, kept)
+        with workdir.held(path):
+            yield folder
+        return
+    with workdir.open_new(config, HELD_BY_CLIENTS) as folder:
+        try:
+            yield folder
+        except InputError:
+            # Nothing was trained, so the same command must find nothing in its way.
+            ours = {folder.config, folder.traffic}
+            if set(folder.path.iterdir()) <= ours:
+                for path in ours:
+                    path.unlink(missing_ok=True)
+            raise

@@ -1,0 +1,85 @@
+"""`jsplit sweep`: makes the runs that a file stands for."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jsplit.cli import parsing
+from jsplit.cli.terminal import INTERRUPTED, complain, say, stop_at_signal
+from jsplit.errors import InputError, RunError
+from jsplit.experiment import sweep_spec, workdir
+from jsplit.experiment.config import argument
+from jsplit.experiment.sweep import check_kept, check_planned, is_done, sweep
+from jsplit.experiment.sweep_spec import Planned
+from jsplit.runtime import compilation_cache, device
+
+DESCRIPTION = """\
+Makes every run that FILE stands for: all combinations of what its grids list. Finished
+ones are kept and broken ones gone on with, so the same command goes on after a stop.
+See configs/sweeps/. Then: jsplit report FOLDER.
+"""
+
+
+@dataclass(frozen=True)
+class SweepCommand:
+    """`jsplit sweep`."""
+
+    file: Annotated[
+        tyro.conf.Positional[str], argument("TOML: settings and grids.", "FILE")
+    ]
+    folder: Annotated[
+        str | None, argument("Of all runs. None: runs/ and the name of the file.")
+    ] = None
+    dry: Annotated[
+        bool,
+        argument("Only say which runs there are, and which are done."),
+        tyro.conf.FlagCreatePairsOff,
+    ] = False
+
+
+def command(argv: Sequence[str], prog: str) -> int:
+    """`jsplit sweep`: makes the runs of a file; returns the exit code."""
+    asked = parsing.parse(SweepCommand(file=""), argv, prog, DESCRIPTION)
+    if not asked.file:
+        raise InputError(f"{prog} needs a FILE; the ready ones are in configs/sweeps/")
+    file = Path(asked.file)
+    planned = sweep_spec.read(file)
+    check_planned(planned, file)
+    path = workdir.path_of(asked.folder or str(Path("runs") / file.stem))
+    check_kept(planned, path)
+    if asked.dry:
+        for run in planned:
+            say(f"{'done' if is_done(path / run.name) else 'to do':6} {run.name}")
+        return 0
+    _choose_device(planned)
+    with contextlib.ExitStack() as stack:
+        workdir.make(path, "--folder")
+        stack.enter_context(workdir.held(path))
+        stack.enter_context(
+            compilation_cache.kept(planned[0].config.compile_cache, say)
+        )
+        stopping = stack.enter_context(
+            stop_at_signal("stopping when this run's chunk is saved")
+        )
+        outcome = sweep(planned, path, stopping, say)
+    if outcome.stopped:
+        return complain("interrupted; the same command goes on", INTERRUPTED)
+    say(f"{outcome.done} of {len(planned)} runs are finished in {path}")
+    if outcome.failed:
+        name, reason = next(iter(outcome.failed.items()))
+        raise RunError(
+            f"{len(outcome.failed)} run(s) failed; {name}: {reason}; change that run "
+            f"in {file}, or leave it out: finished ones are kept"
+        )
+    return 0
+
+
+def _choose_device(planned: Sequence[Planned]) -> None:
+    """That of all runs, which one process can do only once."""
+    wanted = planned[0].config.device
+    device.restrict(wanted)
+    device.choose(wanted)

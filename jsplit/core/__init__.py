@@ -1,0 +1,1 @@
+"""The paper's method as pure functions: no files, no sockets, no command line."""

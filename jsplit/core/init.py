@@ -1,0 +1,191 @@
+"""How the two sides begin, and what follows from their shapes alone.
+
+The simulation begins both in one program; over a network each process begins its own,
+from the same seed, and knows of the other only shapes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
+
+from jsplit.accounting.ledger import Prices
+from jsplit.accounting.macs import macs
+from jsplit.core.model_part import Part
+from jsplit.core.steps import Party, init_party
+from jsplit.core.topology import Layout
+from jsplit.typing import Codec, PyTree
+from jsplit.wire import CODING_BYTES, label_bytes
+from jsplit.wire.messages import LABELS_BYTES, PART_BYTES, PLAN_BYTES, TENSOR_BYTES
+
+
+class Keys(NamedTuple):
+    """What all of a run's randomness follows from.
+
+    Attributes:
+        client: the client part's first weights.
+        server: the server part's.
+        run: every epoch's draws.
+    """
+
+    client: Key[Array, ""]
+    server: Key[Array, ""]
+    run: Key[Array, ""]
+
+
+def keys_of(seed: int) -> Keys:
+    """The keys that follow from a seed."""
+    return Keys(*jax.random.split(jax.random.key(seed), 3))
+
+
+def begin(
+    part: Part, optimizer: optax.GradientTransformation, key: jax.Array, x: jax.Array
+) -> Party:
+    """A side's first variables and optimizer state, for an example batch `x`."""
+    return jax.jit(lambda key, x: init_party(part, optimizer, key, x))(key, x)
+
+
+def smashed_of(client: Part, party: Party, x: jax.Array) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of the activations at the cut, for a batch like `x`.
+
+    Raises:
+        ValueError: if they are not one float32 array.
+    """
+    smashed = jax.eval_shape(
+        lambda party, x, key: client.apply(
+            party.variables, x, mask=None, key=key, train=False
+        )[0],
+        party,
+        x,
+        jax.random.key(0),
+    )
+    if getattr(smashed, "dtype", None) != jnp.float32:
+        raise ValueError(
+            f"the client must give one float32 array at the cut, got {smashed}"
+        )
+    return smashed
+
+
+class Begun(NamedTuple):
+    """Both sides before the first step.
+
+    Attributes:
+        client: of whichever client begins; all begin alike.
+        server: of the server.
+        smashed: shape and dtype of what crosses for one example, `[1, ...]`.
+    """
+
+    client: Party
+    server: Party
+    smashed: jax.ShapeDtypeStruct
+
+
+def begin_both(
+    client: Part,
+    server: Part,
+    optimizer: optax.GradientTransformation,
+    keys: Keys,
+    x: jax.Array,
+    layout: Layout,
+) -> Begun:
+    """Begins both sides of a run, for one transformed example `[1, ...]`.
+
+    Raises:
+        ValueError: if the client does not give one float32 array, or padded rows would
+            enter a part's batch statistics.
+    """
+    client_party = begin(client, optimizer, keys.client, x)
+    smashed = smashed_of(client, client_party, x)
+    server_party = begin(
+        server, optimizer, keys.server, jnp.zeros(smashed.shape, jnp.float32)
+    )
+    for part, party in ((client, client_party), (server, server_party)):
+        _check_padding(part, party, layout)
+    return Begun(client_party, server_party, smashed)
+
+
+def _check_padding(part: Part, party: Party, layout: Layout) -> None:
+    """Refuses a part whose batch statistics padded rows would enter."""
+    if part.masks or not (layout.padded or layout.offline_padded):
+        return
+    statistics = sorted(set(party.variables) - {"params"})
+    if statistics:
+        raise ValueError(
+            f"a module with {', '.join(statistics)} must take the keyword `mask` where "
+            f"batches are padded ({layout.examples} examples in batches of "
+            f"{layout.offline_batch}); take it, or choose a batch size that divides "
+            "every share"
+        )
+
+
+def head_bytes(codec: Codec) -> int:
+    """What a packet's message has beside the payload."""
+    return TENSOR_BYTES + codec.header_bytes + CODING_BYTES
+
+
+def make_prices(
+    client: Part,
+    party: Party,
+    x: jax.Array,
+    smashed: jax.ShapeDtypeStruct,
+    *,
+    sizes: Sequence[int],
+    layout: Layout,
+    codec: Codec,
+    grad_codec: Codec,
+    classes: int,
+) -> Prices:
+    """What an epoch costs, as the wire format has it, without the lossless stage.
+
+    Args:
+        client: the client part.
+        party: its variables and optimizer state.
+        x: one transformed example, `[1, ...]`.
+        smashed: what the client makes of it.
+        sizes: examples of each client.
+        layout: made for these.
+        codec: of activations.
+        grad_codec: of gradients.
+        classes: that labels come from.
+    """
+    shape = smashed.shape[1:]
+    return Prices(
+        sizes=tuple(sizes),
+        batch=layout.batch,
+        sequential=layout.groups > 1,
+        values=math.prod(shape),
+        payload_bits=codec.payload_bits(shape),
+        grad_payload_bits=grad_codec.payload_bits(shape),
+        header_bytes=head_bytes(codec),
+        grad_header_bytes=head_bytes(grad_codec),
+        label_bytes=label_bytes(classes),
+        labels_header_bytes=LABELS_BYTES,
+        part_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(party)),
+        part_header_bytes=PART_BYTES + CODING_BYTES,
+        plan_bytes=PLAN_BYTES,
+        kept_bytes=PART_BYTES,
+        **_work(client, party, x, smashed),
+    )
+
+
+def _work(
+    client: Part, party: Party, x: jax.Array, smashed: jax.ShapeDtypeStruct
+) -> dict[str, int]:
+    """A client's multiply-accumulates for one example: its part's, no codec's."""
+    params, key = party.variables["params"], jax.random.key(0)
+
+    def forward(params: PyTree) -> jax.Array:
+        variables = {**party.variables, "params": params}
+        return client.apply(variables, x, mask=None, key=key, train=True)[0]
+
+    def sync(params: PyTree, gradient: jax.Array) -> PyTree:
+        return jax.vjp(forward, params)[1](gradient)
+
+    return {
+        "forward_macs": macs(forward, params),
+        "sync_macs": macs(sync, params, smashed),
+    }

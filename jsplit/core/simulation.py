@@ -1,0 +1,243 @@
+"""A whole training on one machine, put together from its values."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jsplit.accounting.ledger import Ledger, Prices
+from jsplit.codecs import float8
+from jsplit.core.algorithm import (
+    IDENTITY_TRANSFORM,
+    EpochRecord,
+    Program,
+    TrainState,
+    Transform,
+    make_program,
+)
+from jsplit.core.gate import Gate
+from jsplit.core.init import (
+    begin_both,
+    keys_of,
+    make_prices,
+)
+from jsplit.core.metrics import HeldOut, make_held_out
+from jsplit.core.model_part import Part
+from jsplit.core.schedule import Shards, make_shards
+from jsplit.core.steps import (
+    NO_DEFENCE,
+    Defence,
+    Steps,
+    cross_entropy,
+    ignore,
+    make_steps,
+    top_1,
+)
+from jsplit.core.topology import PARALLEL, Layout, Topology, lay_out
+from jsplit.runtime import multihost
+from jsplit.runtime.sharding import BATCH, ONE_DEVICE, Placement, share_out
+from jsplit.typing import STATES, Codec, Packet
+
+TEST_BATCH = 500
+"""Examples of one evaluation step.
+
+The codec's search runs once a batch, so another size could move a score in its last
+digits; it is fixed so that scores compare.
+"""
+
+
+class Simulation(NamedTuple):
+    """A training, ready to run.
+
+    Attributes:
+        steps: the jit-compiled steps.
+        program: the scan over epochs.
+        state: before the first epoch. `run` copies it; `program.run` consumes what it
+            is given, so give that a copy.
+        shards: the training set, dealt out.
+        test: the held-out set.
+        key: that every epoch's randomness follows from.
+        layout: static sizes of an epoch.
+        prices: for the ledger.
+        placement: of all these arrays over the devices.
+    """
+
+    steps: Steps
+    program: Program
+    state: TrainState
+    shards: Shards
+    test: HeldOut
+    key: jax.Array
+    layout: Layout
+    prices: Prices
+    placement: Placement
+
+    def run(
+        self, step_sizes: Sequence[float] | np.ndarray
+    ) -> tuple[TrainState, EpochRecord, Ledger]:
+        """Trains one epoch for each step size, from the start, in one compiled scan.
+
+        Args:
+            step_sizes: what each epoch's optimizer updates are multiplied by: all 1
+                for an optimizer that has its own learning rate.
+
+        Returns:
+            The final state, the records stacked along a first axis, and the ledger.
+        """
+        sizes = jnp.asarray(step_sizes, jnp.float32)
+        # The program consumes the state that it is given; this one is kept.
+        state, record = self.program.run(
+            jax.tree.map(jnp.copy, self.state),
+            self.shards,
+            self.test,
+            self.key,
+            sizes,
+            jnp.ones(sizes.shape, bool),
+        )
+        states = "".join(STATES[state] for state in np.asarray(record.state))
+        return state, record, Ledger.of(self.prices, states)
+
+
+def make_simulation(
+    client: Part,
+    server: Part,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    *,
+    gate: Gate,
+    optimizer: optax.GradientTransformation,
+    codec: Codec | None = None,
+    grad_codec: Codec | None = None,
+    shares: Sequence[np.ndarray] | None = None,
+    topology: Topology = PARALLEL,
+    batch_size: int = 128,
+    transform: Transform = IDENTITY_TRANSFORM,
+    refresh_statistics: str = "running",
+    defence: Defence = NO_DEFENCE,
+    mixup: float = 0.0,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
+    seed: int = 0,
+    observe: Callable[[str, Packet, jax.Array | None], None] = ignore,
+    devices: Sequence[jax.Device] | None = None,
+) -> Simulation:
+    """Puts a training together; nothing is compiled for training yet.
+
+    Args:
+        client: maps transformed examples `[b, ...]` to the activations at the cut,
+            one float32 array `[b, ...]`.
+        server: maps those to outputs, for `loss`.
+        train: examples `[n, ...]` of any dtype that `transform` takes, labels `Int[n]`.
+        test: likewise.
+        gate: decides the states.
+        optimizer: of both sides, each with its own state; see `make_steps`.
+        codec: for activations; None: searched float8.
+        grad_codec: for gradients; None: searched float8.
+        shares: each client's examples, as indices into `train`; None: one client.
+        topology: how the clients share an epoch.
+        batch_size: examples of one server step.
+        transform: of raw examples.
+        refresh_statistics: see `make_steps`.
+        defence: see `make_steps`.
+        mixup: see `make_steps`.
+        loss: of each example.
+        correct: of each example.
+        seed: of weights, order, augmentation and dropout.
+        observe: see `make_steps`.
+        devices: to share the work over, at least two; those of all processes, where
+            there are several. None: the default device does it all.
+
+    Raises:
+        InputError: if the devices cannot share the clients or the batch equally, or
+            `mixup` is out of reach.
+        ValueError: if the lengths do not match, labels are not integers from 0, the
+            client's output is not one float32 array, shares name an example twice or
+            a missing one, or a part with batch statistics takes no mask and the shares
+            need padding.
+    """
+    codec, grad_codec = codec or float8(), grad_codec or float8()
+    shares = [np.arange(len(train[0]))] if shares is None else shares
+    _check(train, test, shares)
+    sizes = [len(share) for share in shares]
+    layout = lay_out(sizes, topology, batch_size)
+    placement = ONE_DEVICE
+    if devices is not None:
+        placement = share_out(layout.members, layout.batch, devices)
+    steps = make_steps(
+        client,
+        server,
+        client_optimizer=optimizer,
+        server_optimizer=optimizer,
+        codec=codec,
+        grad_codec=grad_codec,
+        loss=loss,
+        correct=correct,
+        refresh_statistics=refresh_statistics,
+        defence=defence,
+        mixup=mixup,
+        observe=observe,
+    )
+    keys = keys_of(seed)
+    x = transform.evaluate(jnp.asarray(train[0][:1]))
+    begun = begin_both(client, server, optimizer, keys, x, layout)
+    program = make_program(
+        steps,
+        gate,
+        codec,
+        layout,
+        smashed_shape=begun.smashed.shape[1:],
+        transform=transform,
+        loss=loss,
+        correct=correct,
+        placement=placement,
+    )
+    prices = make_prices(
+        client,
+        begun.client,
+        x,
+        begun.smashed,
+        sizes=sizes,
+        layout=layout,
+        codec=codec,
+        grad_codec=grad_codec,
+        classes=int(np.max(train[1])) + 1,
+    )
+    return Simulation(
+        steps=steps,
+        program=program,
+        state=program.init(*multihost.from_leader((begun.client, begun.server))),
+        shards=placement.put(make_shards(*train, shares, layout)),
+        test=placement.put(
+            make_held_out(*test, TEST_BATCH, placement.devices), None, BATCH
+        ),
+        key=placement.put(keys.run),
+        layout=layout,
+        prices=prices,
+        placement=placement,
+    )
+
+
+def _check(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    shares: Sequence[np.ndarray],
+) -> None:
+    for name, (examples, labels) in (("train", train), ("test", test)):
+        if len(examples) != len(labels) or not len(labels):
+            raise ValueError(
+                f"{name} needs as many labels as examples and at least one, got "
+                f"{len(examples)} examples and {len(labels)} labels"
+            )
+        labels = np.asarray(labels)
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+            raise ValueError(f"{name} labels must be integers from 0")
+    if not len(shares):
+        raise ValueError("shares needs a client, got none")
+    dealt = np.concatenate([np.asarray(share) for share in shares])
+    if len(np.unique(dealt)) != len(dealt):
+        raise ValueError("shares must not name an example twice")
+    if len(dealt) and (dealt.min() < 0 or dealt.max() >= len(train[0])):
+        raise ValueError(f"shares must name examples from 0 to {len(train[0]) - 1}")

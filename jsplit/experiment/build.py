@@ -1,0 +1,334 @@
+"""From a config to the values of the library: the one place that knows both."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jsplit import data
+from jsplit.accounting.compression_tally import Tally
+from jsplit.codecs import CODECS
+from jsplit.core import gate
+from jsplit.core.algorithm import Transform
+from jsplit.core.model_part import Part, from_flax, with_precision
+from jsplit.core.replay import check as check_mixup
+from jsplit.core.simulation import Simulation, make_simulation
+from jsplit.core.steps import Defence, ignore
+from jsplit.core.topology import TOPOLOGIES
+from jsplit.data import Dataset
+from jsplit.errors import InputError
+from jsplit.experiment.config import SPEED_ONLY, TRACED, RunConfig, flag
+from jsplit.models import MODELS, USUAL_CUTS, Block, split
+from jsplit.runtime import device
+
+GATES: dict[str, Callable[[RunConfig, int], gate.Gate]] = {
+    "loss": lambda config, classes: gate.loss_gate(
+        config.threshold,
+        initial_loss=math.log(classes),
+        rule=config.loss_rule,  # type: ignore[arg-type]  # checked by its factory
+        reference=config.reference,  # type: ignore[arg-type]
+        warmup=config.warmup,
+    ),
+    "periodic": lambda config, classes: gate.periodic_gate(config.period),
+    "freeze": lambda config, classes: gate.freeze_gate(config.sync_epochs),
+    "always": lambda config, classes: gate.always_gate(),
+}
+
+READ_BY_GATE = {
+    "loss": ("threshold", "loss_rule", "loss_reference", "warmup"),
+    "periodic": ("period",),
+    "freeze": ("sync_epochs",),
+    "always": (),
+}
+"""Settings that a gate's states follow from."""
+
+READ_BEYOND_A = ("refresh_statistics", "refresh_augment", "mixup")
+"""Settings without effect in a run that is always in A."""
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Experiment(NamedTuple):
+    """A run, ready to start.
+
+    Attributes:
+        config: it was built from.
+        dataset: after fitting to the config.
+        cut: where the network is cut, for people: `3 (layer1_1)`.
+        tally: of what the lossless stage would send; None if not asked for.
+        simulation: the training itself.
+        step_sizes: learning rate of each epoch, float32 `[epochs]`.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    cut: str
+    tally: Tally | None
+    simulation: Simulation
+    step_sizes: np.ndarray
+
+
+def check_names(config: RunConfig) -> None:
+    """Refuses unknown names and cuts before any data is loaded.
+
+    Raises:
+        InputError: naming the flag, its value and the choices.
+    """
+    _one_of("model", config.model, MODELS)
+    _one_of("topology", config.topology, TOPOLOGIES)
+    _one_of("gate", config.gate, GATES)
+    _one_of("codec", config.codec, CODECS)
+    _one_of("grad_codec", config.grad_codec, CODECS)
+    _one_of("loss_rule", config.loss_rule, ("abs", "drop"))
+    _one_of("loss_reference", config.reference, gate.REFERENCES)
+    _one_of("refresh_statistics", config.refresh_statistics, ("running", "batch"))
+    _one_of("device", config.device, device.CHOICES)
+    _one_of("precision", config.precision, PRECISIONS)
+    data.check_name(config.dataset)
+    data.check_scheme(config.partition)
+    check_mixup(config.mixup)
+    last = len(MODELS[config.model](2)) - 1
+    if config.cut is not None and not 1 <= config.cut <= last:
+        raise InputError(
+            f"--cut {config.cut} is outside {config.model}, which can be cut after "
+            f"block 1 to {last}; see --show-cuts"
+        )
+
+
+def check_kept_names(config: RunConfig, folder: Path) -> None:
+    """Refuses a kept run that this version does not know.
+
+    Raises:
+        InputError: naming the folder, the flag and its value.
+    """
+    try:
+        check_names(config)
+    except InputError as error:
+        raise InputError(f"{folder} holds a run that is not known: {error}") from error
+
+
+def load_dataset(config: RunConfig, notify: Callable[[str], None]) -> Dataset:
+    """The config's dataset, fitted to its image size and number of examples.
+
+    Raises:
+        InputError: if the data cannot be had or does not fit.
+    """
+    dataset = data.load(
+        config.dataset,
+        data_dir=Path(config.data_dir).expanduser() if config.data_dir else None,
+        notify=notify,
+    )
+    return data.prepare_images(
+        dataset,
+        image_size=config.image_size,
+        channels=None,
+        train_examples=config.train_examples,
+        test_examples=config.test_examples,
+    )
+
+
+def blocks_of(config: RunConfig, dataset: Dataset) -> tuple[Block, ...]:
+    """The config's network, for the dataset's classes."""
+    return MODELS[config.model](dataset.num_classes)
+
+
+def build(config: RunConfig, dataset: Dataset) -> Experiment:
+    """Makes everything that a run needs; nothing is compiled or trained yet.
+
+    Raises:
+        InputError: if the clients cannot share the training set as asked, a batch is
+            larger than all of it, or a mesh cannot share clients and batch equally.
+    """
+    examples = len(dataset.train_labels)
+    if config.batch_size is not None and config.batch_size > examples:
+        raise InputError(
+            f"--batch-size {config.batch_size} is more than the {examples} training "
+            "examples; take a smaller one"
+        )
+    if config.mesh and config.lossless:
+        raise InputError("--lossless counts on one device; leave --mesh out")
+    if config.mesh and jax.device_count() == 1:
+        raise InputError(
+            "--mesh shares the work over several devices, but jax sees one "
+            f"({jax.devices()[0]}); say --no-mesh, or see that jax finds the others "
+            "(on a CPU: XLA_FLAGS=--xla_force_host_platform_device_count=8)"
+        )
+    client, server = parts_of(config, dataset.num_classes)
+    tally = Tally() if config.lossless else None
+    simulation = make_simulation(
+        client,
+        server,
+        (dataset.train_images, dataset.train_labels),
+        (dataset.test_images, dataset.test_labels),
+        gate=GATES[config.gate](config, dataset.num_classes),
+        optimizer=optimizer_of(config),
+        codec=CODECS[config.codec](),
+        grad_codec=CODECS[config.grad_codec](),
+        shares=shares_of(config, dataset),
+        topology=TOPOLOGIES[config.topology],
+        batch_size=config.server_batch,
+        transform=transform_of(
+            config,
+            data.normalization(dataset.train_images),
+            edge=dataset.image_shape[0],
+        ),
+        refresh_statistics=config.refresh_statistics,
+        defence=defence_of(config),
+        mixup=config.mixup,
+        seed=config.seed,
+        devices=jax.devices() if config.mesh else None,
+        observe=ignore if tally is None else tally.observe,
+    )
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        cut=cut_of(config),
+        tally=tally,
+        simulation=simulation,
+        step_sizes=step_sizes_of(config),
+    )
+
+
+def share_program(experiment: Experiment, earlier: Experiment) -> Experiment:
+    """The experiment with the compiled program of an earlier one, if it has the same.
+
+    It has if their settings differ only in what the program takes as arguments, their
+    data is the same, and the clients' shares come out at the same sizes.
+    """
+    same = (
+        experiment.dataset.fingerprint == earlier.dataset.fingerprint
+        and experiment.simulation.layout == earlier.simulation.layout
+        and shape_of(experiment.config) == shape_of(earlier.config)
+    )
+    if not same or experiment.tally is not None:
+        return experiment
+    program = experiment.simulation.program
+    program = program._replace(run=earlier.simulation.program.run)
+    simulation = experiment.simulation._replace(
+        program=program, steps=earlier.simulation.steps
+    )
+    return experiment._replace(simulation=simulation)
+
+
+def shape_of(config: RunConfig) -> dict[str, object]:
+    """The settings that the compiled program depends on."""
+    others = TRACED | SPEED_ONLY - {"mesh"}
+    return {name: value for name, value in vars(config).items() if name not in others}
+
+
+def parts_of(config: RunConfig, classes: int) -> tuple[Part, Part]:
+    """The client's and the server's part of the config's network."""
+    blocks = MODELS[config.model](classes)
+    client, server = (
+        with_precision(from_flax(module), PRECISIONS[config.precision])
+        for module in split(blocks, cut_index(config))
+    )
+    return client, server
+
+
+def defence_of(config: RunConfig) -> Defence:
+    """What the client does against a server that looks at its activations."""
+    return Defence(config.nopeek, config.noise)
+
+
+def cut_of(config: RunConfig) -> str:
+    """Where the network is cut, for people: `3 (layer1_1)`."""
+    index = cut_index(config)
+    return f"{index} ({MODELS[config.model](2)[index - 1].name})"
+
+
+def shares_of(config: RunConfig, dataset: Dataset) -> list[np.ndarray]:
+    """Each client's examples of a common training set, as indices."""
+    return data.partition(
+        dataset.train_labels,
+        clients=config.clients,
+        scheme=config.partition,
+        seed=config.seed,
+    )
+
+
+def cut_index(config: RunConfig) -> int:
+    """How many blocks the client holds; the model's usual cut where none is named."""
+    return config.cut or USUAL_CUTS[config.model]
+
+
+def canonical(config: RunConfig) -> RunConfig:
+    """The same for configs that say the same: a name for it, not a promise beyond that.
+
+    What is usual is said in one way, and what nothing reads has its default.
+
+    Args:
+        config: whose names are known, see `check_names`.
+    """
+    usual = RunConfig()
+    read = READ_BY_GATE[config.gate]
+    unread = {it for names in READ_BY_GATE.values() for it in names if it not in read}
+    unread |= SPEED_ONLY
+    if config.gate == "always":
+        unread |= set(READ_BEYOND_A)
+    if not config.augment:
+        unread.add("refresh_augment")
+    batch = dataclasses.replace(config, batch_size=None).server_batch
+    config = dataclasses.replace(
+        config,
+        cut=cut_index(config),
+        batch_size=None if config.batch_size == batch else config.batch_size,
+        loss_reference=config.reference,
+        # The first epoch is one of A in any case.
+        warmup=0 if config.warmup == 1 else config.warmup,
+    )
+    return dataclasses.replace(config, **{it: getattr(usual, it) for it in unread})
+
+
+def _one_of(name: str, value: str, choices: object) -> str:
+    known = list(choices)  # type: ignore[call-overload]
+    if value not in known:
+        raise InputError(
+            f"{flag(name)} {value!r} is unknown; choose {', '.join(known)}"
+        )
+    return value
+
+
+def optimizer_of(config: RunConfig) -> optax.GradientTransformation:
+    """SGD with momentum; the learning rate is the step size that each epoch gives."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.trace(config.momentum),
+        optax.scale(-1.0),
+    )
+
+
+def transform_of(config: RunConfig, moments: data.Moments, *, edge: int) -> Transform:
+    """Augmentation and normalisation of raw images.
+
+    Args:
+        config: says whether to augment, and whether in B too.
+        moments: of the training images.
+        edge: of an image, in pixels.
+    """
+    # 4 pixels of 32, the usual recipe, and in proportion for other sizes.
+    padding = round(edge / 8) if config.augment else 0
+
+    def train(key: jax.Array, images: jax.Array) -> jax.Array:
+        images = data.augment(key, images, padding=padding, flip=config.augment)
+        return data.preprocess(images, *moments)
+
+    def evaluate(images: jax.Array) -> jax.Array:
+        return data.preprocess(images, *moments)
+
+    refresh = None if config.refresh_augment else lambda key, images: evaluate(images)
+    return Transform(train, evaluate, refresh)
+
+
+def step_sizes_of(config: RunConfig) -> np.ndarray:
+    """The lab's recipe: x0.2 at 60, 120 and 160 of 200 epochs, in proportion."""
+    epochs = np.arange(config.epochs)
+    shares = np.asarray([0.3, 0.6, 0.8])
+    drops = (epochs[:, None] >= shares * config.epochs).sum(axis=1)
+    return (config.learning_rate * 0.2**drops).astype(np.float32)

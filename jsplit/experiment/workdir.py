@@ -1,0 +1,227 @@
+"""A run's folder: what lies in it, and whose it is."""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jsplit.errors import InputError
+from jsplit.experiment.config import RunConfig, differences, from_mapping
+
+_FORMAT = "jsplit-run-1"
+
+
+class RunFolder:
+    """Paths of everything that a run keeps."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+        self.traffic = path / "traffic"  # of a server
+
+
+@contextlib.contextmanager
+def open_new(config: RunConfig, dataset: dict[str, Any]) -> Iterator[RunFolder]:
+    """Makes the folder of a new run, writes `config.json` and holds the folder.
+
+    Args:
+        config: its `workdir` names the folder; None makes a new one under `runs/`.
+        dataset: what is known of the data, kept beside the config.
+
+    Raises:
+        InputError: if the folder holds anything already, cannot be written, or is in
+            use.
+    """
+    path = path_of(config.workdir) if config.workdir else _unused(config.model)
+    check_unused(path)
+    folder = RunFolder(path)
+    record = {"format": _FORMAT, "config": vars(config), "dataset": dataset}
+    made = not path.exists()
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held(path))
+            check_unused(path)  # Again: another process may have been faster.
+            write_json(folder.config, record)
+        except OSError as error:
+            if made and path.is_dir():
+                path.rmdir()
+            raise InputError(
+                f"--workdir {path}: {error.strerror}; name another folder"
+            ) from error
+        yield folder
+
+
+def make(path: Path, option: str) -> None:
+    """Makes a folder, with those above it, unless it is there.
+
+    Raises:
+        InputError: naming the option that names the folder, if it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{option} {path}: {error.strerror}; name another folder"
+        ) from error
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's folder; the system ends it with the process.
+
+    Raises:
+        InputError: if another process holds the folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"--workdir {path} is in use by another process; wait for it, or name "
+                "another folder"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def path_of(workdir: str) -> Path:
+    """The folder that `--workdir` names; `~` is the user's home."""
+    return Path(workdir).expanduser()
+
+
+def check_unused(path: Path) -> None:
+    """Refuses a folder that a new run cannot have, before any work is done.
+
+    Raises:
+        InputError: if the folder holds anything already or cannot be written.
+    """
+    if not path.exists():
+        parent = next(p for p in path.absolute().parents if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise InputError(
+                f"--workdir {path}: {parent} cannot be written; name another"
+            )
+        return
+    if not path.is_dir():
+        raise InputError(f"--workdir {path} is a file; name a folder")
+    # A run killed before it began leaves no more than this.
+    if {entry.name for entry in path.iterdir()} <= {"config.json.tmp"}:
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise InputError(f"--workdir {path} cannot be written; name another")
+        return
+    if RunFolder(path).config.is_file():
+        raise InputError(
+            f"--workdir {path} holds a run already; go on with it by --resume, or name "
+            "another folder"
+        )
+    raise InputError(
+        f"--workdir {path} holds files that are not a jsplit run; name another folder"
+    )
+
+
+def read(path: Path) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
+    """The folder of an earlier run, with its config and its dataset record.
+
+    Raises:
+        InputError: if the folder is not a jsplit run's.
+    """
+    folder = RunFolder(path)
+    try:
+        record = json.loads(folder.config.read_text(encoding="utf-8"))
+        if record["format"] != _FORMAT:
+            raise ValueError(f"format {record['format']!r}")
+        values, dataset = dict(record["config"]), dict(record["dataset"])
+    except FileNotFoundError as error:
+        raise InputError(
+            f"--workdir {path} holds no run to resume (no config.json); name the "
+            "folder of one, or leave --resume out to start one"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--workdir {path}: its config.json is not a jsplit run's ({error}); put "
+            "the right one back, or start a new run in another --workdir"
+        ) from error
+    return folder, from_mapping(values, str(folder.config)), dataset
+
+
+def check_same(folder: RunFolder, asked: RunConfig, kept: RunConfig) -> None:
+    """Refuses to resume a run with settings that would change its result.
+
+    Raises:
+        InputError: naming each setting that differs.
+    """
+    differing = differences(kept, asked)
+    if differing:
+        raise InputError(
+            f"--resume: {folder.path} was started otherwise ({'; '.join(differing)}); "
+            "drop those flags, or start a new run in another --workdir"
+        )
+
+
+def described(dataset: Any) -> dict[str, Any]:
+    """What is kept of a run's data, for `open_new` and `check_data`."""
+    return {name: getattr(dataset, name) for name in ("name", "source", "fingerprint")}
+
+
+def check_data(folder: RunFolder, record: dict[str, Any], dataset: Any) -> None:
+    """Refuses to resume a run with other data than it was started with.
+
+    Args:
+        folder: of the run.
+        record: of the data that it was started with, as `read` gives it.
+        dataset: of now.
+
+    Raises:
+        InputError: if they differ.
+    """
+    if record.get("fingerprint") != dataset.fingerprint:
+        raise InputError(
+            f"--resume: {folder.path} was started on other data "
+            f"({record.get('source')}) than is there now ({dataset.source}); bring "
+            "that data back, or start a new run in another --workdir"
+        )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, as `write_text`."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8, as `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file so that it is either the old one or the whole new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _unused(model: str) -> Path:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    path = Path("runs") / f"{stamp}-{model}"
+    number = 2
+    while path.exists():
+        path = Path("runs") / f"{stamp}-{model}-{number}"
+        number += 1
+    return path

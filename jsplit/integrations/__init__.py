@@ -1,0 +1,1 @@
+"""Frameworks that start runs of jsplit."""

@@ -1,0 +1,205 @@
+"""A private authority and the certificates that client and server show each other.
+
+The authority signs one certificate for the server and one for each client; a client's
+names its number, so no client can come as another. Keys are readable by their owner
+alone. Give each party its own folder, and keep `authority/` at home.
+"""
+
+import datetime
+import ipaddress
+import re
+import shutil
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from jsplit.errors import InputError
+from jsplit.net.handshake import Keys
+
+_HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+
+DAYS = 825
+"""That certificates are valid for."""
+
+FILES = AUTHORITY, CERTIFICATE, PRIVATE = "authority.pem", "certificate.pem", "key.pem"
+"""In each party's folder."""
+
+
+def make(folder: Path, hosts: list[str], clients: int) -> None:
+    """Makes `authority/`, `server/` and `client-0/`, `client-1/`, ... in a new folder.
+
+    Args:
+        folder: that does not exist yet, or is empty.
+        hosts: names and addresses under which clients reach the server, at least one.
+        clients: how many.
+
+    Raises:
+        InputError: if the folder holds something or cannot be written, in which case
+            nothing is left in it, or a host is neither a name nor an address.
+    """
+    if not hosts:
+        raise InputError("--hosts names nobody; give the server's names and addresses")
+    names = [_name(host) for host in hosts]
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(
+                f"{folder} holds something already; name a new folder (keys are never "
+                "replaced)"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}; name another folder") from error
+    try:
+        key = ec.generate_private_key(ec.SECP256R1())
+        issuer = _subject("jsplit authority")
+        authority = _sign(
+            issuer, key, issuer, key, [(x509.BasicConstraints(True, 0), True)]
+        )
+        _write(folder / "authority", authority, authority, key)
+        parties = {"server": ("server", names, ExtendedKeyUsageOID.SERVER_AUTH)}
+        for number in range(clients):
+            uri: list[x509.GeneralName] = [
+                x509.UniformResourceIdentifier(f"jsplit://client/{number}")
+            ]
+            parties[f"client-{number}"] = (
+                f"client {number}",
+                uri,
+                ExtendedKeyUsageOID.CLIENT_AUTH,
+            )
+        for place, (title, alternatives, usage) in parties.items():
+            own = ec.generate_private_key(ec.SECP256R1())
+            certificate = _sign(
+                _subject(f"jsplit {title}"),
+                own,
+                issuer,
+                key,
+                [
+                    (x509.BasicConstraints(False, None), True),
+                    (x509.SubjectAlternativeName(alternatives), False),
+                    (x509.ExtendedKeyUsage([usage]), False),
+                ],
+            )
+            _write(folder / place, authority, certificate, own)
+    except OSError as error:
+        # Some without the others are good for nothing, and would be in the way.
+        for party in folder.iterdir():
+            shutil.rmtree(party, ignore_errors=True)
+        raise InputError(f"{folder}: {error.strerror}; name another folder") from error
+
+
+def read(folder: Path, *, server: bool) -> Keys:
+    """One party's folder.
+
+    Args:
+        folder: with the three files.
+        server: whether it must be a server's; else a client's.
+
+    Raises:
+        InputError: if a file is missing or none of what it should be, or they are not
+            of one another, or of the other kind of party.
+    """
+    try:
+        keys = Keys(*((folder / name).read_bytes() for name in FILES))
+        x509.load_pem_x509_certificate(keys.authority)
+        certificate = x509.load_pem_x509_certificate(keys.certificate)
+        private = serialization.load_pem_private_key(keys.private, None)
+    except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or "it holds no such certificates"
+        raise InputError(
+            f"--certs {folder}: {reason}; make one with jsplit certs, and name this "
+            "party's folder in it"
+        ) from error
+    if private.public_key() != certificate.public_key():
+        raise InputError(
+            f"--certs {folder}: {PRIVATE} is not the key of {CERTIFICATE}; take both "
+            "from one folder of those that jsplit certs made"
+        )
+    usage = (
+        ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+    )
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+        fits = usage in usages.value
+    except x509.ExtensionNotFound:
+        fits = True  # Good for everything.
+    if not fits:
+        party = "server" if server else "client"
+        raise InputError(
+            f"--certs {folder}: not a certificate for a {party}; name the folder of "
+            f"this {party}"
+        )
+    until = certificate.not_valid_after_utc
+    if until < datetime.datetime.now(datetime.UTC):
+        raise InputError(
+            f"--certs {folder}: the certificate ended on {until:%Y-%m-%d}; make new "
+            "ones with jsplit certs"
+        )
+    return keys
+
+
+def _name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass  # Then it is a name.
+    try:
+        name = host.encode("idna").decode("ascii")
+    except UnicodeError:
+        name = ""
+    if not _HOST.fullmatch(name):
+        raise InputError(
+            f"--hosts {host!r} is neither a name nor an address; leave out ports, "
+            "schemes and paths"
+        )
+    return x509.DNSName(name)
+
+
+def _subject(title: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title)])
+
+
+def _sign(
+    subject: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Name,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    extensions: list[tuple[x509.ExtensionType, bool]],
+) -> x509.Certificate:
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        # Clocks of two machines differ.
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=DAYS))
+    )
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _write(
+    folder: Path,
+    authority: x509.Certificate,
+    certificate: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+) -> None:
+    folder.mkdir(mode=0o700)
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    for name, data in (
+        (AUTHORITY, authority.public_bytes(pem)),
+        (CERTIFICATE, certificate.public_bytes(pem)),
+        (PRIVATE, private),
+    ):
+        path = folder / name
+        path.touch(mode=0o600)
+        path.write_bytes(data)

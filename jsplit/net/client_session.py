@@ -1,0 +1,379 @@
+"""One client as the server knows it, connected or not.
+
+A thread for each connection reads what the client sends, checks it and puts it in
+order; the training's thread takes it from there and answers. A line that breaks takes
+nothing with it: the client says hello again and is told where to go on.
+"""
+
+import collections
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jsplit.errors import Refusal
+from jsplit.net.account import Account
+from jsplit.net.channel import Line, Lost
+from jsplit.typing import SYNC
+from jsplit.wire.messages import (
+    EXAMINE,
+    NOBODY,
+    Done,
+    Hello,
+    Kept,
+    Message,
+    Part,
+    Plan,
+    Tensor,
+    write,
+)
+
+WINDOW = 8
+"""Messages of one client that may wait for the training; then the client waits."""
+
+SHELF = 4
+"""Client parts that a client keeps in its folder: those it met last."""
+
+
+class Absent(Exception):
+    """A client has not sent what is due in the time that it is given."""
+
+
+class Restarted(Exception):
+    """A client lost what it had computed of an epoch; all must begin it again."""
+
+
+class Parcel(NamedTuple):
+    """A client part, ready to be sent.
+
+    Attributes:
+        message: with its digest and compressed arrays.
+        plain: bytes of the arrays.
+    """
+
+    message: Part
+    plain: int
+
+
+class Checked(NamedTuple):
+    """What the training takes from a message.
+
+    Attributes:
+        value: whatever it needs.
+        plain: bytes of the payload before compression; None for one without.
+    """
+
+    value: Any
+    plain: int | None
+
+
+class Task:
+    """What a client is asked to send, and how far it is.
+
+    Args:
+        plan: that announces it; its number is 0.
+        length: messages that the client owes.
+        check: `(number, message) -> Checked`, or a `Refusal`.
+        parcel: the part to begin with, for a client that lacks it; None where only
+            the client has it.
+        due: whether a client that nothing has happened to lacks it.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        length: int,
+        check: Callable[[int, Message], Checked],
+        parcel: Parcel | None,
+        *,
+        due: bool = False,
+    ):
+        self.plan = plan
+        self.due = due
+        self.length = length
+        self.check = check
+        self.parcel = parcel
+        self.read = 0
+        self.announced = False
+        self.answer: tuple[Tensor, int] | None = None  # and its payload's plain bytes
+        self.answered = False
+
+    @property
+    def evaluation(self) -> bool:
+        """Whether it is for a score."""
+        return self.plan.state == EXAMINE
+
+    def goes_on_without_memory(self) -> bool:
+        """Whether a client that lost its memory can go on where it was."""
+        return self.plan.state != SYNC or self.read in (0, self.length)
+
+
+class Peer:
+    """A client of the run.
+
+    Args:
+        client: its number.
+        account: of what crosses.
+        notify: takes a line for people.
+    """
+
+    def __init__(self, client: int, account: Account, notify: Callable[[str], None]):
+        self.client = client
+        self._account = account
+        self._notify = notify
+        self._changed = threading.Condition()
+        self._line: Line | None = None
+        self._token = NOBODY
+        self._held: collections.deque[bytes] = collections.deque(maxlen=SHELF)
+        self._task: Task | None = None
+        self._newest = (-1, -1)  # epoch and task of the last one
+        self._room = 0  # messages that its tasks so far had, less those that came
+        self._done: Done | None = None
+        self._ended = False  # whether it was told so
+        self._inbox: collections.deque[Any] = collections.deque()
+        self._restarted = False
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a line to it."""
+        return self._line is not None
+
+    def knows(self, token: bytes) -> bool:
+        """Whether the token is that of the client's present process.
+
+        Raises:
+            Refusal: IN_USE if it is not, and the present process is connected.
+        """
+        with self._changed:
+            known = token != NOBODY and token == self._token
+            if not known and self._line is not None:
+                raise Refusal(
+                    "IN_USE",
+                    f"client {self.client} is connected already from "
+                    f"{self._line.peer}; stop that one, or wait until it is found "
+                    "to be gone",
+                )
+            return known
+
+    def attach(self, line: Line, token: bytes, hello: Hello, *, live: bool) -> None:
+        """Gives the client a line, and tells it where to go on.
+
+        Args:
+            line: on which it has been welcomed.
+            token: that it was given there.
+            hello: what it said there.
+            live: whether it is the same process as before.
+        """
+        with self._changed:
+            before, self._line = self._line, line
+            self._token = token
+            self._held.clear()
+            self._held.extend(hello.held[-SHELF:])
+            task = self._task
+            if task and not live and not task.goes_on_without_memory():
+                self._restarted = True
+            elif task:
+                same = live and hello.task == task.plan.place.task
+                self._tell(task, hello.answered if same else 0)
+            elif self._done:
+                self._tell_end(self._done)
+            self._changed.notify_all()
+        if before is not None:
+            before.close(Refusal("SUPERSEDED", "the client made a newer connection"))
+
+    def detach(self, line: Line) -> bool:
+        """Forgets a line that is broken; whether it was the present one."""
+        with self._changed:
+            if self._line is not line:
+                return False
+            self._line = None
+            self._changed.notify_all()
+            return True
+
+    def drop(self) -> None:
+        """Breaks the line, of a client that is connected and does nothing."""
+        with self._changed:
+            line = self._line
+        if line is not None:
+            line.close(Refusal("IDLE", "nothing came in the time that is given"))
+            self.detach(line)
+
+    def begin(self, task: Task) -> None:
+        """Asks the client for something; what it was asked for before is void."""
+        with self._changed:
+            self._task = task
+            self._newest = task.plan.place[:2]
+            self._room += task.length
+            self._inbox.clear()
+            self._restarted = False
+            self._tell(task)
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """The client owes nothing."""
+        with self._changed:
+            self._task = None
+            self._inbox.clear()
+            self._changed.notify_all()
+
+    def take(self, timeout: float) -> Any:
+        """The next that the client owes, as its task's check made it.
+
+        Raises:
+            Absent: if nothing came in that many seconds.
+            Restarted: if the client cannot go on with its task.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._inbox or self._restarted, timeout)
+            if self._restarted:
+                raise Restarted(self.client)
+            if not self._inbox:
+                raise Absent(self.client)
+            value = self._inbox.popleft()
+            self._changed.notify_all()
+            return value
+
+    def answer(self, reply: Tensor, plain: int) -> None:
+        """Answers what was taken last, unless who asked was killed since."""
+        with self._changed:
+            assert self._task is not None
+            self._task.answer, self._task.answered = (reply, plain), False
+            if not self._restarted:  # The process that came back knows of no task yet.
+                self._send_answer(self._task)
+
+    def hand(self, parcel: Parcel) -> None:
+        """Gives the client a part beyond its task; one that is away gets it later."""
+        with self._changed:
+            if parcel.message.digest not in self._held and self._send(*parcel):
+                self._hold(parcel.message.digest)
+            else:
+                self._account.spare(*parcel)
+
+    def finish(self, done: Done) -> None:
+        """Tells the client that the run is over, now or when it comes back."""
+        with self._changed:
+            self._task, self._done = None, done
+            self._tell_end(done)
+
+    def read(self, line: Line, message: Message, length: int) -> None:
+        """Takes in a message of the client's.
+
+        Raises:
+            Refusal: if it is not the one that is due, or not as was agreed.
+            Lost: if the client has made a newer line.
+        """
+        if not isinstance(message, Tensor | Part | Kept):
+            raise Refusal("UNEXPECTED", f"{type(message).__name__} after the hello")
+        with self._changed:
+            place, task = message.place, self._task
+            if place[:2] < self._newest or (place[:2] == self._newest and not task):
+                # On its way when the epoch was rolled back.
+                self._room -= 1
+                if self._room < 0:
+                    raise Refusal("SEQUENCE", "more of older tasks than those had")
+                self._account.add(message, length, up=True, repeated=True)
+                return
+            if task is None or place != task.plan.place._replace(number=task.read):
+                due = "nothing" if task is None else task.plan.place
+                raise Refusal("SEQUENCE", f"message {tuple(place)} where {due} was due")
+            if task.read >= task.length:
+                raise Refusal("SEQUENCE", "more than the task has")
+        checked = task.check(place.number, message)
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    len(self._inbox) < WINDOW
+                    or self._task is not task
+                    or self._line is not line
+                )
+            )
+            if self._line is not line:
+                raise Lost("superseded")
+            if self._task is not task:
+                self._room -= 1
+                self._account.add(message, length, up=True, repeated=True)
+                return
+            self._account.add(
+                message, length, checked.plain, up=True, evaluation=task.evaluation
+            )
+            task.read += 1
+            self._room -= 1
+            if isinstance(message, Part | Kept):
+                self._hold(message.digest)
+            self._inbox.append(checked.value)
+            self._changed.notify_all()
+
+    def _tell(self, task: Task, answered: int = 0) -> None:
+        """Announces a task, or where to go on with it after so many answers."""
+        if self._line is None:
+            return
+        digest = task.plan.part
+        if digest not in self._held and any(digest):
+            if task.parcel is None:
+                line, self._line = self._line, None
+                refusal = Refusal(
+                    "NO_COMMON_POINT",
+                    f"client {self.client} has no longer the part that the run "
+                    "stands at; give it the --workdir that it trained in",
+                )
+                self._notify(f"refused client {self.client}: {refusal}")
+                line.close(refusal)
+                return
+            if self._send(*task.parcel, repeated=not task.due):
+                self._hold(digest)
+                task.due = False
+        elif any(digest):
+            if task.due:
+                assert task.parcel is not None
+                self._account.spare(*task.parcel)
+            self._hold(digest)
+            task.due = False
+        place = task.plan.place._replace(number=task.read)
+        if self._send(
+            task.plan._replace(place=place),
+            None,
+            repeated=task.announced,
+            evaluation=task.evaluation,
+        ):
+            task.announced = True
+        if task.answer and answered <= task.answer[0].place.number:
+            self._send_answer(task)
+
+    def _tell_end(self, done: Done) -> None:
+        if self._send(done, None, repeated=self._ended):
+            self._ended = True
+
+    def _send_answer(self, task: Task) -> None:
+        assert task.answer is not None
+        reply, plain = task.answer
+        if self._send(reply, plain, repeated=task.answered):
+            task.answered = True
+
+    def _send(
+        self,
+        message: Message,
+        plain: int | None,
+        *,
+        repeated: bool = False,
+        evaluation: bool = False,
+    ) -> bool:
+        if self._line is None:
+            return False
+        data = write(message)
+        try:
+            self._line.send(data)
+        except Lost:
+            return False  # Its own thread finds out, and makes it absent.
+        self._account.add(
+            message,
+            len(data),
+            plain,
+            up=False,
+            repeated=repeated,
+            evaluation=evaluation,
+        )
+        return True
+
+    def _hold(self, digest: bytes) -> None:
+        if digest in self._held:
+            self._held.remove(digest)
+        self._held.append(digest)

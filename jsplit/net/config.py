@@ -1,0 +1,145 @@
+"""How a networked server and client are reached, and how patient they are."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from jsplit.errors import InputError
+from jsplit.experiment.config import argument, flag, host_and_port
+
+MOST_CLIENTS = 10_000
+"""Of a run over a network."""
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class LinkConfig:
+    """What server and client both have."""
+
+    certs: Annotated[
+        str | None, argument("This party's folder of those that jsplit certs made.")
+    ] = None
+    insecure: Annotated[
+        tyro.conf.UseCounterAction[int],
+        argument("No certificates, no encryption: on loopback; said twice, anywhere."),
+    ] = 0
+    message_limit: Annotated[int, argument("MiB of the largest message.")] = 64
+
+
+@dataclass(frozen=True)
+class ServeConfig(LinkConfig):
+    """`jsplit serve`, beside the run's settings."""
+
+    listen: Annotated[str, argument("HOST:PORT to listen on.")] = "127.0.0.1:7070"
+    wait: Annotated[
+        float,
+        argument(
+            "Seconds to wait in A and B for a client that sends nothing, or for labels."
+        ),
+    ] = 300.0
+    absent: Annotated[
+        str, argument("Then: stop the run, or skip the client for the epoch.")
+    ] = "stop"
+    greeting: Annotated[
+        float, argument("Seconds that a connection has to say who it is.")
+    ] = 10.0
+    linger: Annotated[
+        float, argument("Seconds at the end in which clients can fetch the result.")
+    ] = 60.0
+    evaluate: Annotated[
+        int,
+        argument("Score the held-out set after every so many epochs; 0: at the end."),
+    ] = 0
+    examples_limit: Annotated[
+        int, argument("Training examples that one client may have.")
+    ] = 1_000_000
+    memory_limit: Annotated[
+        int, argument("MiB that the stored activations of all clients may take.")
+    ] = 8192
+
+
+@dataclass(frozen=True)
+class JoinConfig(LinkConfig):
+    """`jsplit join`, beside the run's settings."""
+
+    server: Annotated[str, argument("HOST:PORT of the server.")] = "127.0.0.1:7070"
+    client: Annotated[int, argument("This client's number, from 0.")] = 0
+    own_data: Annotated[
+        bool,
+        argument("All of --dataset is this client's; else its share of a common one."),
+    ] = False
+    patience: Annotated[
+        float, argument("Seconds without a server after which to give up.")
+    ] = 600.0
+    link: Annotated[
+        str | None, argument("Simulate a slow link, like 10mbit/40ms (one way).")
+    ] = None
+
+
+def check(config: ServeConfig | JoinConfig) -> None:
+    """Refuses what cannot be used.
+
+    Raises:
+        InputError: naming the flag, its value and what is possible.
+    """
+    address = config.listen if isinstance(config, ServeConfig) else config.server
+    name = "--listen" if isinstance(config, ServeConfig) else "--server"
+    parts = host_and_port(address)
+    if parts is None:
+        raise InputError(f"{name} must be HOST:PORT, got {address!r}")
+    host, port = parts
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise InputError(f"{name} {address}: write IPv6 as [{host}]:{port}")
+    if isinstance(config, JoinConfig) and port == 0:
+        raise InputError(f"--server {address}: port 0 is nobody's; name the server's")
+    if config.certs is None and not config.insecure:
+        raise InputError(
+            "--certs FOLDER is needed: make certificates with jsplit certs, or say "
+            "--insecure on loopback"
+        )
+    if config.certs is not None and config.insecure:
+        raise InputError("--certs and --insecure contradict each other; drop one")
+    if config.insecure == 1 and host.strip("[]") not in (
+        "127.0.0.1",
+        "::1",
+        "localhost",
+    ):
+        raise InputError(
+            f"--insecure with {address}: everybody between could read and change what "
+            "crosses; use --certs, or say --insecure twice"
+        )
+    least = {
+        "message_limit": 1,
+        "wait": 0.1,
+        "greeting": 0.1,
+        "linger": 0,
+        "evaluate": 0,
+        "examples_limit": 1,
+        "memory_limit": 1,
+        "patience": 0,
+        "client": 0,
+    }
+    for field, smallest in least.items():
+        value = getattr(config, field, smallest)
+        if not smallest <= value <= 1_000_000_000:
+            raise InputError(
+                f"{flag(field)} must be from {smallest} to 1000000000, got {value}"
+            )
+    if config.message_limit >= 2048:
+        raise InputError(
+            f"--message-limit must be less than 2048, got {config.message_limit}"
+        )
+    if isinstance(config, ServeConfig) and config.absent not in ("stop", "skip"):
+        raise InputError(f"--absent must be stop or skip, got {config.absent!r}")
+
+
+def check_clients(clients: int) -> None:
+    """Refuses more clients than certificates have numbers for.
+
+    Raises:
+        InputError: naming the flag and the limit.
+    """
+    if not 1 <= clients <= MOST_CLIENTS:
+        raise InputError(f"--clients must be from 1 to {MOST_CLIENTS}, got {clients}")

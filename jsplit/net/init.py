@@ -1,0 +1,202 @@
+"""From a config to what the server and a client compute with."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jsplit import data
+from jsplit.accounting.ledger import Prices
+from jsplit.codecs import CODECS
+from jsplit.core.init import (
+    begin,
+    begin_both,
+    keys_of,
+    make_prices,
+    smashed_of,
+)
+from jsplit.core.simulation import TEST_BATCH
+from jsplit.core.steps import (
+    Party,
+    Steps,
+    cross_entropy,
+    init_party,
+    make_steps,
+    top_1,
+)
+from jsplit.core.topology import TOPOLOGIES, Layout, lay_out
+from jsplit.errors import InputError
+from jsplit.experiment import build
+from jsplit.experiment.config import RunConfig
+from jsplit.net import client as clients
+from jsplit.net.state import Side, State
+from jsplit.wire.messages import BEGINNING
+
+
+class Serving(NamedTuple):
+    """A server that can train.
+
+    Attributes:
+        side: what it computes with.
+        state: before the first epoch.
+        prices: for the ledger.
+    """
+
+    side: Side
+    state: State
+    prices: Prices
+
+
+def layout_of(config: RunConfig, sizes: list[int]) -> Layout:
+    """The layout of an epoch with clients that hold so many examples."""
+    return lay_out(sizes, TOPOLOGIES[config.topology], config.server_batch)
+
+
+class Needs(NamedTuple):
+    """Bytes that a run takes if no client holds more than one does.
+
+    Attributes:
+        store: of the activations of all clients.
+        message: of the largest payload of one message, if nothing compresses.
+    """
+
+    store: int
+    message: int
+
+
+def needs_of(
+    config: RunConfig,
+    image: tuple[int, int, int],
+    classes: int,
+    examples: int,
+    held_out: int,
+) -> Needs:
+    """What a client with so many examples of such images asks of the server.
+
+    `held_out` is how many it would send for a score.
+
+    Every client has as many places as the largest one needs.
+    """
+    layout = layout_of(config, [examples] * config.clients)
+    shape, part = _shapes(config, image, classes)
+    up, down = (
+        CODECS[name]().payload_bits(shape) // 8
+        for name in (config.codec, config.grad_codec)
+    )
+    largest = [layout.batch * max(up, down), min(TEST_BATCH, held_out) * up]
+    largest += [part] if config.clients > 1 else []
+    return Needs(
+        store=layout.groups * layout.members * layout.slots * up, message=max(largest)
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(
+    config: RunConfig, image: tuple[int, int, int], classes: int
+) -> tuple[tuple[int, ...], int]:
+    """Of one example's activations; and the bytes of the client part."""
+    client, _ = build.parts_of(config, classes)
+    optimizer, x = build.optimizer_of(config), jnp.zeros((1, *image), jnp.float32)
+    party = jax.eval_shape(
+        lambda key, x: init_party(client, optimizer, key, x), jax.random.key(0), x
+    )
+    part = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(party))
+    return smashed_of(client, party, x).shape[1:], part
+
+
+def begin_serving(
+    config: RunConfig, image: tuple[int, int, int], classes: int, sizes: list[int]
+) -> Serving:
+    """The server's side, for clients with such images and so many examples each.
+
+    Raises:
+        InputError: if the batch is larger than all of the examples.
+    """
+    if config.batch_size is not None and config.batch_size > sum(sizes):
+        raise InputError(
+            f"--batch-size {config.batch_size} is more than the {sum(sizes)} training "
+            "examples of all clients; take a smaller one"
+        )
+    layout = layout_of(config, sizes)
+    client, server = build.parts_of(config, classes)
+    optimizer, keys = build.optimizer_of(config), keys_of(config.seed)
+    x = jnp.zeros((1, *image), jnp.float32)
+    begun = begin_both(client, server, optimizer, keys, x, layout)
+    codec, grad_codec = CODECS[config.codec](), CODECS[config.grad_codec]()
+    gate = build.GATES[config.gate](config, classes)
+    side = Side(
+        steps=_steps(config, classes),
+        gate=gate,
+        codec=codec,
+        grad_codec=grad_codec,
+        layout=layout,
+        sizes=tuple(sizes),
+        smashed_shape=begun.smashed.shape[1:],
+        client=begun.client,
+        key=keys.run,
+        loss=cross_entropy,
+        correct=top_1,
+        test_batch=TEST_BATCH,
+    )
+    state = State(
+        server=begun.server,
+        gate=gate.init(),
+        digest=BEGINNING,
+        client=None if len(sizes) == 1 else begun.client,
+        holders=frozenset(range(len(sizes))),
+        epoch=0,
+    )
+    prices = make_prices(
+        client,
+        begun.client,
+        x,
+        begun.smashed,
+        sizes=sizes,
+        layout=layout,
+        codec=codec,
+        grad_codec=grad_codec,
+        classes=classes,
+    )
+    return Serving(side, state, prices)
+
+
+def begin_joining(
+    config: RunConfig,
+    image: tuple[int, int, int],
+    classes: int,
+    moments: data.Moments,
+) -> clients.Side:
+    """A client's side."""
+    client, _ = build.parts_of(config, classes)
+    x = jnp.zeros((1, *image), jnp.float32)
+    party: Party = begin(
+        client, build.optimizer_of(config), keys_of(config.seed).client, x
+    )
+    return clients.Side(
+        steps=_steps(config, classes),
+        transform=build.transform_of(config, moments, edge=image[0]),
+        beginning=party,
+        codec=CODECS[config.codec](),
+        grad_codec=CODECS[config.grad_codec](),
+        smashed_shape=smashed_of(client, party, x).shape[1:],
+        step_sizes=build.step_sizes_of(config),
+        test_batch=TEST_BATCH,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _steps(config: RunConfig, classes: int) -> Steps:
+    """The jitted steps; made once for the parties of one process."""
+    client, server = build.parts_of(config, classes)
+    return make_steps(
+        client,
+        server,
+        client_optimizer=build.optimizer_of(config),
+        server_optimizer=build.optimizer_of(config),
+        codec=CODECS[config.codec](),
+        grad_codec=CODECS[config.grad_codec](),
+        refresh_statistics=config.refresh_statistics,
+        defence=build.defence_of(config),
+        mixup=config.mixup,
+    )

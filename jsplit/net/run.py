@@ -1,0 +1,337 @@
+"""A networked run from the server's side, from the first hello to the summary."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jsplit.accounting.ledger import Ledger
+from jsplit.core.steps import Metrics
+from jsplit.errors import Refusal, RunError
+from jsplit.experiment import checkpoint
+from jsplit.experiment.build import step_sizes_of
+from jsplit.experiment.config import RunConfig, agreement
+from jsplit.experiment.workdir import RunFolder
+from jsplit.experiment.writers import Writer, rewind
+from jsplit.net import membership
+from jsplit.net.account import Account, lasting_totals
+from jsplit.net.admission import Door, Terms, Welcomed
+from jsplit.net.client_manager import POLL, Patience, Roster, Stopped
+from jsplit.net.client_session import Absent, Peer
+from jsplit.net.config import MIB, ServeConfig
+from jsplit.net.init import Serving, begin_serving, layout_of, needs_of
+from jsplit.net.scoring import Scorer
+from jsplit.net.server import Trainer
+from jsplit.net.state import State
+from jsplit.typing import OFFLINE, STATES
+from jsplit.wire.messages import Done, Hello
+
+Record = dict[str, Any]
+
+
+class Run:
+    """A networked run on the server's side.
+
+    Args:
+        config: of the run.
+        serving: how to serve it.
+        folder: of the run, held by this process.
+        notify: takes a line for people.
+        stopping: whether the server was asked to stop.
+
+    Attributes:
+        door: to be given every connection.
+        account: of what crosses.
+        records: one an epoch.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        serving: ServeConfig,
+        folder: RunFolder,
+        notify: Callable[[str], None],
+        stopping: Callable[[], bool],
+    ):
+        self.account = Account(lasting_totals(folder.traffic))
+        self.peers = [
+            Peer(client, self.account, notify) for client in range(config.clients)
+        ]
+        self.door = Door(
+            self.peers,
+            Terms(
+                agreement(config),
+                serving.examples_limit,
+                config.image_size,
+                self._admits,
+            ),
+            self.account,
+            serving.greeting,
+            serving.wait,
+            notify,
+        )
+        self.records: list[Record] = []
+        self.begun: Serving | None = None
+        self.state: State | None = None
+        self.ledger: Ledger | None = None
+        self._config = config
+        self._serving = serving
+        self._folder = folder
+        self._notify = notify
+        self._stopping = stopping
+        self._name = membership.load(folder.path, self.door, self.account)
+        self._store_changed = False
+
+    def carry_out(self, writers: Callable[[int], Sequence[Writer]]) -> bool:
+        """Trains to the last epoch, or until asked to stop; whether it got there.
+
+        Args:
+            writers: makes those of the records, given the epochs that are done.
+
+        Raises:
+            InputError: if the clients' data does not fit the settings.
+            RunError: if a client is gone for good, or a loss is not finite.
+        """
+        try:
+            trainer, scorer = self._gather()
+            self._go_on(trainer)
+            outputs = writers(len(self.records))
+            try:
+                self._train(trainer, scorer, outputs)
+            finally:
+                for writer in outputs:
+                    writer.close()
+        except Stopped:
+            return False
+        last = self.records[-1]
+        done = Done(
+            self._config.epochs,
+            last.get("test_correct", 0),
+            last.get("test_examples", 0),
+        )
+        for peer in self.peers:
+            peer.finish(done)
+        self.door.wait_for_goodbyes(self._serving.linger, self._stopping)
+        self.account.settle()
+        return True
+
+    def _admits(self, hello: Hello) -> None:
+        """Refuses a client whose examples would end the run, before they count."""
+        last = hello.client == self._config.clients - 1
+        needs = needs_of(
+            self._config,
+            hello.image,
+            hello.classes,
+            hello.examples,
+            hello.held_out if last else 0,
+        )
+        for need, what, limit, flag in (
+            (
+                needs.store,
+                f"the activations of clients of {hello.examples} examples",
+                self._serving.memory_limit,
+                "--memory-limit",
+            ),
+            (
+                needs.message,
+                "the largest message",
+                self._serving.message_limit,
+                "--message-limit",
+            ),
+        ):
+            if need > limit * MIB:
+                raise Refusal(
+                    "TOO_LARGE",
+                    f"{what} may take {need / MIB:.1f} MiB, more than the server's "
+                    f"{flag} {limit}; raise it there, or cut later",
+                )
+
+    def _gather(self) -> tuple[Trainer, Scorer]:
+        """Waits until every client has said what it holds."""
+        door, config = self.door, self._config
+        self._wait_for(door.seal)
+        hellos = [door.hellos[client] for client in range(config.clients)]
+        sizes = [hello.examples for hello in hellos]
+        layout = layout_of(config, sizes)
+        begun = begin_serving(config, hellos[0].image, hellos[0].classes, sizes)
+        name = self._name or membership.name_run()
+        if self._name is None:
+            # Before anybody is told the name: a client takes it for its folder.
+            self._keep_members(name)
+        mean, deviation = membership.moments_of(door.hellos)
+        door.open(Welcomed(name, layout.batch, layout.slots, mean, deviation))
+        if not self._labelled():
+            self._notify("waiting for the labels of all clients")
+            self._wait_for(self._labelled)
+            self._keep_members(name)
+        self.begun, self.state = begun, begun.state
+        self.ledger = Ledger(begun.prices)
+        roster = Roster(
+            begun.side,
+            self.peers,
+            self.account,
+            Patience(self._serving.wait, self._serving.absent == "skip"),
+            self._stopping,
+        )
+        labels = [door.labels[client] for client in range(config.clients)]
+        trainer = Trainer(begun.side, roster, labels, self.account, self._notify)
+        return trainer, Scorer(begun.side, roster, self.account)
+
+    def _labelled(self) -> bool:
+        door, last = self.door, self._config.clients - 1
+        held_out = door.held_out is not None or not door.hellos[last].held_out
+        return len(door.labels) == self._config.clients and held_out
+
+    def _keep_members(self, name: bytes) -> None:
+        self.account.settle()
+        membership.save(self._folder.path, name, self.door, self.account)
+
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
+        while True:
+            with self.door.changed:
+                if self.door.changed.wait_for(condition, POLL):
+                    return
+            if self._stopping():
+                raise Stopped
+
+    def _go_on(self, trainer: Trainer) -> None:
+        """Goes back to the newest checkpoint; to the start if there is none yet."""
+        assert self.state is not None and self.ledger is not None
+        epochs = checkpoint.latest(self._folder.checkpoints)
+        if epochs is None:
+            rewind(self._folder.metrics, 0)
+            return
+        small, meta, _ = checkpoint.restore(
+            self._folder.checkpoints, epochs, _small(self.state), None
+        )
+        if meta["store"]:
+            _, _, store = checkpoint.restore(
+                self._folder.checkpoints, epochs, small, trainer.store.arrays
+            )
+            assert store is not None
+            trainer.store.replace(store)
+        self.records = rewind(self._folder.metrics, epochs)
+        self.state = State(
+            server=small["server"],
+            gate=small["gate"],
+            digest=bytes.fromhex(meta["digest"]),
+            client=small["client"] or None,
+            holders=frozenset(meta["holders"]),
+            epoch=epochs,
+        )
+        for record in self.records:
+            self.ledger.add(record["state"], record["absent"])
+        self.account.go_on_from(meta["account"])
+        self._notify(f"going on after epoch {epochs}")
+
+    def _train(
+        self, trainer: Trainer, scorer: Scorer, writers: Sequence[Writer]
+    ) -> None:
+        assert self.state is not None and self.ledger is not None
+        config, sizes = self._config, step_sizes_of(self._config)
+        paces: list[float] = []
+        while self.state.epoch < config.epochs:
+            if self._stopping():
+                raise Stopped
+            began = time.perf_counter()
+            number, ran = self.state.epoch, STATES[int(self.state.gate.state)]
+            self.state, metrics, absent = trainer.epoch(
+                self.state, float(sizes[number])
+            )
+            self._store_changed |= ran != STATES[OFFLINE]
+            self.ledger.add(ran, absent)
+            record = self._record(ran, metrics, absent)
+            record |= self._score(scorer, number + 1)
+            spent = time.perf_counter() - began
+            paces.append(spent)
+            before = self.records[-1]["seconds"] if self.records else 0.0
+            record |= {
+                "learning_rate": float(sizes[number]),
+                "seconds": before + spent,
+                "eta_seconds": _eta(paces, config.epochs - number - 1),
+            }
+            self.records.append(record)
+            for writer in writers:
+                writer.write(record)
+            self._save(trainer)
+            self.door.measure()
+
+    def _record(self, ran: str, metrics: Metrics, absent: frozenset[int]) -> Record:
+        assert self.state is not None and self.ledger is not None
+        ledger, examples = self.ledger, int(metrics.examples)
+        loss = float(metrics.loss) / examples
+        if not np.isfinite(loss):
+            raise RunError(
+                f"the training loss became {loss} in epoch {self.state.epoch} (state "
+                f"{ran}); start a new run with a lower --learning-rate"
+            )
+        return {
+            "epoch": self.state.epoch,
+            "epochs": self._config.epochs,
+            "state": ran,
+            "train_loss": loss,
+            "train_accuracy": int(metrics.correct) / examples,
+            "train_examples": examples,
+            "absent": sorted(absent),
+            "clients": sum(peer.connected for peer in self.peers),
+            "paper_bytes": ledger.paper_bits // 8,
+            "wire_bytes": ledger.wire_bytes,
+            "communication_reduction": ledger.communication_reduction,
+            "client_compute_reduction": ledger.client_compute_reduction,
+            "counted_bytes": self.account.total,
+        }
+
+    def _score(self, scorer: Scorer, epochs: int) -> Record:
+        every, labels = self._serving.evaluate, self.door.held_out
+        due = epochs == self._config.epochs or (every and epochs % every == 0)
+        if labels is None or not due:
+            return {}
+        assert self.state is not None
+        try:
+            scores = scorer.score(self.state, labels)
+        except Absent:
+            self._notify("nobody is there to send the held-out set: no score")
+            return {}
+        examples = int(scores.examples)
+        return {
+            "test_loss": float(scores.loss) / examples,
+            "test_accuracy": int(scores.correct) / examples,
+            "test_correct": int(scores.correct),
+            "test_examples": examples,
+        }
+
+    def _save(self, trainer: Trainer) -> None:
+        assert self.state is not None and self.ledger is not None
+        offline = int(self.state.gate.state) == OFFLINE
+        # Where epochs go on without a client, what it sent last is needed in A too.
+        wanted = offline or self._serving.absent == "skip"
+        needed = wanted and self._store_changed
+        meta = {
+            "digest": self.state.digest.hex(),
+            "holders": sorted(self.state.holders),
+            "account": self.account.record(),
+            "store": wanted,
+        }
+        checkpoint.save(
+            self._folder.checkpoints,
+            self.state.epoch,
+            _small(self.state),
+            meta,
+            store=trainer.store.arrays if needed else None,
+        )
+        if needed:
+            self._store_changed = False
+
+
+def _small(state: State) -> dict[str, Any]:
+    """What is saved after every epoch."""
+    return {
+        "server": state.server,
+        "gate": state.gate,
+        "client": {} if state.client is None else state.client,
+    }
+
+
+def _eta(paces: list[float], left: int) -> float | None:
+    return left * float(np.median(paces[1:][-5:])) if paces[1:] else None

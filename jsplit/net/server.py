@@ -1,0 +1,301 @@
+"""The server's training: the same algorithm as `protocol`, over lines.
+
+An epoch of A or B asks each client for its batches and trains as they come; one of C
+trains on what is stored and needs nobody. An epoch begins from a state that is kept
+until it is over, so that it can be begun again: after a client lost its memory, or went
+away for good. All of it is a function of that state, so the result is the same.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jsplit.core.algorithm import offline_epoch
+from jsplit.core.schedule import client_keys, order_of, server_key
+from jsplit.core.steps import Metrics
+from jsplit.core.topology import average
+from jsplit.errors import Refusal
+from jsplit.net.account import Account
+from jsplit.net.client_manager import Roster
+from jsplit.net.client_session import Absent, Checked, Parcel, Restarted, Task
+from jsplit.net.scoring import summed
+from jsplit.net.state import Side, State
+from jsplit.net.store import HostStore
+from jsplit.net.tensors import on_host, padded, parcel, tensor, unpack
+from jsplit.typing import OFFLINE, SYNC, Packet
+from jsplit.wire.messages import Kept, Message, Part, Place
+
+_ORDER = jax.jit(order_of, static_argnums=2)
+_AVERAGE = jax.jit(average)
+_OFFLINE = jax.jit(offline_epoch, static_argnums=(0, 1), static_argnames="padded")
+
+
+class Trainer:
+    """Runs epochs with the clients of a run.
+
+    Args:
+        side: what to compute with.
+        roster: the clients.
+        labels: each client's, in its own order, `Int32[size]`.
+        account: of what crosses.
+        notify: takes a line for people.
+
+    Attributes:
+        store: what was sent last, of all examples.
+    """
+
+    def __init__(
+        self,
+        side: Side,
+        roster: Roster,
+        labels: Sequence[np.ndarray],
+        account: Account,
+        notify: Callable[[str], None],
+    ):
+        self.store = HostStore(side.layout, side.codec, side.smashed_shape)
+        self._side = side
+        self._roster = roster
+        self._labels = labels
+        self._account = account
+        self._notify = notify
+        self._update = jax.jit(side.gate.update)
+        self._alone = functools.partial(_OFFLINE, side.steps, side.layout)
+
+    def epoch(
+        self, state: State, step_size: float
+    ) -> tuple[State, Metrics, frozenset[int]]:
+        """Runs the next epoch, in the state that the gate names.
+
+        Returns:
+            What the epoch after it begins with, the sums over this one's training
+            examples, and the clients without which it went on, in A or B.
+
+        Raises:
+            RunError: if a client is gone and the run may not go on without it.
+            Stopped: if the server was asked to stop.
+        """
+        size, absent = jnp.float32(step_size), frozenset[int]()
+        key = jax.random.fold_in(self._side.key, state.epoch)
+        if int(state.gate.state) == OFFLINE:
+            server, metrics = self._alone(
+                self.store.on_device(),
+                self.store.filled(),
+                state.server,
+                key,
+                size,
+                padded=self._side.layout.offline_padded or not self.store.full,
+            )
+            state = state._replace(server=server)
+        else:
+            state, metrics = self._with_clients(state, key, size)
+            absent = self._roster.away
+        mean = metrics.loss / metrics.examples.astype(jnp.float32)
+        gate = self._update(state.gate, mean)
+        self._account.settle()
+        return state._replace(gate=gate, epoch=state.epoch + 1), metrics, absent
+
+    def _with_clients(
+        self, state: State, key: jax.Array, step_size: jax.Array
+    ) -> tuple[State, Metrics]:
+        # Who was away is not waited for again until it is back.
+        absent, everyone = set(self._roster.missing()), len(self._roster.peers)
+        if len(absent) == everyone:
+            absent.clear()
+        while True:
+            try:
+                result = self._attempt(state, key, step_size, frozenset(absent))
+                self._roster.away = frozenset(absent)
+                return result
+            except Restarted as error:
+                self._notify(
+                    f"client {error.args[0]} came back without its memory: epoch "
+                    f"{state.epoch + 1} begins again"
+                )
+            except Absent as error:
+                client = error.args[0]
+                self._roster.peers[client].drop()
+                if (
+                    not self._roster.patience.skip
+                    or self.store.lacks(client)
+                    or len(absent) + 1 == everyone
+                ):
+                    raise self._roster.gone(
+                        client, f"epoch {state.epoch + 1}"
+                    ) from None
+                absent.add(client)
+                self._notify(
+                    f"client {client} is gone: epoch {state.epoch + 1} begins again "
+                    "without it"
+                )
+            self._roster.call_off()
+
+    def _attempt(
+        self,
+        state: State,
+        key: jax.Array,
+        step_size: jax.Array,
+        absent: frozenset[int],
+    ) -> tuple[State, Metrics]:
+        """One try at an epoch of A or B; `state` is not touched."""
+        layout = self._side.layout
+        keys = client_keys(key, layout)
+        sync = int(state.gate.state) == SYNC
+        metrics: list[Metrics] = []
+        for group in range(layout.groups):
+            members = range(group * layout.members, (group + 1) * layout.members)
+            present = [client for client in members if client not in absent]
+            if not present:
+                continue
+            tasks = self._begin(state, keys[group], present, sync)
+            orders = {
+                client: np.asarray(
+                    _ORDER(
+                        keys[group][client - members[0]],
+                        self._side.sizes[client],
+                        layout.slots,
+                    )
+                )
+                for client in present
+            }
+            server = state.server
+            for number in range(layout.steps):
+                batch = self._collect(members, present, orders, number)
+                if batch is None:
+                    continue
+                packets, labels, mask = batch
+                self.store.write(group, number, packets, labels, mask)
+                given = (
+                    server,
+                    packets,
+                    labels,
+                    mask if layout.padded or absent else None,
+                    server_key(key, group * layout.steps + number),
+                    step_size,
+                )
+                if sync:
+                    server, found, replies = self._side.steps.server_step_with_reply(
+                        *given
+                    )
+                    self._answer(tasks, members, replies, number)
+                else:
+                    server, found = self._side.steps.server_step(*given)
+                metrics.append(found)
+            state = state._replace(server=server)
+            state = state._replace(holders=state.holders | set(present))
+            if sync:
+                state = self._collect_parts(state, present)
+            for client in present:
+                self._roster.peers[client].end()
+        return state, summed(metrics)
+
+    def _begin(
+        self, state: State, keys: jax.Array, present: Sequence[int], sync: bool
+    ) -> dict[int, Task]:
+        layout, tasks = self._side.layout, {}
+        for client in present:
+            batches = -(-self._side.sizes[client] // layout.batch)
+            member = client % layout.members
+            tasks[client] = self._roster.ask(
+                client,
+                state,
+                int(not sync),
+                batches + sync,
+                functools.partial(self._check, client, batches),
+                key=_key_bytes(keys[member]),
+                due=client not in state.holders,
+            )
+        return tasks
+
+    def _check(
+        self, client: int, batches: int, number: int, message: Message
+    ) -> Checked:
+        """What a client sends in an epoch, in the thread of its connection."""
+        if number < batches:
+            rows = self._rows(client, number)
+            return self._roster.batch(message, rows)
+        if len(self._roster.peers) == 1:
+            if not isinstance(message, Kept):
+                raise Refusal("UNEXPECTED", "a client alone keeps its part")
+            return Checked((message.digest, None), None)
+        if not isinstance(message, Part):
+            raise Refusal("UNEXPECTED", "a client part is due")
+        part, plain = unpack(message, self._side.client)
+        return Checked((message.digest, part), plain)
+
+    def _rows(self, client: int, number: int) -> int:
+        batch = self._side.layout.batch
+        return min(max(self._side.sizes[client] - number * batch, 0), batch)
+
+    def _collect(
+        self,
+        members: range,
+        present: Sequence[int],
+        orders: dict[int, np.ndarray],
+        number: int,
+    ) -> tuple[Packet, np.ndarray, np.ndarray] | None:
+        """A step's packets of all members, with labels and mask; None if all are out.
+
+        Padded rows are zeros, as those that nobody sends.
+        """
+        layout, side = self._side.layout, self._side
+        packets, mask = [], np.zeros((len(members), layout.batch), bool)
+        labels = np.zeros((len(members), layout.batch), np.int32)
+        for place, client in enumerate(members):
+            rows = self._rows(client, number) if client in present else 0
+            if rows:
+                packet = self._roster.take(client)
+                mask[place, :rows] = True
+                at = slice(number * layout.batch, (number + 1) * layout.batch)
+                own = self._labels[client]
+                labels[place] = own[orders[client][at] % len(own)]
+            else:
+                packet = on_host(
+                    np.zeros((0, *side.smashed_shape), side.codec.payload_dtype),
+                    np.zeros(side.codec.header_bytes, np.uint8),
+                )
+            packets.append(padded(packet, layout.batch))
+        if not mask.any():
+            return None
+        stacked = on_host(*(np.stack(leaves) for leaves in zip(*packets, strict=True)))
+        return stacked, labels, mask
+
+    def _answer(
+        self, tasks: dict[int, Task], members: range, replies: Packet, number: int
+    ) -> None:
+        payloads, headers = jax.device_get(replies)
+        for client, task in tasks.items():
+            rows = self._rows(client, number)
+            if rows:
+                at = client - members[0]
+                place = task.plan.place._replace(number=number)
+                reply = Packet(payloads[at], headers[at])
+                self._roster.peers[client].answer(
+                    *tensor(self._side.grad_codec, reply, place, rows)
+                )
+
+    def _collect_parts(self, state: State, present: Sequence[int]) -> State:
+        """The client part after an epoch of A, or after a client's turn in it."""
+        handed = [self._roster.take(client) for client in present]
+        if handed[0][1] is None or self._side.layout.members == 1:
+            digest, part = handed[0]
+            return state._replace(
+                digest=digest, client=part, holders=frozenset(present)
+            )
+        counts = jnp.asarray(
+            [self._side.sizes[client] for client in present], jnp.float32
+        )
+        parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p for _, p in handed))
+        mean = _AVERAGE(parts, counts / counts.sum())
+        made = Parcel(*parcel(mean, Place(0, 0, 0)))
+        for client in present:
+            self._roster.peers[client].hand(made)
+        return state._replace(
+            digest=made.message.digest, client=mean, holders=frozenset(present)
+        )
+
+
+def _key_bytes(key: jax.Array) -> bytes:
+    return np.asarray(jax.random.key_data(key)).tobytes()

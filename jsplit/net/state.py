@@ -1,0 +1,63 @@
+"""What the server computes with, and what an epoch begins with."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from jsplit.core.gate import Gate, GateState
+from jsplit.core.steps import Party, Steps
+from jsplit.core.topology import Layout
+from jsplit.typing import Codec
+
+
+class Side(NamedTuple):
+    """What the server computes with.
+
+    Attributes:
+        steps: of the client/server pair.
+        gate: decides the states.
+        codec: of activations.
+        grad_codec: of gradients.
+        layout: static sizes.
+        sizes: examples of each client.
+        smashed_shape: of one example's activations.
+        client: a client part, for its shapes.
+        key: that every epoch's draws follow from.
+        loss: of each held-out example.
+        correct: likewise.
+        test_batch: held-out examples that are coded together.
+    """
+
+    steps: Steps
+    gate: Gate
+    codec: Codec
+    grad_codec: Codec
+    layout: Layout
+    sizes: tuple[int, ...]
+    smashed_shape: tuple[int, ...]
+    client: Party
+    key: jax.Array
+    loss: Callable[[jax.Array, jax.Array], jax.Array]
+    correct: Callable[[jax.Array, jax.Array], jax.Array]
+    test_batch: int
+
+
+class State(NamedTuple):
+    """What an epoch begins with.
+
+    Attributes:
+        server: the server part.
+        gate: its state names the state of the epoch.
+        digest: of the current client part.
+        client: that part; None where it never leaves its one client.
+        holders: clients that have it, unless something happened to them.
+        epoch: epochs finished.
+    """
+
+    server: Party
+    gate: GateState
+    digest: bytes
+    client: Party | None
+    holders: frozenset[int]
+    epoch: int

@@ -1,0 +1,54 @@
+"""A client's own traffic, and what state C spares it, for people."""
+
+from collections.abc import Callable
+
+from jsplit.experiment.writers import human_bytes
+from jsplit.typing import STATES, SYNC
+
+
+class Traffic:
+    """Bytes that this client has sent and received, all messages.
+
+    Args:
+        notify: takes a line for people.
+    """
+
+    def __init__(self, notify: Callable[[str], None]):
+        self.sent = 0
+        self.received = 0
+        self._notify = notify
+        self._epochs: int | None = None  # that this process knows to be over
+        self._whole = 0  # bytes of an epoch in A
+
+    @property
+    def total(self) -> int:
+        """Both ways."""
+        return self.sent + self.received
+
+    def tell(self, epoch: int, state: int, crossed: int) -> None:
+        """Says that an epoch in A or B is over, in which so many bytes crossed."""
+        if state == SYNC:
+            self._whole = max(self._whole, crossed)
+        self.tell_idle(epoch)
+        self._epochs = epoch + 1
+        self._notify(
+            f"epoch {epoch + 1} in {STATES[state]}: {human_bytes(crossed)} crossed, "
+            f"{human_bytes(self.total)} in all"
+        )
+
+    def tell_idle(self, epochs: int) -> None:
+        """Says what state C has spared, up to so many epochs.
+
+        A process that comes late does not know what those before it did.
+        """
+        if self._epochs is None:
+            self._epochs = epochs
+        idle = epochs - self._epochs
+        if idle > 0:
+            spared = (
+                f", {human_bytes(idle * self._whole)} spared" if self._whole else ""
+            )
+            self._notify(
+                f"{idle} epoch(s) without this client: nothing crossed{spared}"
+            )
+        self._epochs = max(self._epochs, epochs)
