@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import measure
 from benchmarks.worker import Worker
 from benchmarks.workload import images, runner, simulate
-from jsplit.core.algorithm import EpochRecord
+from jsplit.core.state import EpochRecord
 from jsplit.core.topology import TOPOLOGIES, lay_out
 
 

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.workload import LEARNING_RATE, optimizer, simulate, transform
+from jsplit.core.metrics import Metrics, cross_entropy, sum_up, top_1
 from jsplit.core.model_part import from_flax
 from jsplit.core.simulation import Simulation
-from jsplit.core.steps import Metrics, Party, cross_entropy, sum_up, top_1
+from jsplit.core.state import Party
 from jsplit.data import Dataset
 from jsplit.models import MODELS, Chain
 from jsplit.typing import Packet, Variables

@@ -15,11 +15,12 @@ import optax
 
 from jsplit import data
 from jsplit.codecs import CODECS
-from jsplit.core.algorithm import EpochRecord, TrainState, Transform
 from jsplit.core.gate import Gate, GateState, always_gate
 from jsplit.core.model_part import from_flax
 from jsplit.core.simulation import Simulation, make_simulation
+from jsplit.core.state import EpochRecord, TrainState
 from jsplit.core.topology import TOPOLOGIES
+from jsplit.core.transform import Transform
 from jsplit.data import Dataset
 from jsplit.models import MODELS, USUAL_CUTS, split
 from jsplit.typing import Variables

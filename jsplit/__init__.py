@@ -17,14 +17,7 @@ See the README for an example.
 
 from jsplit.accounting.ledger import Ledger, Prices
 from jsplit.codecs import CODECS, bf16, float8, identity
-from jsplit.core.algorithm import (
-    EpochRecord,
-    Program,
-    Store,
-    TrainState,
-    Transform,
-    make_program,
-)
+from jsplit.core.defences import Defence
 from jsplit.core.gate import (
     Gate,
     GateState,
@@ -33,11 +26,16 @@ from jsplit.core.gate import (
     loss_gate,
     periodic_gate,
 )
+from jsplit.core.metrics import Metrics
 from jsplit.core.model_part import Part, from_flax, with_precision
+from jsplit.core.program import Program, make_program
 from jsplit.core.schedule import Shards, make_shards
 from jsplit.core.simulation import Simulation, make_simulation
-from jsplit.core.steps import Defence, Metrics, Party, Steps, init_party, make_steps
+from jsplit.core.state import EpochRecord, Party, TrainState, init_party
+from jsplit.core.steps import Steps, make_steps
+from jsplit.core.store import Store
 from jsplit.core.topology import PARALLEL, SEQUENTIAL, Layout, Topology, lay_out
+from jsplit.core.transform import Transform
 from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
 
 __version__ = "0.1.0"

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from jsplit import loss_gate, make_simulation
 from jsplit.codecs import identity
 from jsplit.core.gate import freeze_gate
+from jsplit.core.metrics import cross_entropy
 from jsplit.core.replay import mixed
-from jsplit.core.steps import cross_entropy, init_party, make_steps
+from jsplit.core.state import init_party
+from jsplit.core.steps import make_steps
 from jsplit.errors import InputError
 from tests.nets import OPTIMIZER, blobs, dense_parts
 

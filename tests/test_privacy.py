@@ -15,8 +15,9 @@ from jsplit.analysis.privacy.labels import told_by_gradients
 from jsplit.analysis.privacy.view import View, ended, last_sent, private, public
 from jsplit.cli import main as cli
 from jsplit.codecs import CODECS
-from jsplit.core.defences import distance_correlation
-from jsplit.core.steps import Defence, init_party, make_steps
+from jsplit.core.defences import Defence, distance_correlation
+from jsplit.core.state import init_party
+from jsplit.core.steps import make_steps
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import build, load_dataset
 from jsplit.experiment.workdir import RunFolder, read

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from jsplit import data
 from jsplit.codecs import float8, identity
-from jsplit.core.algorithm import Transform
 from jsplit.core.gate import always_gate, freeze_gate, loss_gate, periodic_gate
 from jsplit.core.model_part import from_flax
-from jsplit.core.schedule import client_keys, epoch_order
+from jsplit.core.schedule import plan_epoch
 from jsplit.core.simulation import make_simulation
 from jsplit.core.topology import PARALLEL, SEQUENTIAL
+from jsplit.core.transform import Transform
 from jsplit.typing import STATES
 from tests.nets import OPTIMIZER, blobs, dense_parts, images, normed_parts
 
@@ -55,8 +55,8 @@ def by_hand(simulation, epochs, train=TRAIN):
     client, server = simulation.state.client, simulation.state.server
     for epoch in range(epochs):
         key = jax.random.fold_in(simulation.key, epoch)
-        keys = client_keys(key, layout)
-        order = np.asarray(epoch_order(keys, simulation.shards))[0, 0]
+        plan = plan_epoch(key, simulation.shards, layout)
+        order, keys = np.asarray(plan.rows)[0, 0], plan.clients.key
         for number in range(layout.steps):
             rows = order[number * layout.batch : (number + 1) * layout.batch]
             draw = jax.random.split(jax.random.fold_in(keys[0, 0], number))[1]
@@ -111,8 +111,9 @@ def test_state_a_with_the_identity_codec_is_plain_unsplit_training():
     params = tuple(side.variables["params"]["Dense_0"] for side in sides)
     opt_state = OPTIMIZER.init(params)
     for epoch in range(3):
-        keys = client_keys(jax.random.fold_in(simulation.key, epoch), simulation.layout)
-        order = np.asarray(epoch_order(keys, simulation.shards)).reshape(3, 20)
+        key = jax.random.fold_in(simulation.key, epoch)
+        plan = plan_epoch(key, simulation.shards, simulation.layout)
+        order = np.asarray(plan.rows).reshape(3, 20)
         for rows in order:
             gradients = jax.grad(mean_loss)(params, TRAIN[0][rows], TRAIN[1][rows])
             updates, opt_state = OPTIMIZER.update(gradients, opt_state, params)
@@ -299,7 +300,7 @@ def test_epoch_order_is_a_permutation_of_each_clients_shard(sizes, topology, bat
     examples = np.zeros((sum(sizes), 1), np.float32)
     shards = make_shards(examples, np.zeros(sum(sizes)), shares, layout)
     orders = [
-        np.asarray(epoch_order(client_keys(jax.random.key(seed), layout), shards))
+        np.asarray(plan_epoch(jax.random.key(seed), shards, layout).rows)
         for seed in (0, 1)
     ]
     for order in orders:
@@ -330,7 +331,7 @@ def test_sequential_clients_are_one_client_that_visits_the_shards_in_turn():
     state, _, _ = turns.run([LR])
     client, server = turns.state.client, turns.state.server
     key = jax.random.fold_in(turns.key, 0)
-    orders = np.asarray(epoch_order(client_keys(key, turns.layout), turns.shards))
+    orders = np.asarray(plan_epoch(key, turns.shards, turns.layout).rows)
     for number, rows in enumerate(orders[:, 0]):
         packet, residual = turns.steps.client_forward(
             client, TRAIN[0][rows], None, turns.key
@@ -355,7 +356,7 @@ def test_store_holds_codes_and_the_header_of_each_examples_packet():
     payload, header = state.store.packets
     assert payload.dtype == header.dtype == jnp.uint8
     key = jax.random.fold_in(simulation.key, 1)
-    order = epoch_order(client_keys(key, simulation.layout), simulation.shards)
+    order = plan_epoch(key, simulation.shards, simulation.layout).rows
     labels = TRAIN[1][np.asarray(order)].reshape(state.store.labels.shape)
     np.testing.assert_array_equal(state.store.labels, labels)
     for number in range(3):
@@ -479,7 +480,7 @@ def test_uneven_sequential_clients_are_one_client_that_visits_the_shards():
     state, _, _ = turns.run([LR])
     client, server = turns.state.client, turns.state.server
     key = jax.random.fold_in(turns.key, 0)
-    orders = np.asarray(epoch_order(client_keys(key, turns.layout), turns.shards))
+    orders = np.asarray(plan_epoch(key, turns.shards, turns.layout).rows)
     for share, order in zip(shares, orders[:, 0], strict=True):
         for rows in order[: len(share)].reshape(-1, 10):
             packet, residual = turns.steps.client_forward(

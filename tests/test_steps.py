@@ -8,8 +8,10 @@ import optax
 import pytest
 
 from jsplit.codecs import float8, identity
+from jsplit.core.metrics import cross_entropy
 from jsplit.core.model_part import from_flax
-from jsplit.core.steps import Steps, cross_entropy, init_party, make_steps
+from jsplit.core.state import init_party
+from jsplit.core.steps import Steps, make_steps
 from jsplit.models import MODELS, Chain
 from jsplit.typing import Packet
 from tests.nets import OPTIMIZER, cnn_parts, dense_parts, images

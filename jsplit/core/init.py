@@ -16,7 +16,7 @@ from jaxtyping import Array, Key
 from jsplit.accounting.ledger import Prices
 from jsplit.accounting.macs import macs
 from jsplit.core.model_part import Part
-from jsplit.core.steps import Party, init_party
+from jsplit.core.state import Party, init_party
 from jsplit.core.topology import Layout
 from jsplit.typing import Codec, PyTree
 from jsplit.wire import CODING_BYTES, label_bytes

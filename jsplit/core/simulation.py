@@ -10,33 +10,21 @@ import optax
 
 from jsplit.accounting.ledger import Ledger, Prices
 from jsplit.codecs import float8
-from jsplit.core.algorithm import (
-    IDENTITY_TRANSFORM,
-    EpochRecord,
-    Program,
-    TrainState,
-    Transform,
-    make_program,
-)
+from jsplit.core.defences import NO_DEFENCE, Defence
 from jsplit.core.gate import Gate
 from jsplit.core.init import (
     begin_both,
     keys_of,
     make_prices,
 )
-from jsplit.core.metrics import HeldOut, make_held_out
+from jsplit.core.metrics import HeldOut, cross_entropy, make_held_out, top_1
 from jsplit.core.model_part import Part
+from jsplit.core.program import Program, make_program
 from jsplit.core.schedule import Shards, make_shards
-from jsplit.core.steps import (
-    NO_DEFENCE,
-    Defence,
-    Steps,
-    cross_entropy,
-    ignore,
-    make_steps,
-    top_1,
-)
+from jsplit.core.state import EpochRecord, TrainState
+from jsplit.core.steps import Steps, ignore, make_steps
 from jsplit.core.topology import PARALLEL, Layout, Topology, lay_out
+from jsplit.core.transform import IDENTITY_TRANSFORM, Transform
 from jsplit.runtime import multihost
 from jsplit.runtime.sharding import BATCH, ONE_DEVICE, Placement, share_out
 from jsplit.typing import STATES, Codec, Packet

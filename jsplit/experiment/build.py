@@ -15,12 +15,13 @@ from jsplit import data
 from jsplit.accounting.compression_tally import Tally
 from jsplit.codecs import CODECS
 from jsplit.core import gate
-from jsplit.core.algorithm import Transform
+from jsplit.core.defences import Defence
 from jsplit.core.model_part import Part, from_flax, with_precision
 from jsplit.core.replay import check as check_mixup
 from jsplit.core.simulation import Simulation, make_simulation
-from jsplit.core.steps import Defence, ignore
+from jsplit.core.steps import ignore
 from jsplit.core.topology import TOPOLOGIES
+from jsplit.core.transform import Transform
 from jsplit.data import Dataset
 from jsplit.errors import InputError
 from jsplit.experiment.config import SPEED_ONLY, TRACED, RunConfig, flag

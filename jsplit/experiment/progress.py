@@ -3,7 +3,7 @@
 from typing import Any
 
 from jsplit.accounting.ledger import Ledger
-from jsplit.core.algorithm import TrainState
+from jsplit.core.state import TrainState
 from jsplit.experiment.build import Experiment
 
 Record = dict[str, Any]

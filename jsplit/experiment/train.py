@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.accounting.ledger import Ledger
-from jsplit.core.algorithm import STEPS_AXIS, EpochRecord, TrainState
+from jsplit.core.state import EpochRecord, TrainState
+from jsplit.core.store import STEPS_AXIS
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import Experiment

@@ -15,8 +15,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.algorithm import Transform
-from jsplit.core.steps import Party, Residual, Steps
+from jsplit.core.client_steps import Residual
+from jsplit.core.state import Party
+from jsplit.core.steps import Steps
+from jsplit.core.transform import Transform
 from jsplit.errors import Refusal, RunError
 from jsplit.net.batches import Batches, Data, Sizes
 from jsplit.net.channel import Line, Lost
@@ -347,14 +349,14 @@ class Client:
             if plan.place.number > batches.count:
                 return None  # It was finished before this process began.
             work = self._work = Work(plan, self._part(plan))
-        draws = batches.draw(plan.key)
+        schedule = batches.plan(plan.key)
         step_size = jnp.float32(side.step_sizes[plan.place.epoch])
         first = plan.place.number
         while work.done < batches.count:
             number = work.done
             if work.waiting is None:
                 packet, residual = side.steps.client_forward(
-                    work.party, *batches.training(draws, number, sync=True)
+                    work.party, *batches.training(schedule, number, sync=True)
                 )
                 place = plan.place._replace(number=number)
                 rows = batches.rows(number)
@@ -395,7 +397,7 @@ class Client:
         if examine:
             count = batches.held_out_count
         else:
-            count, draws = batches.count, batches.draw(plan.key)
+            count, schedule = batches.count, batches.plan(plan.key)
         for number in range(plan.place.number, count):
             if examine:
                 x, mask = batches.held_out(number)
@@ -403,7 +405,7 @@ class Client:
                 rows = int(mask.sum())
             else:
                 packet = side.steps.client_refresh(
-                    party, *batches.training(draws, number, sync=False)
+                    party, *batches.training(schedule, number, sync=False)
                 )
                 rows = batches.rows(number)
             place = plan.place._replace(number=number)

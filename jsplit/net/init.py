@@ -16,15 +16,10 @@ from jsplit.core.init import (
     make_prices,
     smashed_of,
 )
+from jsplit.core.metrics import cross_entropy, top_1
 from jsplit.core.simulation import TEST_BATCH
-from jsplit.core.steps import (
-    Party,
-    Steps,
-    cross_entropy,
-    init_party,
-    make_steps,
-    top_1,
-)
+from jsplit.core.state import Party, init_party
+from jsplit.core.steps import Steps, make_steps
 from jsplit.core.topology import TOPOLOGIES, Layout, lay_out
 from jsplit.errors import InputError
 from jsplit.experiment import build

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jsplit.accounting.ledger import Ledger
-from jsplit.core.steps import Metrics
+from jsplit.core.metrics import Metrics
 from jsplit.errors import Refusal, RunError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import step_sizes_of

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.steps import Metrics, sum_up, total
+from jsplit.core.metrics import Metrics, sum_up, total
 from jsplit.net.account import Account
 from jsplit.net.client_manager import Roster
 from jsplit.net.client_session import Absent

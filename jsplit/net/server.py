@@ -1,4 +1,4 @@
-"""The server's training: the same algorithm as `protocol`, over lines.
+"""The server's training: the same algorithm as `core.algorithm`, over lines.
 
 An epoch of A or B asks each client for its batches and trains as they come; one of C
 trains on what is stored and needs nobody. An epoch begins from a state that is kept
@@ -13,10 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.algorithm import offline_epoch
-from jsplit.core.schedule import client_keys, order_of, server_key
-from jsplit.core.steps import Metrics
-from jsplit.core.topology import average
+from jsplit.core import schedule
+from jsplit.core.algorithm import learn_from_store
+from jsplit.core.metrics import Metrics
+from jsplit.core.state import Party
+from jsplit.core.steps import Steps
+from jsplit.core.store import Store
+from jsplit.core.topology import Layout, average
 from jsplit.errors import Refusal
 from jsplit.net.account import Account
 from jsplit.net.client_manager import Roster
@@ -28,9 +31,24 @@ from jsplit.net.tensors import on_host, padded, parcel, tensor, unpack
 from jsplit.typing import OFFLINE, SYNC, Packet
 from jsplit.wire.messages import Kept, Message, Part, Place
 
-_ORDER = jax.jit(order_of, static_argnums=2)
+_PLAN = jax.jit(schedule.plan_client, static_argnums=2)
 _AVERAGE = jax.jit(average)
-_OFFLINE = jax.jit(offline_epoch, static_argnums=(0, 1), static_argnames="padded")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="padded")
+def _offline(
+    steps: Steps,
+    layout: Layout,
+    stored: Store,
+    filled: jax.Array,
+    server: Party,
+    key: jax.Array,
+    step_size: jax.Array,
+    *,
+    padded: bool,
+) -> tuple[Party, Metrics]:
+    batches = schedule.plan_offline(key, filled, layout, padded=padded)
+    return learn_from_store(steps, stored, batches, server, step_size)
 
 
 class Trainer:
@@ -62,7 +80,7 @@ class Trainer:
         self._account = account
         self._notify = notify
         self._update = jax.jit(side.gate.update)
-        self._alone = functools.partial(_OFFLINE, side.steps, side.layout)
+        self._alone = functools.partial(_offline, side.steps, side.layout)
 
     def epoch(
         self, state: State, step_size: float
@@ -78,7 +96,7 @@ class Trainer:
             Stopped: if the server was asked to stop.
         """
         size, absent = jnp.float32(step_size), frozenset[int]()
-        key = jax.random.fold_in(self._side.key, state.epoch)
+        key = schedule.epoch_key(self._side.key, state.epoch)
         if int(state.gate.state) == OFFLINE:
             server, metrics = self._alone(
                 self.store.on_device(),
@@ -141,7 +159,7 @@ class Trainer:
     ) -> tuple[State, Metrics]:
         """One try at an epoch of A or B; `state` is not touched."""
         layout = self._side.layout
-        keys = client_keys(key, layout)
+        keys = schedule.client_keys(key, layout)
         sync = int(state.gate.state) == SYNC
         metrics: list[Metrics] = []
         for group in range(layout.groups):
@@ -152,11 +170,11 @@ class Trainer:
             tasks = self._begin(state, keys[group], present, sync)
             orders = {
                 client: np.asarray(
-                    _ORDER(
+                    _PLAN(
                         keys[group][client - members[0]],
                         self._side.sizes[client],
                         layout.slots,
-                    )
+                    ).order
                 )
                 for client in present
             }
@@ -172,7 +190,7 @@ class Trainer:
                     packets,
                     labels,
                     mask if layout.padded or absent else None,
-                    server_key(key, group * layout.steps + number),
+                    schedule.server_key(key, group, number, layout),
                     step_size,
                 )
                 if sync:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 
 from jsplit.core.gate import Gate, GateState
-from jsplit.core.steps import Party, Steps
+from jsplit.core.state import Party
+from jsplit.core.steps import Steps
 from jsplit.core.topology import Layout
 from jsplit.typing import Codec
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.algorithm import Store
+from jsplit.core.store import Store
 from jsplit.core.topology import Layout
 from jsplit.typing import Codec, Packet
 
