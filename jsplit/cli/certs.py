@@ -41,7 +41,7 @@ def command(argv: Sequence[str], prog: str) -> int:
         raise InputError("name a new folder: jsplit certs FOLDER")
     check_clients(command.clients)
     folder = workdir.path_of(command.folder)
-    certificates.make(folder, list(command.hosts), command.clients)
+    certificates.make_certificates(folder, list(command.hosts), command.clients)
     say(
         f"made {folder}/authority, {folder}/server and {folder}/client-0"
         + f" to client-{command.clients - 1}" * (command.clients > 1)

@@ -83,7 +83,9 @@ def serve(grid: Grid, context: Context) -> None:
     nodes = nodes_of(grid, clients, float(settings["patience"]))
     with tempfile.TemporaryDirectory(prefix="jsplit-") as base:
         certs = Path(base) / "certs"
-        certificates.make(certs, [address.rpartition(":")[0].strip("[]")], clients)
+        certificates.make_certificates(
+            certs, [address.rpartition(":")[0].strip("[]")], clients
+        )
         words = [*shlex.split(run), "--clients", str(clients)]
         invitations = [
             RecordDict(

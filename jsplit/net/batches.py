@@ -24,7 +24,7 @@ def _gathered(
     return jax.jit(lambda images, rows, key: transform(key, images[rows]))
 
 
-class Data(NamedTuple):
+class ClientData(NamedTuple):
     """What a client holds.
 
     Attributes:
@@ -42,7 +42,7 @@ class Data(NamedTuple):
     classes: int
 
 
-class Sizes(NamedTuple):
+class BatchSizes(NamedTuple):
     """What the server says of a run's batches.
 
     Attributes:
@@ -54,7 +54,7 @@ class Sizes(NamedTuple):
     slots: int
 
 
-class Draws(NamedTuple):
+class EpochDraws(NamedTuple):
     """What chance decides of an epoch.
 
     Attributes:
@@ -80,7 +80,9 @@ class Batches:
         held_out_count: batches of the held-out set.
     """
 
-    def __init__(self, data: Data, transform: Transform, sizes: Sizes, test_batch: int):
+    def __init__(
+        self, data: ClientData, transform: Transform, sizes: BatchSizes, test_batch: int
+    ):
         self._data = data
         self._sizes = sizes
         self._examples = len(data.labels)
@@ -96,11 +98,11 @@ class Batches:
             -(-len(data.test_labels) // self._test_batch) if self._test_batch else 0
         )
 
-    def draw(self, key_data: bytes) -> Draws:
+    def draw(self, key_data: bytes) -> EpochDraws:
         """What follows from an epoch's key data, as a plan has it."""
         key = jax.random.wrap_key_data(jnp.asarray(np.frombuffer(key_data, np.uint32)))
         order = np.asarray(_ORDER(key, self._examples, self._sizes.slots))
-        return Draws(key, order % self._examples)
+        return EpochDraws(key, order % self._examples)
 
     def rows(self, number: int) -> int:
         """Examples of a training batch; only the last may have fewer than `batch`."""
@@ -116,7 +118,7 @@ class Batches:
         return np.arange(self._sizes.batch) < self.rows(number)
 
     def training(
-        self, draws: Draws, number: int, *, sync: bool
+        self, draws: EpochDraws, number: int, *, sync: bool
     ) -> tuple[jax.Array, np.ndarray | None, jax.Array]:
         """A batch `[batch, ...]`, its mask, and the key that the part draws from.
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from jsplit.errors import InputError, Refusal, RunError
 from jsplit.experiment.workdir import write_bytes
-from jsplit.net.client_session import SHELF
+from jsplit.net.client_session import STORED_WEIGHTS
 from jsplit.typing import PyTree
-from jsplit.wire import digest_of, part_bytes, part_of
-from jsplit.wire.messages import NAME_BYTES, NOBODY
+from jsplit.wire import digest_of, weights_from_bytes, weights_to_bytes
+from jsplit.wire.messages import NAME_BYTES, UNNAMED
 
 _SUFFIX = ".part"
 
 _OURS = re.compile(r"([0-9a-f]{32}\.part|run|over)(\.tmp)?")
 
 
-class Shelf:
+class ClientStateStore:
     """Client parts in a folder of the client's; what it holds survives `kill -9`.
 
     A part is written under a temporary name, synced and renamed. A torn one cannot
@@ -63,53 +63,53 @@ class Shelf:
         self._held = [bytes.fromhex(path.stem) for path in whole]
 
     @property
-    def held(self) -> tuple[bytes, ...]:
+    def stored(self) -> tuple[bytes, ...]:
         """Digests, the newest last."""
-        return tuple(self._held[-SHELF:])
+        return tuple(self._held[-STORED_WEIGHTS:])
 
     @property
     def run(self) -> bytes:
-        """The run that the folder belongs to; `NOBODY` while it belongs to none."""
+        """The run that the folder belongs to; `UNNAMED` while it belongs to none."""
         path = self._folder / "run"
-        name = path.read_bytes() if path.exists() else NOBODY
-        return name if len(name) == NAME_BYTES else NOBODY
+        name = path.read_bytes() if path.exists() else UNNAMED
+        return name if len(name) == NAME_BYTES else UNNAMED
 
-    def belong_to(self, run: bytes) -> None:
+    def bind_to_run(self, run: bytes) -> None:
         """From now on the folder is this run's."""
         if self.run != run:
             self._write(self._folder / "run", run)
 
-    def ending(self, settings: str) -> bytes:
+    def result(self, settings: str) -> bytes:
         """What `end` was given with these settings; empty before, or with others."""
         path, asked = self._folder / "over", digest_of(settings.encode())
         kept = path.read_bytes() if path.exists() else b""
         return kept.removeprefix(asked) if kept.startswith(asked) else b""
 
-    def end(self, settings: str, message: bytes) -> None:
+    def save_result(self, settings: str, message: bytes) -> None:
         """Keeps the server's word that the run with these settings is over."""
         self._write(self._folder / "over", digest_of(settings.encode()) + message)
 
-    def put(self, part: PyTree) -> bytes:
-        """Keeps a part; returns its digest. The oldest beyond `SHELF` goes."""
-        data = part_bytes(part)
+    def save(self, weights: PyTree) -> bytes:
+        """Stores weights, drops the oldest beyond the limit; returns their digest."""
+        data = weights_to_bytes(weights)
         digest = digest_of(data)
         if digest not in self._held:
             self._write(self._path(digest), data)
-        self.use(digest)
+        self.mark_used(digest)
         return digest
 
-    def use(self, digest: bytes) -> None:
+    def mark_used(self, digest: bytes) -> None:
         """Counts a part as the newest."""
         if digest in self._held:
             self._held.remove(digest)
             with self._usable():
                 os.utime(self._path(digest))
         self._held.append(digest)
-        while len(self._held) > SHELF:
+        while len(self._held) > STORED_WEIGHTS:
             with self._usable():
                 self._path(self._held.pop(0)).unlink(missing_ok=True)
 
-    def get(self, digest: bytes, like: PyTree) -> PyTree:
+    def load(self, digest: bytes, like: PyTree) -> PyTree:
         """A part that is held; `like` has its structure, shapes and dtypes.
 
         Raises:
@@ -119,7 +119,7 @@ class Shelf:
             raise Refusal("NO_COMMON_POINT", "the server names a part that is not here")
         with self._usable():
             data = self._path(digest).read_bytes()
-        return part_of(data, like)
+        return weights_from_bytes(data, like)
 
     def _write(self, path: Path, data: bytes) -> None:
         with self._usable():

@@ -78,7 +78,7 @@ class JoinConfig(LinkConfig):
     ] = None
 
 
-def check(config: ServeConfig | JoinConfig) -> None:
+def check_network(config: ServeConfig | JoinConfig) -> None:
     """Refuses what cannot be used.
 
     Raises:

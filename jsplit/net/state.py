@@ -11,7 +11,7 @@ from jsplit.core.topology import Layout
 from jsplit.typing import Codec
 
 
-class Side(NamedTuple):
+class ServerSetup(NamedTuple):
     """What the server computes with.
 
     Attributes:
@@ -43,7 +43,7 @@ class Side(NamedTuple):
     test_batch: int
 
 
-class State(NamedTuple):
+class ServerState(NamedTuple):
     """What an epoch begins with.
 
     Attributes:

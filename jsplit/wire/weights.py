@@ -11,13 +11,13 @@ from jsplit.typing import PyTree
 from jsplit.wire.messages import DIGEST_BYTES
 
 
-def part_bytes(tree: PyTree) -> bytes:
+def weights_to_bytes(tree: PyTree) -> bytes:
     """All leaves in the tree's order, each row-major and little-endian."""
     return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
 
 
-def part_of(data: bytes, like: PyTree) -> PyTree:
-    """The tree that `part_bytes` made bytes of.
+def weights_from_bytes(data: bytes, like: PyTree) -> PyTree:
+    """The tree that `weights_to_bytes` made bytes of.
 
     Args:
         data: the bytes, from a peer that may send anything.
