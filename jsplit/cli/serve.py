@@ -33,7 +33,7 @@ and waits for --clients clients. Give it and every client the same settings (a c
 """
 
 HELD_BY_CLIENTS = {"source": "held by the clients"}
-"""What a server's folder says of its data."""
+"""What the folder of a server says about its data."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jsplit.errors import Refusal
 
 
 class ConnectionLost(Exception):
-    """The channel is broken, by whatever; the text says what is known."""
+    """The connection is lost; the text says what is known of the reason."""
 
 
 class Channel(Protocol):
@@ -27,15 +27,15 @@ class Channel(Protocol):
     remote: str
 
     def send(self, data: bytes) -> None:
-        """Hands a message over; it may wait where the other side reads slowly.
+        """Sends a message; waits where the other side reads slowly.
 
         Raises:
             ConnectionLost: if the channel is known to be broken.
-            Refusal: likewise, if it is known to a client what was refused.
+            Refusal: likewise, if a client knows what was refused.
         """
 
     def receive(self, timeout: float | None = None) -> bytes:
-        """The next message.
+        """Returns the next message.
 
         Raises:
             ConnectionLost: if the channel broke and nothing is left to read.
@@ -44,7 +44,7 @@ class Channel(Protocol):
         """
 
     def close(self, reason: Refusal | None = None) -> None:
-        """Breaks the channel.
+        """Closes the channel.
 
         Args:
             reason: what the other end is to raise instead of `ConnectionLost`.
@@ -55,7 +55,7 @@ class MessageQueue:
     """Messages on their way to a reader in another thread.
 
     Args:
-        limit: messages that may wait; whoever brings more waits too.
+        limit: messages that may wait; a sender of more waits too.
     """
 
     def __init__(self, limit: int = 8):
@@ -65,7 +65,7 @@ class MessageQueue:
         self._reason: Exception | None = None
 
     def put(self, data: bytes) -> None:
-        """Brings a message.
+        """Puts a message in.
 
         Raises:
             ConnectionLost: if the queue is closed; the reason is for the reader.
@@ -91,7 +91,7 @@ class MessageQueue:
             raise TimeoutError
 
     def close(self, reason: Exception | None = None) -> None:
-        """Ends it; the first reason stays."""
+        """Closes the queue; the first reason stays."""
         with self._changed:
             self._reason = self._reason or reason or ConnectionLost("closed")
             self._changed.notify_all()
@@ -103,7 +103,7 @@ class MessageQueue:
 
     @property
     def reason(self) -> Exception | None:
-        """What it was closed with; None while it is open."""
+        """What the queue was closed with; None while it is open."""
         return self._reason
 
 

@@ -60,17 +60,17 @@ M = TypeVar("M", bound=Message)
 
 
 class Client:
-    """A client of a run, over as many lines as it takes.
+    """A client of a run, over as many connections as it takes.
 
     Args:
-        number: its own, from 0.
-        alone: whether it is the only one, so that its part never leaves it.
+        number: of this client, from 0.
+        alone: whether it is the only client, whose part never leaves it.
         data: what it holds.
         settings: what must be the same on both sides.
         sums: of its images, for the moments of all clients' images.
         make_setup: `(moments) -> ClientSetup`, once the server has told those.
-        store: its durable memory.
-        notify: takes a line for people.
+        store: what survives the process.
+        notify: takes a line of text for people.
         stopping: whether it was asked to stop.
     """
 
@@ -106,8 +106,8 @@ class Client:
     ) -> Done:
         """Takes part until the server says that the run is over.
 
-        Where it said so to a process before this one, that is known from the store and
-        no server needs to be there any more.
+        If it said so to a process before this one, the store has that, and no server
+        needs to be there any more.
 
         Args:
             connect: opens a channel to the server, or raises `ConnectionLost`.
@@ -170,7 +170,9 @@ class Client:
                 return message
             if isinstance(message, ClientWeights):
                 if self._alone:
-                    raise Refusal("UNEXPECTED", "a part for a client that is alone")
+                    raise Refusal(
+                        "UNEXPECTED", "client weights for a client that is alone"
+                    )
                 self._take_weights(message)
                 message = None
             else:
@@ -348,7 +350,7 @@ class Client:
         return read_message(data, allowed)
 
     def _finish(self, work: EpochProgress, place: Place) -> Message:
-        """The message that ends an epoch of A; what it tells of is on the store."""
+        """Stores the weights; returns the message that ends an epoch of A."""
         self.party = work.party
         digest = self._store.save(work.party)
         if self._alone:

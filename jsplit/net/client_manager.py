@@ -38,13 +38,13 @@ class AbsencePolicy(NamedTuple):
 
 
 class ClientManager:
-    """The clients of a run.
+    """The clients of a run, as its training asks them.
 
     Args:
         setup: what the server computes with.
-        sessions: by client.
-        counter: of what crosses.
-        policy: with clients.
+        sessions: the client sessions, by number.
+        counter: counts what crosses.
+        policy: what to do about clients that send nothing.
         stopping: whether the server was asked to stop.
 
     Attributes:
@@ -68,7 +68,7 @@ class ClientManager:
         self._read = make_tensor_reader(setup.codec, setup.smashed_shape)
 
     def still_absent(self) -> frozenset[int]:
-        """Clients that were away and have not come back; none is waited for."""
+        """The clients that were absent and have not come back yet."""
         return frozenset(n for n in self.absent if not self.sessions[n].connected)
 
     def assign(
@@ -82,16 +82,16 @@ class ClientManager:
         key: bytes = bytes(8),
         due: bool = False,
     ) -> Task:
-        """Asks a client for something; what it was asked for before is void.
+        """Asks a client for something, in place of what it was asked for before.
 
         Args:
             client: its number.
-            state: whose client part it is to use.
+            state: whose client weights it is to use.
             which: of the kinds of plan.
             length: messages that it then owes.
             check: of those.
             key: that its draws follow from.
-            due: whether an undisturbed client lacks the part that the state has.
+            due: whether an undisturbed client lacks the weights that the state has.
         """
         place = Place(state.epoch, next(self._numbers), 0)
         task = Task(
@@ -105,7 +105,7 @@ class ClientManager:
         return task
 
     def check_batch(self, message: Message, rows: int) -> CheckedMessage:
-        """A message as so many examples' activations.
+        """Reads a message as the activations of so many examples.
 
         Raises:
             Refusal: if it is something else.
@@ -116,7 +116,7 @@ class ClientManager:
         return CheckedMessage(packet, packet.payload.nbytes)
 
     def next_message(self, client: int) -> Any:
-        """The next that a client owes, as its task's check made it.
+        """Returns the next message that a client owes, as its task's check made it.
 
         Raises:
             ClientAbsent: if nothing came in time.
@@ -137,14 +137,14 @@ class ClientManager:
                     raise
 
     def cancel_tasks(self) -> None:
-        """Nobody owes anything, and what came since the last epoch was for nothing."""
+        """Cancels all tasks; what came since the last epoch was for nothing."""
         # First, so that what some send meanwhile counts for nothing too.
         for session in self.sessions:
             session.clear()
         self._counter.discard()
 
     def absence_error(self, client: int, what: str) -> RunError:
-        """That a run cannot go on without a client."""
+        """The error that a run cannot go on without a client."""
         return RunError(
             f"client {client} sent nothing for {self.policy.seconds:g} s in {what}; "
             "start it again and then this server, or give it a longer --wait"

@@ -32,7 +32,7 @@ UNPROCESSED_LIMIT = 8
 """Messages of one client that may wait for the training; then the client waits."""
 
 STORED_WEIGHTS = 4
-"""Client parts that a client keeps in its folder: those it met last."""
+"""How many client weights a client keeps in its folder: those that it had last."""
 
 
 class ClientAbsent(Exception):
@@ -44,7 +44,7 @@ class ClientRestarted(Exception):
 
 
 class ModelUpdate(NamedTuple):
-    """A client part, ready to be sent.
+    """Client weights, ready to be sent.
 
     Attributes:
         message: with its digest and compressed arrays.
@@ -74,9 +74,9 @@ class Task:
         plan: that announces it; its number is 0.
         length: messages that the client owes.
         check: `(number, message) -> CheckedMessage`, or a `Refusal`.
-        update: the part to begin with, for a client that lacks it; None where only
-            the client has it.
-        due: whether a client that nothing has happened to lacks it.
+        update: the weights to begin with, for a client that lacks them; None where
+            only the client has them.
+        due: whether a client that nothing has happened to lacks those weights.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Task:
 
     @property
     def evaluation(self) -> bool:
-        """Whether it is for a score."""
+        """Whether the task is for a score."""
         return self.plan.state == EVALUATE
 
     def goes_on_without_memory(self) -> bool:
@@ -109,12 +109,12 @@ class Task:
 
 
 class ClientSession:
-    """A client of the run.
+    """A client of the run, over all its connections.
 
     Args:
         client: its number.
-        counter: of what crosses.
-        notify: takes a line for people.
+        counter: counts what crosses.
+        notify: takes a line of text for people.
     """
 
     def __init__(
@@ -126,18 +126,20 @@ class ClientSession:
         self._changed = threading.Condition()
         self._channel: Channel | None = None
         self._token = UNNAMED
-        self._held: collections.deque[bytes] = collections.deque(maxlen=STORED_WEIGHTS)
+        self._stored: collections.deque[bytes] = collections.deque(
+            maxlen=STORED_WEIGHTS
+        )
         self._task: Task | None = None
         self._newest = (-1, -1)  # epoch and task of the last one
         self._room = 0  # messages that its tasks so far had, less those that came
         self._done: Done | None = None
         self._ended = False  # whether it was told so
-        self._inbox: collections.deque[Any] = collections.deque()
+        self._checked: collections.deque[Any] = collections.deque()
         self._restarted = False
 
     @property
     def connected(self) -> bool:
-        """Whether there is a channel to it."""
+        """Whether there is a channel to the client."""
         return self._channel is not None
 
     def is_same_process(self, token: bytes) -> bool:
@@ -171,22 +173,22 @@ class ClientSession:
         with self._changed:
             before, self._channel = self._channel, channel
             self._token = token
-            self._held.clear()
-            self._held.extend(hello.stored[-STORED_WEIGHTS:])
+            self._stored.clear()
+            self._stored.extend(hello.stored[-STORED_WEIGHTS:])
             task = self._task
             if task and not live and not task.goes_on_without_memory():
                 self._restarted = True
             elif task:
                 same = live and hello.task == task.plan.place.task
-                self._tell(task, hello.answered if same else 0)
+                self._announce(task, hello.answered if same else 0)
             elif self._done:
-                self._tell_end(self._done)
+                self._send_done(self._done)
             self._changed.notify_all()
         if before is not None:
             before.close(Refusal("SUPERSEDED", "the client made a newer connection"))
 
     def detach(self, channel: Channel) -> bool:
-        """Forgets a channel that is broken; whether it was the present one."""
+        """Forgets a broken channel; returns whether it was the present one."""
         with self._changed:
             if self._channel is not channel:
                 return False
@@ -195,7 +197,7 @@ class ClientSession:
             return True
 
     def drop(self) -> None:
-        """Breaks the channel, of a client that is connected and does nothing."""
+        """Closes the channel of a client that is connected and does nothing."""
         with self._changed:
             channel = self._channel
         if channel is not None:
@@ -203,42 +205,42 @@ class ClientSession:
             self.detach(channel)
 
     def assign(self, task: Task) -> None:
-        """Asks the client for something; what it was asked for before is void."""
+        """Asks the client for something, in place of what it was asked for before."""
         with self._changed:
             self._task = task
             self._newest = task.plan.place[:2]
             self._room += task.length
-            self._inbox.clear()
+            self._checked.clear()
             self._restarted = False
-            self._tell(task)
+            self._announce(task)
             self._changed.notify_all()
 
     def clear(self) -> None:
-        """The client owes nothing."""
+        """Drops the task: the client owes nothing."""
         with self._changed:
             self._task = None
-            self._inbox.clear()
+            self._checked.clear()
             self._changed.notify_all()
 
     def next_message(self, timeout: float) -> Any:
-        """The next that the client owes, as its task's check made it.
+        """Returns the next message that the client owes, as its task's check made it.
 
         Raises:
             ClientAbsent: if nothing came in that many seconds.
             ClientRestarted: if the client cannot go on with its task.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._inbox or self._restarted, timeout)
+            self._changed.wait_for(lambda: self._checked or self._restarted, timeout)
             if self._restarted:
                 raise ClientRestarted(self.client)
-            if not self._inbox:
+            if not self._checked:
                 raise ClientAbsent(self.client)
-            value = self._inbox.popleft()
+            value = self._checked.popleft()
             self._changed.notify_all()
             return value
 
     def answer(self, reply: Tensor, plain: int) -> None:
-        """Answers what was taken last, unless who asked was killed since."""
+        """Answers the last message, unless its sender was killed since."""
         with self._changed:
             assert self._task is not None
             self._task.answer, self._task.answered = (reply, plain), False
@@ -246,10 +248,10 @@ class ClientSession:
                 self._send_answer(self._task)
 
     def send_update(self, update: ModelUpdate) -> None:
-        """Gives the client a part beyond its task; one that is away gets it later."""
+        """Sends weights beyond the task; a client that is away gets them later."""
         with self._changed:
-            if update.message.digest not in self._held and self._send(*update):
-                self._hold(update.message.digest)
+            if update.message.digest not in self._stored and self._send(*update):
+                self._note_stored(update.message.digest)
             else:
                 self._counter.add_saved(*update)
 
@@ -257,10 +259,10 @@ class ClientSession:
         """Tells the client that the run is over, now or when it comes back."""
         with self._changed:
             self._task, self._done = None, done
-            self._tell_end(done)
+            self._send_done(done)
 
     def receive(self, channel: Channel, message: Message, length: int) -> None:
-        """Takes in a message of the client's.
+        """Takes in a message from the client.
 
         Raises:
             Refusal: if it is not the one that is due, or not as was agreed.
@@ -286,7 +288,7 @@ class ClientSession:
         with self._changed:
             self._changed.wait_for(
                 lambda: (
-                    len(self._inbox) < UNPROCESSED_LIMIT
+                    len(self._checked) < UNPROCESSED_LIMIT
                     or self._task is not task
                     or self._channel is not channel
                 )
@@ -303,34 +305,34 @@ class ClientSession:
             task.read += 1
             self._room -= 1
             if isinstance(message, ClientWeights | WeightsKept):
-                self._hold(message.digest)
-            self._inbox.append(checked.value)
+                self._note_stored(message.digest)
+            self._checked.append(checked.value)
             self._changed.notify_all()
 
-    def _tell(self, task: Task, answered: int = 0) -> None:
+    def _announce(self, task: Task, answered: int = 0) -> None:
         """Announces a task, or where to go on with it after so many answers."""
         if self._channel is None:
             return
         digest = task.plan.weights
-        if digest not in self._held and any(digest):
+        if digest not in self._stored and any(digest):
             if task.update is None:
                 channel, self._channel = self._channel, None
                 refusal = Refusal(
                     "NO_COMMON_POINT",
-                    f"client {self.client} has no longer the part that the run "
-                    "stands at; give it the --workdir that it trained in",
+                    f"client {self.client} no longer has the weights that the "
+                    "run stands at; give it the --workdir that it trained in",
                 )
                 self._notify(f"refused client {self.client}: {refusal}")
                 channel.close(refusal)
                 return
             if self._send(*task.update, repeated=not task.due):
-                self._hold(digest)
+                self._note_stored(digest)
                 task.due = False
         elif any(digest):
             if task.due:
                 assert task.update is not None
                 self._counter.add_saved(*task.update)
-            self._hold(digest)
+            self._note_stored(digest)
             task.due = False
         place = task.plan.place._replace(number=task.read)
         if self._send(
@@ -343,7 +345,7 @@ class ClientSession:
         if task.answer and answered <= task.answer[0].place.number:
             self._send_answer(task)
 
-    def _tell_end(self, done: Done) -> None:
+    def _send_done(self, done: Done) -> None:
         if self._send(done, None, repeated=self._ended):
             self._ended = True
 
@@ -378,7 +380,7 @@ class ClientSession:
         )
         return True
 
-    def _hold(self, digest: bytes) -> None:
-        if digest in self._held:
-            self._held.remove(digest)
-        self._held.append(digest)
+    def _note_stored(self, digest: bytes) -> None:
+        if digest in self._stored:
+            self._stored.remove(digest)
+        self._stored.append(digest)

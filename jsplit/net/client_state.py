@@ -17,7 +17,7 @@ class ClientSetup(NamedTuple):
     Attributes:
         steps: of the client/server pair.
         transform: of raw images.
-        beginning: the part that all begin with.
+        beginning: the client part that all begin with.
         codec: of activations.
         grad_codec: of gradients.
         smashed_shape: of one example's activations.

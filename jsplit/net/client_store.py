@@ -1,4 +1,4 @@
-"""The client's own durable memory: its newest parts, each under its digest."""
+"""What a client keeps on disk: its newest weights, each under their digest."""
 
 import contextlib
 import os
@@ -20,10 +20,10 @@ _OURS = re.compile(r"([0-9a-f]{32}\.part|run|over)(\.tmp)?")
 
 
 class ClientStateStore:
-    """Client parts in a folder of the client's; what it holds survives `kill -9`.
+    """Client weights in a folder of the client's, which survive `kill -9`.
 
-    A part is written under a temporary name, synced and renamed. A torn one cannot
-    come about, and one that is damaged later is not offered.
+    Weights are written under a temporary name, synced and renamed, so no torn file can
+    come about. Those that are damaged later are not offered to the server.
 
     Args:
         folder: of this client and this run alone, held by this process; made if
@@ -60,12 +60,12 @@ class ClientStateStore:
                 f"--workdir {folder}: {error.strerror}; name another folder"
             ) from error
         whole.sort(key=lambda path: path.stat().st_mtime_ns)
-        self._held = [bytes.fromhex(path.stem) for path in whole]
+        self._stored = [bytes.fromhex(path.stem) for path in whole]
 
     @property
     def stored(self) -> tuple[bytes, ...]:
-        """Digests, the newest last."""
-        return tuple(self._held[-STORED_WEIGHTS:])
+        """The digests of the weights, the newest last."""
+        return tuple(self._stored[-STORED_WEIGHTS:])
 
     @property
     def run(self) -> bytes:
@@ -75,48 +75,50 @@ class ClientStateStore:
         return name if len(name) == NAME_BYTES else UNNAMED
 
     def bind_to_run(self, run: bytes) -> None:
-        """From now on the folder is this run's."""
+        """Notes that the folder belongs to this run."""
         if self.run != run:
             self._write(self._folder / "run", run)
 
     def result(self, settings: str) -> bytes:
-        """What `end` was given with these settings; empty before, or with others."""
+        """What `save_result` was given with these settings; empty without it."""
         path, asked = self._folder / "over", digest_of(settings.encode())
         kept = path.read_bytes() if path.exists() else b""
         return kept.removeprefix(asked) if kept.startswith(asked) else b""
 
     def save_result(self, settings: str, message: bytes) -> None:
-        """Keeps the server's word that the run with these settings is over."""
+        """Keeps the server's message that the run with these settings is over."""
         self._write(self._folder / "over", digest_of(settings.encode()) + message)
 
     def save(self, weights: PyTree) -> bytes:
         """Stores weights, drops the oldest beyond the limit; returns their digest."""
         data = weights_to_bytes(weights)
         digest = digest_of(data)
-        if digest not in self._held:
+        if digest not in self._stored:
             self._write(self._path(digest), data)
         self.mark_used(digest)
         return digest
 
     def mark_used(self, digest: bytes) -> None:
-        """Counts a part as the newest."""
-        if digest in self._held:
-            self._held.remove(digest)
+        """Counts these weights as the newest."""
+        if digest in self._stored:
+            self._stored.remove(digest)
             with self._usable():
                 os.utime(self._path(digest))
-        self._held.append(digest)
-        while len(self._held) > STORED_WEIGHTS:
+        self._stored.append(digest)
+        while len(self._stored) > STORED_WEIGHTS:
             with self._usable():
-                self._path(self._held.pop(0)).unlink(missing_ok=True)
+                self._path(self._stored.pop(0)).unlink(missing_ok=True)
 
     def load(self, digest: bytes, like: PyTree) -> PyTree:
-        """A part that is held; `like` has its structure, shapes and dtypes.
+        """Loads weights that are stored; `like` has their structure, shapes and dtypes.
 
         Raises:
-            Refusal: NO_COMMON_POINT if it is not.
+            Refusal: NO_COMMON_POINT if they are not.
         """
-        if digest not in self._held:
-            raise Refusal("NO_COMMON_POINT", "the server names a part that is not here")
+        if digest not in self._stored:
+            raise Refusal(
+                "NO_COMMON_POINT", "the server names weights that are not here"
+            )
         with self._usable():
             data = self._path(digest).read_bytes()
         return weights_from_bytes(data, like)

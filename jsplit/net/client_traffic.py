@@ -10,7 +10,7 @@ class ClientTraffic:
     """Bytes that this client has sent and received, all messages.
 
     Args:
-        notify: takes a line for people.
+        notify: takes a line of text for people.
     """
 
     def __init__(self, notify: Callable[[str], None]):

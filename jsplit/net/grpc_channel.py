@@ -1,9 +1,9 @@
-"""Lines over gRPC: one bidirectional stream for each client, under mutual TLS.
+"""Channels over gRPC: a bidirectional stream for each client, under mutual TLS.
 
-The messages are ours, byte for byte; gRPC carries them, and its HTTP/2 keeps order,
-limits their size and lets a slow reader slow the writer down. Keepalive alone does not
-notice a peer that hangs while its system still acknowledges: the ping's own time-out
-does, so all three are set.
+The messages are those of `jsplit.wire`, byte for byte; gRPC carries them. Its HTTP/2
+keeps order, limits their size and lets a slow reader slow the writer down. Keepalive
+alone does not notice a party that hangs while its system still acknowledges: the ping's
+own time-out does, so all three are set.
 """
 
 import contextlib
@@ -123,11 +123,11 @@ def serve(
     limit: int,
     handle_connection: Callable[[Channel, int | None], None],
 ) -> Iterator[Listener]:
-    """Listens for clients until left.
+    """Serves clients until the context is left.
 
     Args:
         address: `HOST:PORT`; port 0 takes a free one.
-        credentials: for mutual TLS; None for none at all.
+        credentials: for mutual TLS; None to go without TLS.
         clients: how many there may be.
         limit: bytes of a message.
         handle_connection: serves a channel until it ends. It is also given the client
@@ -289,11 +289,11 @@ def _reason(error: grpc.RpcError) -> Exception:
 def connect(
     address: str, credentials: Credentials | None, limit: int
 ) -> Iterator[_ClientChannel]:
-    """A channel to the server at an address.
+    """Opens a channel to the server at an address.
 
     Args:
         address: `HOST:PORT`.
-        credentials: for mutual TLS; None for none at all.
+        credentials: for mutual TLS; None to go without TLS.
         limit: bytes of a message.
 
     What it receives may be a `Refusal` by either side's TLS, as `tls_refusal`.

@@ -29,7 +29,7 @@ class Scorer:
     Args:
         setup: what to compute with.
         manager: the clients.
-        counter: of what crosses.
+        counter: counts what crosses.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Scorer:
     def score(self, state: ServerState, labels: np.ndarray) -> Metrics:
         """Sums over the held-out set.
 
-        Activations that were sent for the same client part before are used again.
+        Activations that were sent with the same client weights before are used again.
 
         Args:
             state: of both parts.

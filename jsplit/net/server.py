@@ -52,8 +52,8 @@ class Trainer:
         setup: what to compute with.
         manager: the clients.
         labels: each client's, in its own order, `Int32[size]`.
-        counter: of what crosses.
-        notify: takes a line for people.
+        counter: counts what crosses.
+        notify: takes a line of text for people.
 
     Attributes:
         store: what was sent last, of all examples.
@@ -201,7 +201,7 @@ class Trainer:
             state = state._replace(server=server)
             state = state._replace(holders=state.holders | set(present))
             if sync:
-                state = self._collect_parts(state, present)
+                state = self._collect_weights(state, present)
             for client in present:
                 self._manager.sessions[client].clear()
         return state, summed(metrics)
@@ -227,18 +227,18 @@ class Trainer:
     def _check(
         self, client: int, batches: int, number: int, message: Message
     ) -> CheckedMessage:
-        """What a client sends in an epoch, in the thread of its connection."""
+        """Checks what a client sends in an epoch, in the thread of its connection."""
         if number < batches:
             rows = self._rows(client, number)
             return self._manager.check_batch(message, rows)
         if len(self._manager.sessions) == 1:
             if not isinstance(message, WeightsKept):
-                raise Refusal("UNEXPECTED", "a client alone keeps its part")
+                raise Refusal("UNEXPECTED", "a single client keeps its weights")
             return CheckedMessage((message.digest, None), None)
         if not isinstance(message, ClientWeights):
-            raise Refusal("UNEXPECTED", "a client part is due")
-        part, plain = read_weights(message, self._setup.client)
-        return CheckedMessage((message.digest, part), plain)
+            raise Refusal("UNEXPECTED", "client weights are due")
+        weights, plain = read_weights(message, self._setup.client)
+        return CheckedMessage((message.digest, weights), plain)
 
     def _rows(self, client: int, number: int) -> int:
         batch = self._setup.layout.batch
@@ -291,19 +291,23 @@ class Trainer:
                     *tensor_message(self._setup.grad_codec, reply, place, rows)
                 )
 
-    def _collect_parts(self, state: ServerState, present: Sequence[int]) -> ServerState:
-        """The client part after an epoch of A, or after a client's turn in it."""
-        handed = [self._manager.next_message(client) for client in present]
-        if handed[0][1] is None or self._setup.layout.members == 1:
-            digest, part = handed[0]
+    def _collect_weights(
+        self, state: ServerState, present: Sequence[int]
+    ) -> ServerState:
+        """Takes the weights after an epoch of A, or after a client's turn in it."""
+        received = [self._manager.next_message(client) for client in present]
+        if received[0][1] is None or self._setup.layout.members == 1:
+            digest, weights = received[0]
             return state._replace(
-                digest=digest, client=part, holders=frozenset(present)
+                digest=digest, client=weights, holders=frozenset(present)
             )
         counts = jnp.asarray(
             [self._setup.sizes[client] for client in present], jnp.float32
         )
-        parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p for _, p in handed))
-        mean = _AVERAGE(parts, counts / counts.sum())
+        stacked = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(w for _, w in received)
+        )
+        mean = _AVERAGE(stacked, counts / counts.sum())
         made = ModelUpdate(*weights_message(mean, Place(0, 0, 0)))
         for client in present:
             self._manager.sessions[client].send_update(made)

@@ -1,4 +1,4 @@
-"""A networked run from the server's setup, from the first hello to the summary."""
+"""A networked run on the server's side, from the first hello to the summary."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -32,19 +32,19 @@ Record = dict[str, Any]
 
 
 class ServerRun:
-    """A networked run on the server's setup.
+    """A networked run on the server's side.
 
     Args:
         config: of the run.
         serving: how to serve it.
         folder: of the run, held by this process.
-        notify: takes a line for people.
+        notify: takes a line of text for people.
         stopping: whether the server was asked to stop.
 
     Attributes:
-        admission: to be given every connection.
-        counter: of what crosses.
-        records: one an epoch.
+        admission: handles every connection.
+        counter: counts what crosses.
+        records: one for each epoch.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ServerRun:
         self._store_changed = False
 
     def train(self, writers: Callable[[int], Sequence[Writer]]) -> bool:
-        """Trains to the last epoch, or until asked to stop; whether it got there.
+        """Trains until the last epoch or a stop; returns whether the run is complete.
 
         Args:
             writers: makes those of the records, given the epochs that are done.

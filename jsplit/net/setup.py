@@ -1,4 +1,4 @@
-"""From a config to what the server and a client compute with."""
+"""Makes what the server and a client compute with from their config."""
 
 import functools
 from typing import NamedTuple
@@ -167,7 +167,7 @@ def prepare_client(
     classes: int,
     moments: data.Moments,
 ) -> ClientSetup:
-    """A client's setup."""
+    """What a client computes with, for images with these moments."""
     client, _ = build.parts_of(config, classes)
     x = jnp.zeros((1, *image), jnp.float32)
     party: Party = begin(

@@ -49,9 +49,9 @@ class ServerState(NamedTuple):
     Attributes:
         server: the server part.
         gate: its state names the state of the epoch.
-        digest: of the current client part.
-        client: that part; None where it never leaves its one client.
-        holders: clients that have it, unless something happened to them.
+        digest: of the current client weights.
+        client: the client part; None where it never leaves its one client.
+        holders: clients that have those weights, unless something happened to them.
         epoch: epochs finished.
     """
 

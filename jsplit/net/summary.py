@@ -28,15 +28,19 @@ def summarize(
     """What `summary.json` holds after a networked run.
 
     `bytes` is the ledger's prediction from the states alone. `counted` is what crossed,
-    by kind, as compressed, of messages that were taken and not refused; `saved` what
+    by kind, as compressed, of messages that were taken and not refused; `saved` is what
     compression spared of it, so that the sum of both is what was predicted;
     `difference` is what is left, and is 0 for every kind that the ledger predicts.
     `absent_epochs` says of each client how many epochs of A and B went on without it;
     neither it nor its traffic is in the ledger of those, and reductions compare with
-    plain split learning that has everybody. `repeated` is what
-    only disturbances cost, what a server that was killed had not saved too. `socket`
-    has what TCP carried beside the messages in it: TLS, HTTP/2 and gRPC, of this
-    process and the lines that it saw end.
+    plain split learning that has everybody. `repeated` is what only disturbances cost,
+    with what a killed server had not saved. `socket` compares what TCP carried (TLS,
+    HTTP/2 and gRPC too) with the messages in it.
+
+    Args:
+        config: of the run.
+        run: that ended.
+        measured: bytes of this process's connections; None where nobody measured them.
     """
     ledger, hellos = run.ledger, run.admission.hellos
     assert ledger is not None

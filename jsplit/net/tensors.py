@@ -1,4 +1,4 @@
-"""Packets as messages, and messages of a peer that may send anything as packets."""
+"""Packets and weights as messages, and back from whatever a sender may send."""
 
 from collections.abc import Callable
 
@@ -91,20 +91,22 @@ def padded(packet: Packet, rows: int) -> Packet:
     return on_host(np.pad(payload, missing), np.asarray(packet.header))
 
 
-def weights_message(part: PyTree, place: Place) -> tuple[ClientWeights, int]:
-    """The message that hands a client part over, and its bytes if left plain."""
-    data = weights_to_bytes(part)
+def weights_message(weights: PyTree, place: Place) -> tuple[ClientWeights, int]:
+    """The message that sends a client's weights, and their bytes if left plain."""
+    data = weights_to_bytes(weights)
     return ClientWeights(place, digest_of(data), compress(data)), len(data)
 
 
 def read_weights(message: ClientWeights, like: PyTree) -> tuple[PyTree, int]:
-    """The part that was handed over, and its bytes if left plain.
+    """The weights that a message holds, and their bytes if left plain.
 
     Raises:
-        Refusal: SIZE, MALFORMED, NON_FINITE, or DIGEST if it is not what it is named.
+        Refusal: SIZE, MALFORMED, NON_FINITE, or DIGEST if the digest is another.
     """
     length = sum(leaf.nbytes for leaf in jax.tree.leaves(like))
     data = expand(message.body, length)
     if digest_of(data) != message.digest:
-        raise Refusal("DIGEST", "a client part that is not the one that it is named")
+        raise Refusal(
+            "DIGEST", "client weights that do not have the digest that names them"
+        )
     return weights_from_bytes(data, like), length

@@ -1,9 +1,10 @@
-"""Why two parties could not shake hands.
+"""Why a TLS handshake failed, so that a client can say which side trusts which not.
 
-gRPC says no more than that a connection failed: under TLS 1.3 the server judges a
-client's certificate when the client's side of the handshake is already over. So after
-a failure the client shakes hands once more, by Python's own TLS, and says which of the
-two was not trusted. Nothing is sent over that connection.
+gRPC itself tells "Socket closed" both of a server that refuses the client's certificate
+(under TLS 1.3 it judges that when the client's side of the handshake is over) and of a
+server that was killed at that moment; a client must end at once in the first case and
+come back in the second. So after a failure the client shakes hands once more, by
+Python's own TLS, and sends nothing over that connection. The server has no part in it.
 """
 
 import socket

@@ -47,7 +47,7 @@ _TOTALS_BYTES = 8 * len(_DIRECTIONS)
 
 
 def open_totals(path: Path) -> memoryview:
-    """The two totals of `TrafficCounter`, in a file.
+    """Opens the two totals of a `TrafficCounter` in a file.
 
     What is written there outlives `kill -9` at once, as the kernel has it by then; a
     power cut may take some of it.
@@ -80,7 +80,7 @@ class TrafficCounter:
     Attributes:
         crossed: of epochs that stand, by kind and direction.
         saved: how much more those would have been without compression, with what a
-            client had already from an epoch that was prepared again, and with what one
+            client had already from an epoch that was begun again, and with what one
             was away for (if it gets that later, it is among what is repeated).
         repeated: in all, by direction, under the kind `repeated`.
     """
@@ -147,7 +147,7 @@ class TrafficCounter:
         self._saving[kind, direction] += saved
 
     def commit(self) -> None:
-        """What was entered since the last call stands."""
+        """Makes what was entered since the last call final."""
         with self._lock:
             self.crossed += self._crossing
             self.saved += self._saving
@@ -155,7 +155,7 @@ class TrafficCounter:
             self._saving.clear()
 
     def discard(self) -> None:
-        """What was entered since the last call was for nothing."""
+        """Counts what was entered since the last call as for nothing."""
         with self._lock:
             for (_, direction), length in self._crossing.items():
                 self.repeated["repeated", direction] += length

@@ -1,4 +1,4 @@
-"""What crosses the network: packets, messages, and the lossless stage."""
+"""The format of what crosses the network: packets, messages, lossless compression."""
 
 from jsplit.wire.coder import CODING_BYTES, compress, expand
 from jsplit.wire.packets import label_bytes, parse, serialize
