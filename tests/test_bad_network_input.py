@@ -96,7 +96,7 @@ def refusal(capsys, *words: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("command", "flags", "expected"), CASES, ids=[" ".join(it[:2]) for it in CASES]
+    ("command", "flags", "expected"), CASES, ids=[" ".join(case[:2]) for case in CASES]
 )
 def test_a_bad_flag_of_the_network_is_refused_in_one_line_with_a_remedy(
     command, flags, expected, capsys

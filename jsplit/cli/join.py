@@ -68,7 +68,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     )
     device.restrict(config.device)
     device.choose(config.device)
-    held = data_of(config, link)
+    held = load_client_data(config, link)
     path = (
         Path("runs") / f"client-{link.client}"
         if config.workdir is None
@@ -77,15 +77,17 @@ def command(argv: Sequence[str], prog: str) -> int:
     workdir.make(path, "--workdir")
     with workdir.held(path), compilation_cache.kept(config.compile_cache, say):
         store = ClientStateStore(path)
-        client = client_of(config, link.client, held, store)
+        client = make_client(config, link.client, held, store)
         say(
             f"client {link.client} with {len(held.labels)} examples, to the server at "
             f"{link.server}; what must last is in {path}"
         )
         try:
-            done = client.run(lambda: _channel(link, credentials, speed), link.patience)
+            done = client.run(
+                lambda: _open_channel(link, credentials, speed), link.patience
+            )
         except Refusal as refusal:
-            # Not by itself will it be taken next time.
+            # The server would refuse it again: only a person can change that.
             raise InputError(f"this client cannot take part: {refusal}") from refusal
         except KeyboardInterrupt:
             return complain(
@@ -102,7 +104,7 @@ def command(argv: Sequence[str], prog: str) -> int:
 
 
 @contextlib.contextmanager
-def _channel(
+def _open_channel(
     link: JoinConfig, credentials: Credentials | None, speed: LinkSpeed | None
 ) -> Iterator[Channel]:
     with connect(link.server, credentials, link.message_limit * MIB) as channel:
@@ -116,8 +118,8 @@ def _channel(
             slow.finish()
 
 
-def data_of(config: RunConfig, link: JoinConfig) -> ClientData:
-    """What the client holds: all of its dataset, or its share of a common one."""
+def load_client_data(config: RunConfig, link: JoinConfig) -> ClientData:
+    """Loads what the client holds: all of its dataset, or its share of a common one."""
     dataset = load_dataset(config, say)
     rows = np.arange(len(dataset.train_labels))
     if not link.own_data:
@@ -131,10 +133,10 @@ def data_of(config: RunConfig, link: JoinConfig) -> ClientData:
     )
 
 
-def client_of(
+def make_client(
     config: RunConfig, number: int, held: ClientData, store: ClientStateStore
 ) -> Client:
-    """A client of a run with these settings."""
+    """Makes a client of a run with these settings."""
     image, classes = held.images.shape[1:], held.classes
     return Client(
         number,

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jsplit.cli.join import client_of, data_of
+from jsplit.cli.join import load_client_data, make_client
 from jsplit.experiment import checkpoint
 from jsplit.experiment.config import RunConfig, agreement
 from jsplit.experiment.workdir import RunFolder
@@ -38,12 +38,12 @@ TINY_RUN = RunConfig(
 
 
 def make_clients(config: RunConfig, path: Path) -> list[Client]:
-    """All clients of a run whose data is shared out."""
+    """Makes all clients of a run whose dataset is shared out among them."""
     return [
-        client_of(
+        make_client(
             config,
             number,
-            data_of(config, JoinConfig(client=number)),
+            load_client_data(config, JoinConfig(client=number)),
             ClientStateStore(path / f"client-{number}"),
         )
         for number in range(config.clients)
@@ -81,9 +81,16 @@ def run_in_process(
     serving: ServeConfig = SERVING,
     through: Callable[[Channel], Channel] = lambda channel: channel,
 ) -> tuple[ServerRun, list[Client]]:
-    """A run in this process: the product's server and clients, over queues.
+    """Runs the product's server and clients in this process, over queues.
 
-    `through` makes of a client's channel the one that it uses.
+    Args:
+        config: of the run.
+        path: a folder, in which each party gets its own.
+        serving: how to serve it.
+        through: makes of a client's channel the one that it uses.
+
+    Returns:
+        The run and its clients, after the end.
     """
     folder = RunFolder(path / "server")
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -113,7 +120,12 @@ def run_in_process(
 
 
 def result_of(path: Path, like_run: ServerRun) -> dict[str, Any]:
-    """All that a run ended with, from its folder: fit for `==`."""
+    """All that a run ended with, from its folder, to be compared by `==`.
+
+    Args:
+        path: the folder that holds the server's.
+        like_run: a run of the same settings, for the structure of its state.
+    """
     folder = RunFolder(path / "server")
     epochs = checkpoint.latest(folder.checkpoints)
     assert epochs is not None and like_run.state is not None

@@ -18,7 +18,7 @@ ROOT = Path(jsplit.__file__).parent.parent
 
 
 def words_for(config: RunConfig) -> list[str]:
-    """The words that say these settings."""
+    """The words of a command line that say these settings."""
     words = []
     for name, value in vars(config).items():
         if value == getattr(RunConfig(), name) or value is None:
@@ -43,7 +43,7 @@ def free_port() -> int:
 def process(
     *words: object, cache: Path, log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """`jsplit` with these words, in a process that does not outlive this."""
+    """Runs `jsplit` with these words, in a process that ends with the context."""
     settings = {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
