@@ -126,13 +126,13 @@ class Client:
         return reconnect.until_done(
             attempt,
             progress=lambda: self.traffic.received,
-            otherwise=self._result_of_the_past,
+            otherwise=self._known_result,
             patience=patience,
             notify=self._notify,
         )
 
-    def _result_of_the_past(self, reason: str) -> Done | None:
-        """The run's end, if the server told it to a process before this one."""
+    def _known_result(self, reason: str) -> Done | None:
+        """The run's result, if the server told it to a process before this one."""
         if self._stopping():
             raise KeyboardInterrupt
         result = self._store.result(self._settings)

@@ -69,9 +69,8 @@ class _ServerChannel:
     def __init__(self, requests: Iterator[bytes], context: grpc.ServicerContext):
         self.remote = context.peer()
         self.out = MessageQueue(limit=UNREAD + 1)
-        self._in = MessageQueue(
-            limit=2
-        )  # Nothing is known of their size but the limit.
+        # Nothing is known of the size of these messages but the limit.
+        self._in = MessageQueue(limit=2)
         self._context = context
         threading.Thread(target=self._read, args=(requests,), daemon=True).start()
 
@@ -80,8 +79,8 @@ class _ServerChannel:
             for data in requests:
                 self._in.put(data)
         except (grpc.RpcError, ConnectionLost):
-            pass  # Said by the end, whatever it was.
-        # What gRPC raises for a stream that broke is a bare Exception.
+            pass  # Whatever it was, the reader hears that the connection broke.
+        # gRPC raises a bare Exception for a stream that broke.
         except Exception:  # noqa: BLE001
             pass
         finally:
@@ -104,7 +103,7 @@ class _ServerChannel:
 
 
 class Listener(NamedTuple):
-    """A server that is serve.
+    """A server that is listening.
 
     Attributes:
         port: that it listens on.
@@ -296,17 +295,17 @@ def connect(
         credentials: for mutual TLS; None to go without TLS.
         limit: bytes of a message.
 
-    What it receives may be a `Refusal` by either side's TLS, as `tls_refusal`.
+    What `receive` raises may be a `Refusal` by either side's TLS, as `tls_refusal`.
     """
     if credentials is None:
         transport = grpc.insecure_channel(address, options=_options(limit))
     else:
-        credentials = grpc.ssl_channel_credentials(
+        tls = grpc.ssl_channel_credentials(
             root_certificates=credentials.authority,
             private_key=credentials.private_key,
             certificate_chain=credentials.certificate,
         )
-        transport = grpc.secure_channel(address, credentials, options=_options(limit))
+        transport = grpc.secure_channel(address, tls, options=_options(limit))
     with transport:
         channel = _ClientChannel(transport, address, credentials)
         try:

@@ -108,7 +108,7 @@ def _shapes(
 def prepare_server(
     config: RunConfig, image: tuple[int, int, int], classes: int, sizes: list[int]
 ) -> PreparedServer:
-    """The server's setup, for clients with such images and so many examples each.
+    """What a server computes with, for clients with so many examples of such images.
 
     Raises:
         InputError: if the batch is larger than all of the examples.
