@@ -136,7 +136,7 @@ def test_a_client_that_leaves_while_the_run_begins_stays_a_member(
     assert mean == pytest.approx(50 / 255, rel=1e-6)
 
 
-def test_a_second_line_of_a_client_counts_when_the_first_one_goes(tmp_path):
+def test_a_second_channel_of_a_client_counts_when_the_first_one_goes(tmp_path):
     with gathering(tmp_path, 2) as (run, hello, said):
         with contextlib.ExitStack() as stack:
             first = local_channel(run.admission.handle_connection, 0)
@@ -213,7 +213,7 @@ def test_before_the_run_begins_either_of_two_unlike_clients_may_be_the_wrong_one
         until(lambda: 0 in run.admission.hellos)
 
 
-def test_labels_that_two_lines_of_a_client_send_are_counted_once(tmp_path):
+def test_labels_that_two_channels_of_a_client_send_are_counted_once(tmp_path):
     labels = write_message(Labels(False, bytes(200)))
     with gathering(tmp_path, 1) as (run, _, _), contextlib.ExitStack() as stack:
         channels = []

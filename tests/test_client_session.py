@@ -67,7 +67,7 @@ def heard(channel):
             return kinds
 
 
-def test_an_answer_waits_for_a_client_whose_line_broke(session):
+def test_an_answer_waits_for_a_client_whose_channel_broke(session):
     session.answer(BATCH, 0)
     near, far = local_channel_pair()
     hello = dataclasses.replace(HELLO, task=0, answered=0)
@@ -109,7 +109,7 @@ def test_the_end_is_counted_once_however_often_it_is_told(session, counter):
     assert counter.repeated["repeated", "down"] == len(write_message(done))
 
 
-def test_an_announcement_that_a_broken_line_swallowed_is_counted_when_it_comes(
+def test_an_announcement_that_a_broken_channel_swallowed_is_counted_when_it_comes(
     session, counter
 ):
     session.clear()

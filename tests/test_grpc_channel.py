@@ -18,7 +18,7 @@ from jsplit.testing.network import SERVING
 LIMIT = 2**20
 
 
-def test_a_client_that_does_not_read_loses_its_line():
+def test_a_client_that_does_not_read_loses_its_channel():
     sent, ended = [], threading.Event()
 
     def handle_connection(channel, identity):

@@ -63,7 +63,7 @@ def test_messages_keep_their_order_and_the_end_comes_after_them():
         slow.send(b"too late")
 
 
-def test_a_line_that_breaks_is_lost_behind_the_link_too():
+def test_a_channel_that_breaks_is_lost_behind_the_link_too():
     near, far = local_channel_pair()
     slow = SlowChannel(near, LinkSpeed(bits=1e9, delay=0.0))
     far.close()

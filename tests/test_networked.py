@@ -1,4 +1,4 @@
-"""A run over lines: it is the simulation's run, and the bytes are those predicted."""
+"""A run over channels is the simulation's run, and its bytes are those predicted."""
 
 import dataclasses
 

@@ -105,7 +105,7 @@ def test_clients_that_vanish_at_random_moments_change_nothing(
 
 
 @pytest.mark.parametrize("at", (1, 2, 3, 4, 5, 12, 13, 14))
-def test_a_line_cut_at_each_message_of_an_epoch_changes_nothing(
+def test_a_connection_cut_at_each_message_of_an_epoch_changes_nothing(
     at, reference, tmp_path
 ):
     config, run, expected = reference(1, "parallel")

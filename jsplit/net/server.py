@@ -45,7 +45,7 @@ _AVERAGE = jax.jit(average)
 _OFFLINE = jax.jit(offline_epoch, static_argnums=(0, 1), static_argnames="padded")
 
 
-class Trainer:
+class ServerTrainer:
     """Runs epochs with the clients of a run.
 
     Args:
@@ -76,7 +76,7 @@ class Trainer:
         self._update = jax.jit(setup.gate.update)
         self._alone = functools.partial(_OFFLINE, setup.steps, setup.layout)
 
-    def epoch(
+    def run_epoch(
         self, state: ServerState, step_size: float
     ) -> tuple[ServerState, Metrics, frozenset[int]]:
         """Runs the next epoch, in the state that the gate names.
@@ -112,11 +112,9 @@ class Trainer:
     def _with_clients(
         self, state: ServerState, key: jax.Array, step_size: jax.Array
     ) -> tuple[ServerState, Metrics]:
-        # Who was away is not waited for again until it is back.
-        absent, everyone = (
-            set(self._manager.still_absent()),
-            len(self._manager.sessions),
-        )
+        # Nobody waits again for clients that were absent until they are back.
+        absent = set(self._manager.still_absent())
+        everyone = len(self._manager.sessions)
         if len(absent) == everyone:
             absent.clear()
         while True:

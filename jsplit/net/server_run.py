@@ -21,7 +21,7 @@ from jsplit.net.client_session import ClientAbsent, ClientSession
 from jsplit.net.config import MIB, ServeConfig
 from jsplit.net.hello_checks import AdmissionRules
 from jsplit.net.scoring import Scorer
-from jsplit.net.server import Trainer
+from jsplit.net.server import ServerTrainer
 from jsplit.net.setup import PreparedServer, layout_of, needs_of, prepare_server
 from jsplit.net.state import ServerState
 from jsplit.net.traffic_counter import TrafficCounter, open_totals
@@ -150,7 +150,7 @@ class ServerRun:
                     f"{flag} {limit}; raise it there, or cut later",
                 )
 
-    def _await_clients(self) -> tuple[Trainer, Scorer]:
+    def _await_clients(self) -> tuple[ServerTrainer, Scorer]:
         """Waits until every client has said what it holds."""
         admission, config = self.admission, self._config
         self._wait_for(admission.fix_members)
@@ -180,7 +180,9 @@ class ServerRun:
             self._stopping,
         )
         labels = [admission.labels[client] for client in range(config.clients)]
-        trainer = Trainer(prepared.setup, manager, labels, self.counter, self._notify)
+        trainer = ServerTrainer(
+            prepared.setup, manager, labels, self.counter, self._notify
+        )
         return trainer, Scorer(prepared.setup, manager, self.counter)
 
     def _all_labelled(self) -> bool:
@@ -200,7 +202,7 @@ class ServerRun:
             if self._stopping():
                 raise Stopped
 
-    def _restore(self, trainer: Trainer) -> None:
+    def _restore(self, trainer: ServerTrainer) -> None:
         """Goes back to the newest checkpoint; to the start if there is none yet."""
         assert self.state is not None and self.ledger is not None
         epochs = checkpoint.latest(self._folder.checkpoints)
@@ -231,7 +233,7 @@ class ServerRun:
         self._notify(f"going on after epoch {epochs}")
 
     def _train_epochs(
-        self, trainer: Trainer, scorer: Scorer, writers: Sequence[Writer]
+        self, trainer: ServerTrainer, scorer: Scorer, writers: Sequence[Writer]
     ) -> None:
         assert self.state is not None and self.ledger is not None
         config, sizes = self._config, step_sizes_of(self._config)
@@ -241,7 +243,7 @@ class ServerRun:
                 raise Stopped
             began = time.perf_counter()
             number, ran = self.state.epoch, STATES[int(self.state.gate.state)]
-            self.state, metrics, absent = trainer.epoch(
+            self.state, metrics, absent = trainer.run_epoch(
                 self.state, float(sizes[number])
             )
             self._store_changed |= ran != STATES[OFFLINE]
@@ -305,7 +307,7 @@ class ServerRun:
             "test_examples": examples,
         }
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: ServerTrainer) -> None:
         assert self.state is not None and self.ledger is not None
         offline = int(self.state.gate.state) == OFFLINE
         # Where epochs go on without a client, what it sent last is needed in A too.
