@@ -22,15 +22,19 @@ from jsplit.testing import (
 from jsplit.wire.messages import EVALUATE
 from tests.fault_injection import Killed, connector, gone_after, reconciles
 
+TWO_CLIENTS = dataclasses.replace(TINY_RUN, clients=2)
+
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
+def compiled(tmp_path_factory):
+    """Compiles for two clients first: a client that compiles must not seem gone."""
+    with compile_once(tmp_path_factory.getbasetemp()):
+        run_in_process(TWO_CLIENTS, tmp_path_factory.mktemp("undisturbed"))
+        yield
 
 
 def test_nobody_waits_for_the_score_of_a_client_that_is_gone(tmp_path, monkeypatch):
-    config = dataclasses.replace(TINY_RUN, clients=2)
+    config = TWO_CLIENTS
     asked, begin = [], ClientSession.assign
 
     def beginning(session, task):
@@ -47,14 +51,14 @@ def test_nobody_waits_for_the_score_of_a_client_that_is_gone(tmp_path, monkeypat
 
 
 def test_a_client_that_is_gone_stops_the_run_with_a_clear_error(tmp_path):
-    config = dataclasses.replace(TINY_RUN, clients=2)
+    config = TWO_CLIENTS
     run, _ = gone_after(config, tmp_path, {1: 9}, wait=1.0, absent="stop", linger=0)
     with pytest.raises(RunError, match="client 1 sent nothing for 1 s in epoch 1"):
         run.train(lambda epochs: ())
 
 
 def test_a_client_that_is_gone_is_skipped_where_that_is_asked_for(tmp_path):
-    config = dataclasses.replace(TINY_RUN, clients=2)
+    config = TWO_CLIENTS
     # It sends a first whole epoch: hello, labels, 5 batches and gradients, part, ...
     run, said = gone_after(config, tmp_path, {1: 22}, wait=1.0, absent="skip", linger=0)
     assert run.train(lambda epochs: ())
