@@ -65,9 +65,9 @@ class Place(NamedTuple):
 
 
 U8, U16, U32 = one("B", "u8"), one("H", "u16"), one("I", "u32")
-NAME = one(f"{NAME_BYTES}s", str(NAME_BYTES))
-DIGEST = one(f"{DIGEST_BYTES}s", str(DIGEST_BYTES))
-KEY = one("8s", "8")
+NAME = one(f"{NAME_BYTES}s", f"{NAME_BYTES} bytes")
+DIGEST = one(f"{DIGEST_BYTES}s", f"{DIGEST_BYTES} bytes")
+KEY = one("8s", "8 bytes")
 PLACE = several("III", "epoch u32, task u32, number u32", Place._make)
 IMAGE = several("HHH", "height u16, width u16, channels u16")
 
@@ -142,7 +142,8 @@ class Hello(Message, kind=1, sender="client", prefix=b"jsplit"):
         items("QQ", "sum of its bytes u64, sum of their squares u64", CHANNELS_LIMIT),
     ]
     stored: Annotated[
-        tuple[bytes, ...], items(f"{DIGEST_BYTES}s", str(DIGEST_BYTES), STORED_LIMIT)
+        tuple[bytes, ...],
+        items(f"{DIGEST_BYTES}s", f"digest {DIGEST_BYTES} bytes", STORED_LIMIT),
     ]
     settings: Annotated[str, utf8("H", "u16", SETTINGS_LIMIT)]
 
