@@ -9,7 +9,6 @@ import pytest
 
 from jsplit.errors import Refusal
 from jsplit.experiment.config import agreement
-from jsplit.experiment.workdir import RunFolder
 from jsplit.net import server_run
 from jsplit.net.admission import (
     CONNECTIONS_PER_CLIENT,
@@ -18,13 +17,12 @@ from jsplit.net.admission import (
 )
 from jsplit.net.channel import local_channel
 from jsplit.net.client_session import ClientSession
-from jsplit.net.config import ServeConfig
-from jsplit.net.server_run import ServerRun
 from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.testing import (
     TINY_RUN,
     compile_once,
     hello_of,
+    waiting_server,
 )
 from jsplit.wire.messages import (
     Goodbye,
@@ -57,50 +55,32 @@ def test_who_stops_a_server_need_not_wait_for_goodbyes():
 
 
 def test_a_message_before_the_welcome_is_refused(tmp_path):
-    folder = RunFolder(tmp_path)
     config = dataclasses.replace(CONFIG, clients=2)
-    stop = threading.Event()
-    run = ServerRun(config, ServeConfig(), folder, print, stop.is_set)
-    thread = threading.Thread(target=run.train, args=(lambda epochs: (),))
-    thread.start()
-    with local_channel(run.admission.handle_connection, 0) as channel:
-        channel.send(
-            write_message(
-                dataclasses.replace(hello_of(CONFIG), settings=agreement(config))
+    with waiting_server(config, tmp_path) as (run, _):
+        with local_channel(run.admission.handle_connection, 0) as channel:
+            channel.send(
+                write_message(
+                    dataclasses.replace(hello_of(CONFIG), settings=agreement(config))
+                )
             )
-        )
-        channel.send(write_message(Goodbye()))
-        with pytest.raises(Refusal, match="UNEXPECTED: a message before the welcome"):
-            channel.receive(10)
-    stop.set()
-    thread.join(10)
-    assert not thread.is_alive()
+            channel.send(write_message(Goodbye()))
+            with pytest.raises(
+                Refusal, match="UNEXPECTED: a message before the welcome"
+            ):
+                channel.receive(10)
 
 
 @contextlib.contextmanager
 def gathering(tmp_path, clients):
     """A run that waits for so many clients; its hello, and what it said."""
     config = dataclasses.replace(CONFIG, clients=clients)
-    stop, said = threading.Event(), []
-    run = ServerRun(
-        config, ServeConfig(), RunFolder(tmp_path), said.append, stop.is_set
+    hello = dataclasses.replace(
+        hello_of(CONFIG, examples=100),
+        settings=agreement(config),
+        sums=((640_000, 64_000_000),),
     )
-    thread = threading.Thread(target=run.train, args=(lambda epochs: (),))
-    thread.start()
-    try:
-        yield (
-            run,
-            dataclasses.replace(
-                hello_of(CONFIG, examples=100),
-                settings=agreement(config),
-                sums=((640_000, 64_000_000),),
-            ),
-            said,
-        )
-    finally:
-        stop.set()
-        thread.join(60)
-        assert not thread.is_alive()
+    with waiting_server(config, tmp_path) as (run, said):
+        yield run, hello, said
 
 
 def until(condition):
@@ -233,16 +213,9 @@ def test_labels_that_two_channels_of_a_client_send_are_counted_once(tmp_path):
 
 
 def test_who_does_not_send_its_labels_is_told_how_long_was_waited(tmp_path):
-    stop = threading.Event()
-    run = ServerRun(
-        CONFIG, ServeConfig(wait=0.5), RunFolder(tmp_path), print, stop.is_set
-    )
-    thread = threading.Thread(target=run.train, args=(lambda epochs: (),))
-    thread.start()
-    with local_channel(run.admission.handle_connection, 0) as channel:
-        channel.send(write_message(hello_of(CONFIG)))
-        read_message(channel.receive(30), (Welcome,))
-        with pytest.raises(Refusal, match=r"IDLE: no labels in 0.5 s .*--wait"):
-            channel.receive(10)
-    stop.set()
-    thread.join(10)
+    with waiting_server(CONFIG, tmp_path, wait=0.5) as (run, _):
+        with local_channel(run.admission.handle_connection, 0) as channel:
+            channel.send(write_message(hello_of(CONFIG)))
+            read_message(channel.receive(30), (Welcome,))
+            with pytest.raises(Refusal, match=r"IDLE: no labels in 0.5 s .*--wait"):
+                channel.receive(10)

@@ -1,20 +1,17 @@
 """What a welcomed client may not send: it is refused by name, or counted once."""
 
 import dataclasses
-import threading
 
 import pytest
 
 from jsplit.errors import Refusal
-from jsplit.experiment.workdir import RunFolder
 from jsplit.net.channel import local_channel
-from jsplit.net.config import ServeConfig
-from jsplit.net.server_run import ServerRun
 from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.testing import (
     TINY_RUN,
     compile_once,
     hello_of,
+    waiting_server,
 )
 from jsplit.wire import compress
 from jsplit.wire.messages import (
@@ -83,15 +80,9 @@ WRONG = sorted(wrong_batches(Plan(Place(0, 0, 0), 0, bytes(8), bytes(16))))
 @pytest.fixture(scope="module")
 def one_server(cache, tmp_path_factory):
     """A run in its first epoch, whose client is a liar."""
-    folder = RunFolder(tmp_path_factory.mktemp("liar"))
-    stop = threading.Event()
-    run = ServerRun(CONFIG, ServeConfig(greeting=5), folder, print, stop.is_set)
-    thread = threading.Thread(target=run.train, args=(lambda epochs: (),))
-    thread.start()
-    yield run
-    stop.set()
-    thread.join(30)
-    assert not thread.is_alive()
+    path = tmp_path_factory.mktemp("liar")
+    with waiting_server(CONFIG, path, greeting=5) as (run, _):
+        yield run
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -104,24 +95,18 @@ def test_a_wrong_batch_is_refused_by_name(name, one_server):
 
 
 def test_wrong_labels_are_refused_by_name(tmp_path):
-    folder = RunFolder(tmp_path)
-    stop = threading.Event()
-    run = ServerRun(CONFIG, ServeConfig(), folder, print, stop.is_set)
-    thread = threading.Thread(target=run.train, args=(lambda epochs: (),))
-    thread.start()
-    for name, labels in (
-        ("LABEL: label 10 of 10", Labels(False, bytes([10]) * 200)),
-        ("SIZE: 200 labels", Labels(False, bytes(199))),
-        ("SIZE", Labels(True, bytes(200))),
-    ):
-        with local_channel(run.admission.handle_connection, 0) as channel:
-            channel.send(write_message(hello_of(CONFIG)))
-            read_message(channel.receive(30), (Welcome,))
-            channel.send(write_message(labels))
-            with pytest.raises(Refusal, match=name):
-                channel.receive(10)
-    stop.set()
-    thread.join(10)
+    with waiting_server(CONFIG, tmp_path) as (run, _):
+        for name, labels in (
+            ("LABEL: label 10 of 10", Labels(False, bytes([10]) * 200)),
+            ("SIZE: 200 labels", Labels(False, bytes(199))),
+            ("SIZE", Labels(True, bytes(200))),
+        ):
+            with local_channel(run.admission.handle_connection, 0) as channel:
+                channel.send(write_message(hello_of(CONFIG)))
+                read_message(channel.receive(30), (Welcome,))
+                channel.send(write_message(labels))
+                with pytest.raises(Refusal, match=name):
+                    channel.receive(10)
 
 
 def test_labels_are_counted_before_they_can_be_saved(tmp_path, monkeypatch):
@@ -133,18 +118,13 @@ def test_labels_are_counted_before_they_can_be_saved(tmp_path, monkeypatch):
         add(counter, message, *args, **kwargs)
 
     monkeypatch.setattr(TrafficCounter, "add", watched)
-    stop = threading.Event()
-    run = ServerRun(CONFIG, ServeConfig(), RunFolder(tmp_path), print, stop.is_set)
-    thread = threading.Thread(target=run.train, args=(lambda epochs: (),))
-    thread.start()
-    with local_channel(run.admission.handle_connection, 0) as channel:
-        channel.send(write_message(hello_of(CONFIG)))
-        read_message(channel.receive(30), (Welcome,))
-        channel.send(write_message(Labels(False, bytes(200))))
-        read_message(channel.receive(30), (Welcome, Plan))
-        assert 0 in run.admission.labels
-    stop.set()
-    thread.join(10)
+    with waiting_server(CONFIG, tmp_path) as (run, _):
+        with local_channel(run.admission.handle_connection, 0) as channel:
+            channel.send(write_message(hello_of(CONFIG)))
+            read_message(channel.receive(30), (Welcome,))
+            channel.send(write_message(Labels(False, bytes(200))))
+            read_message(channel.receive(30), (Welcome, Plan))
+            assert 0 in run.admission.labels
     assert there == [False]
 
 

@@ -7,6 +7,7 @@ from jsplit.testing.network import (
     make_clients,
     result_of,
     run_in_process,
+    waiting_server,
 )
 from jsplit.testing.processes import (
     Parties,
@@ -25,5 +26,6 @@ __all__ = [
     "result_of",
     "run_in_process",
     "run_in_processes",
+    "waiting_server",
     "words_for",
 ]

@@ -119,6 +119,34 @@ def run_in_process(
     return run, clients
 
 
+@contextlib.contextmanager
+def waiting_server(
+    config: RunConfig, path: Path, **serving: Any
+) -> Iterator[tuple[ServerRun, list[str]]]:
+    """Runs a server that waits for its clients, and stops it when the context is left.
+
+    Args:
+        config: of the run.
+        path: of the server's folder.
+        **serving: fields of its `ServeConfig`.
+
+    Yields:
+        The run, and what it has said so far.
+    """
+    stop = threading.Event()
+    said: list[str] = []
+    folder, how = RunFolder(path), ServeConfig(**serving)
+    run = ServerRun(config, how, folder, said.append, stop.is_set)
+    thread = threading.Thread(target=run.train, args=(lambda epochs: (),), daemon=True)
+    thread.start()
+    try:
+        yield run, said
+    finally:
+        stop.set()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
 def result_of(path: Path, like_run: ServerRun) -> dict[str, Any]:
     """All that a run ended with, from its folder, to be compared by `==`.
 
