@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.networked import ROOT, free_port
+from jsplit.testing import free_port
+from tests.runs import ROOT
 
 EXAMPLE = ROOT / "examples" / "two_machines"
 

@@ -21,8 +21,7 @@ from jsplit.core.steps import make_steps
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import build, load_dataset
 from jsplit.experiment.workdir import RunFolder, read
-from tests.networked import TINY, flags
-from tests.runs import compile_once
+from jsplit.testing import TINY_RUN, compile_once, words_for
 
 CASES = {
     "one client": {},
@@ -50,8 +49,8 @@ def usual_promotion():
 
 def made(path, **changes):
     """A finished run, from its folder."""
-    config = dataclasses.replace(TINY, **changes)
-    assert cli.main(["run", *flags(config), "--workdir", str(path)]) == 0
+    config = dataclasses.replace(TINY_RUN, **changes)
+    assert cli.main(["run", *words_for(config), "--workdir", str(path)]) == 0
     folder, config, _ = read(path)
     experiment = build(config, load_dataset(config, print))
     return ended(experiment, folder), folder

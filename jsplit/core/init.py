@@ -20,7 +20,7 @@ from jsplit.core.state import Party, init_party
 from jsplit.core.topology import Layout
 from jsplit.typing import Codec, PyTree
 from jsplit.wire import CODING_BYTES, label_bytes
-from jsplit.wire.messages import LABELS_BYTES, PART_BYTES, PLAN_BYTES, TENSOR_BYTES
+from jsplit.wire.messages import LABELS_BYTES, PLAN_BYTES, TENSOR_BYTES, WEIGHTS_BYTES
 
 
 class Keys(NamedTuple):
@@ -165,9 +165,9 @@ def make_prices(
         label_bytes=label_bytes(classes),
         labels_header_bytes=LABELS_BYTES,
         part_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(party)),
-        part_header_bytes=PART_BYTES + CODING_BYTES,
+        part_header_bytes=WEIGHTS_BYTES + CODING_BYTES,
         plan_bytes=PLAN_BYTES,
-        kept_bytes=PART_BYTES,
+        kept_bytes=WEIGHTS_BYTES,
         **_work(client, party, x, smashed),
     )
 

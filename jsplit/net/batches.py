@@ -25,7 +25,7 @@ def _gathered(
     return jax.jit(lambda images, rows, key: transform(key, images[rows]))
 
 
-class Data(NamedTuple):
+class ClientData(NamedTuple):
     """What a client holds.
 
     Attributes:
@@ -43,7 +43,7 @@ class Data(NamedTuple):
     classes: int
 
 
-class Sizes(NamedTuple):
+class BatchSizes(NamedTuple):
     """What the server says of a run's batches.
 
     Attributes:
@@ -69,7 +69,9 @@ class Batches:
         held_out_count: batches of the held-out set.
     """
 
-    def __init__(self, data: Data, transform: Transform, sizes: Sizes, test_batch: int):
+    def __init__(
+        self, data: ClientData, transform: Transform, sizes: BatchSizes, test_batch: int
+    ):
         self._data = data
         self._sizes = sizes
         self._examples = len(data.labels)

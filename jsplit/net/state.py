@@ -12,7 +12,7 @@ from jsplit.core.topology import Layout
 from jsplit.typing import Codec
 
 
-class Side(NamedTuple):
+class ServerSetup(NamedTuple):
     """What the server computes with.
 
     Attributes:
@@ -44,15 +44,15 @@ class Side(NamedTuple):
     test_batch: int
 
 
-class State(NamedTuple):
+class ServerState(NamedTuple):
     """What an epoch begins with.
 
     Attributes:
         server: the server part.
         gate: its state names the state of the epoch.
-        digest: of the current client part.
-        client: that part; None where it never leaves its one client.
-        holders: clients that have it, unless something happened to them.
+        digest: of the current client weights.
+        client: the client part; None where it never leaves its one client.
+        holders: clients that have those weights, unless something happened to them.
         epoch: epochs finished.
     """
 

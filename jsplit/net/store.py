@@ -1,4 +1,4 @@
-"""What the server received last, on the host, in the layout of `protocol.Store`."""
+"""What the server received last, on the host, as `core.algorithm.Store` has it."""
 
 import jax
 import jax.numpy as jnp

@@ -14,17 +14,17 @@ from typing import Any
 from jsplit.errors import RunError
 from jsplit.wire import CODING_BYTES
 from jsplit.wire.messages import (
+    ClientWeights,
     Done,
     Goodbye,
     Hello,
-    Kept,
     Labels,
     Message,
-    Part,
     Plan,
     Tensor,
+    WeightsKept,
     Welcome,
-    write,
+    write_message,
 )
 
 Counts = collections.Counter[tuple[str, str]]
@@ -36,8 +36,8 @@ _KINDS: dict[type, str] = {
     Done: "handshake",
     Goodbye: "handshake",
     Labels: "labels",
-    Part: "client_parts",
-    Kept: "control",
+    ClientWeights: "client_parts",
+    WeightsKept: "control",
     Plan: "control",
 }
 
@@ -46,8 +46,8 @@ _DIRECTIONS = ("up", "down")
 _TOTALS_BYTES = 8 * len(_DIRECTIONS)
 
 
-def lasting_totals(path: Path) -> memoryview:
-    """The two totals of `Account`, in a file.
+def open_totals(path: Path) -> memoryview:
+    """Opens the two totals of a `TrafficCounter` in a file.
 
     What is written there outlives `kill -9` at once, as the kernel has it by then; a
     power cut may take some of it.
@@ -69,7 +69,7 @@ def lasting_totals(path: Path) -> memoryview:
         ) from error
 
 
-class Account:
+class TrafficCounter:
     """The bytes of a run so far; safe to use from several threads.
 
     Args:
@@ -107,7 +107,7 @@ class Account:
         repeated: bool = False,
         evaluation: bool = False,
     ) -> None:
-        """Enters a message, provisionally: see `settle`.
+        """Enters a message, provisionally: see `commit`.
 
         Args:
             message: that crossed.
@@ -124,7 +124,7 @@ class Account:
                 self.repeated["repeated", direction] += length
                 return
             payload = 0
-            if isinstance(message, Tensor | Part):
+            if isinstance(message, Tensor | ClientWeights):
                 payload = len(message.body) - CODING_BYTES
             saved = 0 if plain is None else plain - payload
             if evaluation:
@@ -136,9 +136,9 @@ class Account:
             else:
                 self._enter(_KINDS[type(message)], direction, length, saved)
 
-    def spare(self, message: Part, plain: int) -> None:
+    def add_saved(self, message: ClientWeights, plain: int) -> None:
         """Enters a message with a payload that need not be sent, provisionally."""
-        length = len(write(message)) - len(message.body) + CODING_BYTES + plain
+        length = len(write_message(message)) - len(message.body) + CODING_BYTES + plain
         with self._lock:
             self._enter(_KINDS[type(message)], "down", 0, length)
 
@@ -146,16 +146,16 @@ class Account:
         self._crossing[kind, direction] += length
         self._saving[kind, direction] += saved
 
-    def settle(self) -> None:
-        """What was entered since the last call stands."""
+    def commit(self) -> None:
+        """Makes what was entered since the last call final."""
         with self._lock:
             self.crossed += self._crossing
             self.saved += self._saving
             self._crossing.clear()
             self._saving.clear()
 
-    def abandon(self) -> None:
-        """What was entered since the last call was for nothing."""
+    def discard(self) -> None:
+        """Counts what was entered since the last call as for nothing."""
         with self._lock:
             for (_, direction), length in self._crossing.items():
                 self.repeated["repeated", direction] += length
@@ -176,7 +176,7 @@ class Account:
                 for name, counts in self._standing().items()
             }
 
-    def go_on_from(self, record: dict[str, Any]) -> None:
+    def restore(self, record: dict[str, Any]) -> None:
         """Takes up what `record` gave in an earlier process."""
         with self._lock:
             for name, counts in self._standing().items():

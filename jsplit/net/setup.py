@@ -1,4 +1,4 @@
-"""From a config to what the server and a client compute with."""
+"""Makes what the server and a client compute with from their config."""
 
 import functools
 from typing import NamedTuple
@@ -24,22 +24,22 @@ from jsplit.core.topology import TOPOLOGIES, Layout, lay_out
 from jsplit.errors import InputError
 from jsplit.experiment import build
 from jsplit.experiment.config import RunConfig
-from jsplit.net import client as clients
-from jsplit.net.state import Side, State
-from jsplit.wire.messages import BEGINNING
+from jsplit.net.client_state import ClientSetup
+from jsplit.net.state import ServerSetup, ServerState
+from jsplit.wire.messages import INITIAL_WEIGHTS
 
 
-class Serving(NamedTuple):
+class PreparedServer(NamedTuple):
     """A server that can train.
 
     Attributes:
-        side: what it computes with.
+        setup: what it computes with.
         state: before the first epoch.
         prices: for the ledger.
     """
 
-    side: Side
-    state: State
+    setup: ServerSetup
+    state: ServerState
     prices: Prices
 
 
@@ -48,7 +48,7 @@ def layout_of(config: RunConfig, sizes: list[int]) -> Layout:
     return lay_out(sizes, TOPOLOGIES[config.topology], config.server_batch)
 
 
-class Needs(NamedTuple):
+class ResourceNeeds(NamedTuple):
     """Bytes that a run takes if no client holds more than one does.
 
     Attributes:
@@ -66,7 +66,7 @@ def needs_of(
     classes: int,
     examples: int,
     held_out: int,
-) -> Needs:
+) -> ResourceNeeds:
     """What a client with so many examples of such images asks of the server.
 
     `held_out` is how many it would send for a score.
@@ -81,7 +81,7 @@ def needs_of(
     )
     largest = [layout.batch * max(up, down), min(TEST_BATCH, held_out) * up]
     largest += [part] if config.clients > 1 else []
-    return Needs(
+    return ResourceNeeds(
         store=layout.groups * layout.members * layout.slots * up, message=max(largest)
     )
 
@@ -100,10 +100,10 @@ def _shapes(
     return smashed_of(client, party, x).shape[1:], part
 
 
-def begin_serving(
+def prepare_server(
     config: RunConfig, image: tuple[int, int, int], classes: int, sizes: list[int]
-) -> Serving:
-    """The server's side, for clients with such images and so many examples each.
+) -> PreparedServer:
+    """What a server computes with, for clients with so many examples of such images.
 
     Raises:
         InputError: if the batch is larger than all of the examples.
@@ -117,58 +117,58 @@ def begin_serving(
     client, server = build.parts_of(config, classes)
     optimizer, keys = build.optimizer_of(config), keys_of(config.seed)
     x = jnp.zeros((1, *image), jnp.float32)
-    begun = begin_both(client, server, optimizer, keys, x, layout)
+    prepared = begin_both(client, server, optimizer, keys, x, layout)
     codec, grad_codec = CODECS[config.codec](), CODECS[config.grad_codec]()
     gate = build.GATES[config.gate](config, classes)
-    side = Side(
+    setup = ServerSetup(
         steps=_steps(config, classes),
         gate=gate,
         codec=codec,
         grad_codec=grad_codec,
         layout=layout,
         sizes=tuple(sizes),
-        smashed_shape=begun.smashed.shape[1:],
-        client=begun.client,
+        smashed_shape=prepared.smashed.shape[1:],
+        client=prepared.client,
         key=keys.run,
         loss=cross_entropy,
         correct=top_1,
         test_batch=TEST_BATCH,
     )
-    state = State(
-        server=begun.server,
+    state = ServerState(
+        server=prepared.server,
         gate=gate.init(),
-        digest=BEGINNING,
-        client=None if len(sizes) == 1 else begun.client,
+        digest=INITIAL_WEIGHTS,
+        client=None if len(sizes) == 1 else prepared.client,
         holders=frozenset(range(len(sizes))),
         epoch=0,
     )
     prices = make_prices(
         client,
-        begun.client,
+        prepared.client,
         x,
-        begun.smashed,
+        prepared.smashed,
         sizes=sizes,
         layout=layout,
         codec=codec,
         grad_codec=grad_codec,
         classes=classes,
     )
-    return Serving(side, state, prices)
+    return PreparedServer(setup, state, prices)
 
 
-def begin_joining(
+def prepare_client(
     config: RunConfig,
     image: tuple[int, int, int],
     classes: int,
     moments: data.Moments,
-) -> clients.Side:
-    """A client's side."""
+) -> ClientSetup:
+    """What a client computes with, for images with these moments."""
     client, _ = build.parts_of(config, classes)
     x = jnp.zeros((1, *image), jnp.float32)
     party: Party = begin(
         client, build.optimizer_of(config), keys_of(config.seed).client, x
     )
-    return clients.Side(
+    return ClientSetup(
         steps=_steps(config, classes),
         transform=build.transform_of(config, moments, edge=image[0]),
         beginning=party,
