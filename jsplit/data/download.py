@@ -10,6 +10,7 @@ import hashlib
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from jsplit.data.files import replacing
 
@@ -29,8 +30,7 @@ def check_reachable(url: str) -> None:
     Raises:
         OSError: No good answer within `REACH_SECONDS`; the message is one line.
     """
-    import requests
-
+    requests = _requests()
     outcome: list[str] = []
 
     def ask() -> None:
@@ -65,8 +65,7 @@ def download(url: str, path: Path, *, sha256: str, size: int) -> None:
         OSError: The fetch failed, fell silent for `SILENCE_SECONDS`, took longer than
             `TOTAL_SECONDS`, or brought other bytes; the message is one line.
     """
-    import requests
-
+    requests = _requests()
     deadline = time.monotonic() + TOTAL_SECONDS
     digest = hashlib.sha256()
     received = 0
@@ -95,6 +94,14 @@ def download(url: str, path: Path, *, sha256: str, size: int) -> None:
                 )
     except requests.RequestException as error:
         raise OSError(_failure(url, error)) from error
+
+
+def _requests() -> Any:
+    try:
+        import requests
+    except ImportError as error:
+        raise OSError(f"{error}: pip install 'jsplit[data]'") from error
+    return requests
 
 
 def _refusal(url: str, status: int) -> str:
