@@ -17,7 +17,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jsplit.cli.main import main
 from jsplit.experiment.build import Experiment, build, load_dataset
 from jsplit.experiment.train import resume
-from jsplit.experiment.workdir import RunFolder, read
+from jsplit.experiment.workdir import RunFolder, read_workdir
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 16
@@ -80,7 +80,7 @@ def compile_once(base: Path) -> Iterator[Path]:
 
 def experiment_of(path: Path) -> Experiment:
     """The experiment of a run's folder, to read its checkpoints with."""
-    config = read(path)[1]
+    config = read_workdir(path)[1]
     return build(config, load_dataset(config, print))
 
 

@@ -19,7 +19,7 @@ from jsplit.core.defences import distance_correlation
 from jsplit.core.steps import Defence, init_party, make_steps
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import build, load_dataset
-from jsplit.experiment.workdir import RunFolder, read
+from jsplit.experiment.workdir import RunFolder, read_workdir
 from tests.networked import TINY, flags
 from tests.runs import compile_once
 
@@ -51,7 +51,7 @@ def made(path, **changes):
     """A finished run, from its folder."""
     config = dataclasses.replace(TINY, **changes)
     assert cli.main(["run", *flags(config), "--workdir", str(path)]) == 0
-    folder, config, _ = read(path)
+    folder, config, _ = read_workdir(path)
     experiment = build(config, load_dataset(config, print))
     return ended(experiment, folder), folder
 

@@ -74,8 +74,8 @@ def command(argv: Sequence[str], prog: str) -> int:
         if config.workdir is None
         else workdir.path_of(config.workdir)
     )
-    workdir.make(path, "--workdir")
-    with workdir.held(path), compilation_cache.kept(config.compile_cache, say):
+    workdir.make_folder(path, "--workdir")
+    with workdir.lock(path), compilation_cache.kept(config.compile_cache, say):
         shelf = Shelf(path)
         client = client_of(config, link.client, held, shelf)
         say(

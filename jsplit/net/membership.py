@@ -12,9 +12,9 @@ import numpy as np
 
 from jsplit import data
 from jsplit.errors import RunError
-from jsplit.experiment.workdir import write_bytes, write_json
 from jsplit.net.account import Account
 from jsplit.net.admission import Door
+from jsplit.runtime.atomic import write_bytes, write_json
 from jsplit.wire.messages import NAME_BYTES, NOBODY, Hello
 
 MEMBERS, LABELS = "members.json", "labels.npz"
