@@ -47,7 +47,7 @@ clean:
 # The package is installed editable, so an edit takes effect at once; the stamps
 # bring the install back only when pyproject.toml changes.
 .venv/.installed: pyproject.toml | .venv/bin/python
-	$(PIP) install --quiet --editable .
+	$(PIP) install --quiet --editable '.[all]'
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml | .venv/bin/python

@@ -16,7 +16,7 @@ import numpy as np
 from jsplit.cli.main import main
 from jsplit.experiment.build import Experiment, build, load_dataset
 from jsplit.experiment.train import resume
-from jsplit.experiment.workdir import RunFolder, read
+from jsplit.experiment.workdir import RunFolder, read_workdir
 from jsplit.testing import compile_once as compile_once
 
 ROOT = Path(__file__).parent.parent
@@ -62,7 +62,7 @@ def start(
 
 def experiment_of(path: Path) -> Experiment:
     """The experiment of a run's folder, to read its checkpoints with."""
-    config = read(path)[1]
+    config = read_workdir(path)[1]
     return build(config, load_dataset(config, print))
 
 

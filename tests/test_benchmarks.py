@@ -27,8 +27,6 @@ from benchmarks.workload import images, transform
 from jsplit.models import MODELS, Chain
 from tests.runs import compile_once
 
-torch = pytest.importorskip("torch")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled(tmp_path_factory):
@@ -41,12 +39,13 @@ def compiled(tmp_path_factory):
             yield
 
 
-@pytest.fixture(autouse=True)
-def one_torch_thread():
-    """Torch's threads wait for one another, for ever if others compute."""
+@pytest.fixture
+def torch():
+    """On one thread: Torch's wait for one another, for ever if others compute."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch: the extra bench")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    yield torch
     torch.set_num_threads(before)
 
 
@@ -72,7 +71,7 @@ def check_spread(found):
 
 
 @pytest.mark.parametrize("padding", [(), ("--padded",)])
-def test_step(run, padding):
+def test_step(run, padding, torch):
     found = run(step, "--batch", 4, "--steps", 2, "--no-compile", *padding)
     for pair in ("torch/A", "unsplit/A", "C/server", "unsplit/B"):
         check_spread(found["ratios"][pair])
@@ -264,7 +263,7 @@ def test_scheduled_gate_follows_its_states_and_keeps_the_last():
 
 
 @pytest.mark.parametrize("name", ["cnn", "vgg11", "resnet18"])
-def test_torch_is_the_same_function(name):
+def test_torch_is_the_same_function(name, torch):
     from benchmarks import torch_loop
 
     dataset = images(4)

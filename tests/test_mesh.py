@@ -30,7 +30,7 @@ import pytest
 from jsplit.errors import InputError
 from jsplit.experiment.build import build, load_dataset
 from jsplit.experiment.train import resume
-from jsplit.experiment.workdir import read
+from jsplit.experiment.workdir import read_workdir
 from jsplit.runtime import multihost
 from jsplit.runtime.sharding import share_out
 from tests.runs import (
@@ -119,7 +119,7 @@ def outcome(processes):
 
 def arrays_of(path):
     """What a run ended with, read on one device."""
-    folder, config, _ = read(path)
+    folder, config, _ = read_workdir(path)
     config = dataclasses.replace(config, mesh=False)
     state = resume(build(config, load_dataset(config, print)), folder).state
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
@@ -218,9 +218,9 @@ import sys, zlib
 from pathlib import Path
 import jax, numpy as np
 from jsplit.experiment.build import build, load_dataset
-from jsplit.experiment.workdir import read
+from jsplit.experiment.workdir import read_workdir
 from jsplit.experiment.train import resume
-folder, config, _ = read(Path(sys.argv[1]))
+folder, config, _ = read_workdir(Path(sys.argv[1]))
 assert jax.device_count() == 4 and config.mesh
 state = resume(build(config, load_dataset(config, print)), folder).state
 assert len(state.store.packets.payload.sharding.device_set) == 4

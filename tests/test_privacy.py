@@ -20,7 +20,7 @@ from jsplit.core.state import init_party
 from jsplit.core.steps import make_steps
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import build, load_dataset
-from jsplit.experiment.workdir import RunFolder, read
+from jsplit.experiment.workdir import RunFolder, read_workdir
 from jsplit.testing import TINY_RUN, compile_once, words_for
 
 CASES = {
@@ -51,7 +51,7 @@ def made(path, **changes):
     """A finished run, from its folder."""
     config = dataclasses.replace(TINY_RUN, **changes)
     assert cli.main(["run", *words_for(config), "--workdir", str(path)]) == 0
-    folder, config, _ = read(path)
+    folder, config, _ = read_workdir(path)
     experiment = build(config, load_dataset(config, print))
     return ended(experiment, folder), folder
 

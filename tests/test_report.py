@@ -13,7 +13,8 @@ from jsplit.analysis import results
 from jsplit.cli import main as cli
 from jsplit.experiment.build import canonical
 from jsplit.experiment.config import RunConfig
-from jsplit.experiment.workdir import RunFolder, write_json
+from jsplit.experiment.workdir import RunFolder
+from jsplit.runtime.atomic import write_json
 from tests.runs import files_under
 
 PLAIN = {"gate": "always", "codec": "identity", "grad_codec": "identity"}

@@ -186,7 +186,7 @@ def test_a_summary_that_cannot_be_written_leaves_the_old_one(
     assert said.count("\n") == 1 and "No space left" in said
     assert f"go on with: run.py --resume --workdir {path}" in said
     assert (path / "summary.json").read_text() == before
-    assert not (path / "summary.json.tmp").exists()
+    assert not list(path.glob("*.tmp"))
     same(path)
 
 
@@ -332,7 +332,7 @@ def _read(terminal: int, into: list[str]) -> None:
 def test_a_folder_in_use_is_refused_and_left_alone(undisturbed, capsys):
     path, _, _ = undisturbed
     metrics = (path / "metrics.jsonl").read_bytes()
-    with workdir.held(path):
+    with workdir.lock(path):
         assert run_here("--resume", "--workdir", path) == 2
     assert "in use by another process" in capsys.readouterr().err
     assert (path / "metrics.jsonl").read_bytes() == metrics

@@ -12,10 +12,9 @@ from jsplit.analysis.report import markdown
 from jsplit.analysis.results import Group, Run, Setting
 from jsplit.data import Dataset
 from jsplit.errors import InputError
-from jsplit.experiment import workdir
 from jsplit.experiment.build import Experiment, build, share_program
 from jsplit.experiment.workdir import RunFolder
-from jsplit.runtime import device
+from jsplit.runtime import atomic, device
 
 FORMAT = "jsplit-privacy-1"
 
@@ -79,7 +78,7 @@ def _audited(experiment: Experiment, run: Run, *, first: bool) -> Figures:
         title=f"{run.path.name}: {Setting((run,)).label}, seed {run.config.seed}",
     )
     figures = {"format": FORMAT, "device": device.describe(), **found.figures}
-    workdir.write_json(_kept(run), figures)
+    atomic.write_json(_kept(run), figures)
     return figures
 
 

@@ -270,7 +270,7 @@ def read(path: Path, *, partial: bool) -> tuple[list[Run], list[str]]:
         if not folder.summary.exists():
             unfinished.append(name)
             continue
-        _, settings, dataset = workdir.read(folder.path)
+        _, settings, dataset = workdir.read_workdir(folder.path)
         check_kept_names(settings, folder.path)
         fingerprint = dataset.get("fingerprint", "")
         runs.append(Run(folder.path, settings, fingerprint, _summary(folder)))

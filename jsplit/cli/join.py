@@ -74,8 +74,8 @@ def command(argv: Sequence[str], prog: str) -> int:
         if config.workdir is None
         else workdir.path_of(config.workdir)
     )
-    workdir.make(path, "--workdir")
-    with workdir.held(path), compilation_cache.kept(config.compile_cache, say):
+    workdir.make_folder(path, "--workdir")
+    with workdir.lock(path), compilation_cache.kept(config.compile_cache, say):
         store = ClientStateStore(path)
         client = make_client(config, link.client, held, store)
         say(

@@ -14,8 +14,8 @@ COMMANDS = ("run", "sweep", "report", "privacy", "serve", "join", "certs")
 def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
     """Runs a command; returns the exit code.
 
-    0: done. 2: bad input, nothing was changed. 1: the run failed. 130: interrupted,
-    saved. What went wrong is one line on standard error.
+    0: done. 2: bad input or a missing extra, nothing was changed. 1: the run failed.
+    130: interrupted, saved. What went wrong is one line on standard error.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
         return code
     except InputError as error:
         return complain(error, 2)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "jsplit":
+            raise
+        missing = f"jsplit {name} needs {error.name}, which is not installed"
+        return complain(f"{missing}; pip install 'jsplit[all]' brings it", 2)
     except BrokenPipeError:
         forget_output()
         return 1

@@ -24,7 +24,7 @@ from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.build import load_dataset
 from jsplit.experiment.config import argument
-from jsplit.runtime import compilation_cache, device
+from jsplit.runtime import atomic, compilation_cache, device
 
 DESCRIPTION = """\
 Attacks what each finished run at or below FOLDER sent, as an honest-but-curious server
@@ -72,12 +72,12 @@ def command(argv: Sequence[str], prog: str) -> int:
     device.choose(asked.device)
     left = [left_to_attack(group, again=asked.again) for group in groups]
     check_checkpoints(run for of_group in left for run in of_group)
-    workdir.make(out, "--out")
+    workdir.make_folder(out, "--out")
 
     @functools.cache  # One for all runs: `results.read` lets no other pass.
     def dataset() -> Dataset:
         loaded = load_dataset(runs[0].config, lambda line: None)
-        folder, _, described = workdir.read(runs[0].path)
+        folder, _, described = workdir.read_workdir(runs[0].path)
         workdir.check_data(folder, described, loaded)
         return loaded
 
@@ -91,8 +91,8 @@ def command(argv: Sequence[str], prog: str) -> int:
                 place = f"{next(places)}/{count}"
                 say(f"{place}  {run.path.name}  {line(figures)}")
     text = page(groups)
-    workdir.write_text(out / "privacy.md", text)
-    workdir.write_text(out / "privacy.html", self_contained(text, out))
+    atomic.write_text(out / "privacy.md", text)
+    atomic.write_text(out / "privacy.html", self_contained(text, out))
     say(f"{len(runs)} run(s) in {out / 'privacy.html'} and {out / 'privacy.md'}")
     return 0
 

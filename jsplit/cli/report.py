@@ -13,6 +13,7 @@ from jsplit.cli.terminal import say
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.config import argument
+from jsplit.runtime import atomic
 
 DESCRIPTION = """\
 Compares the finished runs below FOLDER, such as those of jsplit sweep, and writes
@@ -46,11 +47,11 @@ def command(argv: Sequence[str], prog: str) -> int:
     out = workdir.path_of(asked.out) if asked.out else path / "report"
     runs, left_out = results.read(path, partial=asked.partial)
     groups = results.grouped(runs)
-    workdir.make(out, "--out")
+    workdir.make_folder(out, "--out")
     try:
         text = page(groups, left_out, out)
-        workdir.write_text(out / "report.md", text)
-        workdir.write_text(out / "report.html", self_contained(text, out))
+        atomic.write_text(out / "report.md", text)
+        atomic.write_text(out / "report.html", self_contained(text, out))
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror}; name another") from error
     missing = f"; {len(left_out)} not finished and left out" if left_out else ""

@@ -142,7 +142,7 @@ def _start(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
 def _go_on(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
     with multihost.together():
         assert config.workdir is not None
-        folder, kept, described = workdir.read(workdir.path_of(config.workdir))
+        folder, kept, described = workdir.read_workdir(workdir.path_of(config.workdir))
         workdir.check_same(folder, config, kept)
     dataset = _load(config)
     with multihost.together():
@@ -151,7 +151,7 @@ def _go_on(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
     experiment = build(config, dataset)
     with multihost.together():
         if multihost.leads():
-            stack.enter_context(workdir.held(folder.path))
+            stack.enter_context(workdir.lock(folder.path))
     progress = resume(experiment, folder)
     say(f"resuming {folder.path} after epoch {progress.epochs}")
     return _carry_out(experiment, folder, progress, prog)
@@ -235,7 +235,7 @@ def parse(argv: Sequence[str], prog: str) -> RunCommand:
     base = parsing.settings(argv)
     named = parsing.option(argv, "--workdir")
     if "--resume" in argv and named and parsing.option(argv, "--config") is None:
-        base = workdir.read(workdir.path_of(named))[1]
+        base = workdir.read_workdir(workdir.path_of(named))[1]
     return parsing.parse(RunCommand(settings=base), argv, prog, DESCRIPTION)
 
 

@@ -24,7 +24,7 @@ from jsplit.net.grpc_channel import serve
 from jsplit.net.server_run import ServerRun
 from jsplit.net.summary import summarize
 from jsplit.net.tcp_meter import TcpMeter
-from jsplit.runtime import compilation_cache, device
+from jsplit.runtime import atomic, compilation_cache, device
 
 SERVE = """\
 The server of a run over a network: it holds the server part, the gate and the store,
@@ -103,7 +103,7 @@ def command(argv: Sequence[str], prog: str) -> int:
             return INTERRUPTED
         # Else it was finished before, and only told those who did not know.
         if not folder.summary.exists():
-            workdir.write_json(folder.summary, summarize(config, run, meter.measure()))
+            atomic.write_json(folder.summary, summarize(config, run, meter.measure()))
         summary = _summary(folder)
         tables.show(tables.of_network(summary))
         say(f"all of it is in {folder.path}")
@@ -128,14 +128,14 @@ def _server_folder(config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
     if resume and path is None:
         raise InputError("--resume needs the run's folder: add --workdir FOLDER")
     if resume and path is not None and RunFolder(path).config.exists():
-        folder, kept, dataset = workdir.read(path)
+        folder, kept, dataset = workdir.read_workdir(path)
         if dataset != HELD_BY_CLIENTS:
             raise InputError(
                 f"--workdir {path} is a run of jsplit run's, not a server's; name the "
                 "server's, or a new folder"
             )
         workdir.check_same(folder, config, kept)
-        with workdir.held(path):
+        with workdir.lock(path):
             yield folder
         return
     with workdir.open_new(config, HELD_BY_CLIENTS) as folder:

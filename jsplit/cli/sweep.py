@@ -57,8 +57,8 @@ def command(argv: Sequence[str], prog: str) -> int:
         return 0
     _choose_device(planned)
     with contextlib.ExitStack() as stack:
-        workdir.make(path, "--folder")
-        stack.enter_context(workdir.held(path))
+        workdir.make_folder(path, "--folder")
+        stack.enter_context(workdir.lock(path))
         stack.enter_context(
             compilation_cache.kept(planned[0].config.compile_cache, say)
         )

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from jsplit.data.dataset import Dataset, arrays_of, make_dataset
-from jsplit.data.files import one_line, replacing
+from jsplit.data.files import one_line
+from jsplit.runtime.atomic import replacing
 
 _FORMAT = 1
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -72,6 +73,7 @@ def write_cache(
     arrays = dict(zip(_KEYS, arrays_of(dataset), strict=True))
     path = _path(cache_dir, dataset.name)
     try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             np.savez(
                 file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays

@@ -2,16 +2,18 @@
 
 Not through TFDS' own downloader: it sets no time limit, so that a server which accepts
 and never answers hangs it for ever, it retries for 206 s when there is no network, and
-what it fetched the stock builders could not unpack without TensorFlow. A file fetched
-here lies where TFDS looks for hand-supplied files and is parsed as one.
+what it fetched the stock builders could not unpack without TensorFlow. Nor through
+pooch: it has a limit neither on the whole time nor on the bytes that come. A file
+fetched here lies where TFDS looks for hand-supplied files and is parsed as one.
 """
 
 import hashlib
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-from jsplit.data.files import replacing
+from jsplit.runtime.atomic import replacing
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 8.0
@@ -29,8 +31,7 @@ def check_reachable(url: str) -> None:
     Raises:
         OSError: No good answer within `REACH_SECONDS`; the message is one line.
     """
-    import requests
-
+    requests = _requests()
     outcome: list[str] = []
 
     def ask() -> None:
@@ -65,36 +66,45 @@ def download(url: str, path: Path, *, sha256: str, size: int) -> None:
         OSError: The fetch failed, fell silent for `SILENCE_SECONDS`, took longer than
             `TOTAL_SECONDS`, or brought other bytes; the message is one line.
     """
-    import requests
-
+    requests = _requests()
     deadline = time.monotonic() + TOTAL_SECONDS
     digest = hashlib.sha256()
     received = 0
     limits = (CONNECT_SECONDS, SILENCE_SECONDS)
     try:
-        with (
-            requests.get(url, stream=True, timeout=limits) as response,
-            replacing(path) as file,
-        ):
+        with requests.get(url, stream=True, timeout=limits) as response:
             if not response.ok:
                 raise OSError(_refusal(url, response.status_code))
-            for chunk in response.iter_content(_CHUNK_BYTES):
-                received += len(chunk)
-                if received > size:
-                    raise OSError(f"{url} sends more than the expected {size} bytes")
-                if time.monotonic() > deadline:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                for chunk in response.iter_content(_CHUNK_BYTES):
+                    received += len(chunk)
+                    if received > size:
+                        raise OSError(
+                            f"{url} sends more than the expected {size} bytes"
+                        )
+                    if time.monotonic() > deadline:
+                        raise OSError(
+                            f"{url} sent {received} of {size} bytes "
+                            f"in {TOTAL_SECONDS:g} s"
+                        )
+                    digest.update(chunk)
+                    file.write(chunk)
+                if digest.hexdigest() != sha256:
                     raise OSError(
-                        f"{url} sent {received} of {size} bytes in {TOTAL_SECONDS:g} s"
+                        f"{url} sent {received} bytes with sha256 "
+                        f"{digest.hexdigest()}, expected {size} bytes with {sha256}"
                     )
-                digest.update(chunk)
-                file.write(chunk)
-            if digest.hexdigest() != sha256:
-                raise OSError(
-                    f"{url} sent {received} bytes with sha256 {digest.hexdigest()}, "
-                    f"expected {size} bytes with {sha256}"
-                )
     except requests.RequestException as error:
         raise OSError(_failure(url, error)) from error
+
+
+def _requests() -> Any:
+    try:
+        import requests
+    except ImportError as error:
+        raise OSError(f"{error}: pip install 'jsplit[data]'") from error
+    return requests
 
 
 def _refusal(url: str, status: int) -> str:

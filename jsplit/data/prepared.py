@@ -96,10 +96,12 @@ def classes_in(folder: Path) -> int:
 
 
 def _unreadable(folder: Path, error: Exception) -> InputError:
-    missing = isinstance(error, ImportError)
+    remedy = "prepare it again"
+    if isinstance(error, ImportError):
+        remedy = "install that module (pip install 'jsplit[data]')"
     return InputError(
         f"the folder {folder} prepared by TFDS cannot be read ({one_line(error)}); "
-        f"{'install that module' if missing else 'prepare it again'} or remove it"
+        f"{remedy} or remove it"
     )
 
 

@@ -11,8 +11,9 @@ from jsplit.codecs import identity
 from jsplit.core.init import head_bytes
 from jsplit.experiment.build import Experiment
 from jsplit.experiment.progress import Progress
-from jsplit.experiment.workdir import RunFolder, write_json
+from jsplit.experiment.workdir import RunFolder
 from jsplit.runtime import device
+from jsplit.runtime.atomic import write_json
 
 
 def summarize(experiment: Experiment, progress: Progress) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def check_kept(planned: Sequence[Planned], path: Path) -> None:
         folder = path / run.name
         if not RunFolder(folder).config.exists():
             continue
-        _, kept, _ = workdir.read(folder)
+        _, kept, _ = workdir.read_workdir(folder)
         check_kept_names(kept, folder)
         differing = differences(canonical(kept), canonical(run.config))
         if differing:
@@ -155,9 +155,9 @@ def _carry_out(experiment: Experiment, stopping: Callable[[], bool]) -> Progress
     with contextlib.ExitStack() as stack:
         dataset = experiment.dataset
         if RunFolder(path).config.exists():
-            folder, _, described = workdir.read(path)
+            folder, _, described = workdir.read_workdir(path)
             workdir.check_data(folder, described, dataset)
-            stack.enter_context(workdir.held(path))
+            stack.enter_context(workdir.lock(path))
             progress = resume(experiment, folder)
         else:
             folder = stack.enter_context(

@@ -11,6 +11,7 @@ from typing import Any
 
 from jsplit.errors import InputError
 from jsplit.experiment.config import RunConfig, differences, from_mapping
+from jsplit.runtime import atomic
 
 _FORMAT = "jsplit-run-1"
 
@@ -48,9 +49,9 @@ def open_new(config: RunConfig, dataset: dict[str, Any]) -> Iterator[RunFolder]:
     with contextlib.ExitStack() as stack:
         try:
             path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(held(path))
+            stack.enter_context(lock(path))
             check_unused(path)  # Again: another process may have been faster.
-            write_json(folder.config, record)
+            atomic.write_json(folder.config, record)
         except OSError as error:
             if made and path.is_dir():
                 path.rmdir()
@@ -60,7 +61,7 @@ def open_new(config: RunConfig, dataset: dict[str, Any]) -> Iterator[RunFolder]:
         yield folder
 
 
-def make(path: Path, option: str) -> None:
+def make_folder(path: Path, option: str) -> None:
     """Makes a folder, with those above it, unless it is there.
 
     Raises:
@@ -75,7 +76,7 @@ def make(path: Path, option: str) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
     """Keeps other processes out of a run's folder; the system ends it with the process.
 
     Raises:
@@ -116,7 +117,7 @@ def check_unused(path: Path) -> None:
     if not path.is_dir():
         raise InputError(f"--workdir {path} is a file; name a folder")
     # A run killed before it began leaves no more than this.
-    if {entry.name for entry in path.iterdir()} <= {"config.json.tmp"}:
+    if all(atomic.is_temporary(entry.name) for entry in path.iterdir()):
         if not os.access(path, os.W_OK | os.X_OK):
             raise InputError(f"--workdir {path} cannot be written; name another")
         return
@@ -130,7 +131,7 @@ def check_unused(path: Path) -> None:
     )
 
 
-def read(path: Path) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
+def read_workdir(path: Path) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
     """The folder of an earlier run, with its config and its dataset record.
 
     Raises:
@@ -179,7 +180,7 @@ def check_data(folder: RunFolder, record: dict[str, Any], dataset: Any) -> None:
 
     Args:
         folder: of the run.
-        record: of the data that it was started with, as `read` gives it.
+        record: of the data that it was started with, as `read_workdir` gives it.
         dataset: of now.
 
     Raises:
@@ -191,30 +192,6 @@ def check_data(folder: RunFolder, record: dict[str, Any], dataset: Any) -> None:
             f"({record.get('source')}) than is there now ({dataset.source}); bring "
             "that data back, or start a new run in another --workdir"
         )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON, as `write_text`."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8, as `write_bytes`."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file so that it is either the old one or the whole new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _unused(model: str) -> Path:

@@ -30,6 +30,7 @@ from rich.live import Live
 from rich.text import Text
 
 from jsplit.errors import RunError
+from jsplit.runtime.atomic import write_bytes
 
 STATE_STYLES = {"A": "bold cyan", "B": "bold yellow", "C": "bold magenta"}
 
@@ -110,12 +111,7 @@ def rewind(path: Path, epochs: int) -> list[dict[str, Any]]:
             "--workdir"
         )
     if path.exists():
-        temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "wb") as file:
-            file.writelines(line + b"\n" for line in lines[:epochs])
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_bytes(path, b"".join(line + b"\n" for line in lines[:epochs]))
     return records
 
 

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jsplit.errors import InputError, Refusal, RunError
-from jsplit.experiment.workdir import write_bytes
 from jsplit.net.client_session import STORED_WEIGHTS
+from jsplit.runtime.atomic import write_bytes
 from jsplit.typing import PyTree
 from jsplit.wire import digest_of, weights_from_bytes, weights_to_bytes
 from jsplit.wire.messages import NAME_BYTES, UNNAMED
 
 _SUFFIX = ".part"
 
-_OURS = re.compile(r"([0-9a-f]{32}\.part|run|over)(\.tmp)?")
+_OURS = re.compile(r"([0-9a-f]{32}\.part|run|over)((\.[0-9a-f]{32})?\.tmp)?")
 
 
 class ClientStateStore:

@@ -12,9 +12,9 @@ import numpy as np
 
 from jsplit import data
 from jsplit.errors import RunError
-from jsplit.experiment.workdir import write_bytes, write_json
 from jsplit.net.admission import SessionAdmission
 from jsplit.net.traffic_counter import TrafficCounter
+from jsplit.runtime.atomic import write_bytes, write_json
 from jsplit.wire.messages import NAME_BYTES, UNNAMED, Hello
 
 MEMBERS, LABELS = "members.json", "labels.npz"

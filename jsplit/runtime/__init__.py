@@ -1,1 +1,1 @@
-"""What the program runs on: devices, meshes, hosts, compiled programs."""
+"""What the program runs on: devices, meshes, hosts, compiled programs, files."""

@@ -9,11 +9,16 @@ frequencies of that message alone, at some forty times the time. `docs/wire.md` 
 layout, `benchmarks/lossless.py` the measurement.
 """
 
-import constriction
+from typing import TYPE_CHECKING
+
 import numpy as np
-import zstandard
 
 from jsplit.errors import Refusal
+
+# constriction and zstandard are imported where they are used: the library knows the
+# format's sizes without them, and only what is sent or counted compressed needs them.
+if TYPE_CHECKING:
+    import constriction
 
 RAW, CONSTANT, CODED, ZSTD = range(4)
 """The first byte: as they are, all the same byte, by their frequencies, or by zstd."""
@@ -36,6 +41,8 @@ def compress(data: bytes) -> bytes:
     5 % of the entropy. The same for the same bytes and version of zstd; another version
     may need another number of bytes.
     """
+    import zstandard
+
     values = np.frombuffer(data, np.uint8)
     counts = np.bincount(values, minlength=_SYMBOLS)
     used = np.flatnonzero(counts)
@@ -84,6 +91,8 @@ def expand(data: bytes, length: int) -> bytes:
 
 
 def _code(values: np.ndarray, counts: np.ndarray, used: np.ndarray) -> bytes:
+    import constriction
+
     # Rounded up, so that a symbol that occurs keeps a frequency.
     frequencies = -(-counts[used] * _MOST // counts.max())
     place = np.zeros(_SYMBOLS, np.int32)
@@ -103,6 +112,8 @@ def _code(values: np.ndarray, counts: np.ndarray, used: np.ndarray) -> bytes:
 
 
 def _decode(body: bytes, length: int) -> bytes:
+    import constriction
+
     occurs = np.unpackbits(
         np.frombuffer(body[:_MAP_BYTES], np.uint8), bitorder="little"
     )
@@ -122,6 +133,8 @@ def _decode(body: bytes, length: int) -> bytes:
 
 
 def _unzip(body: bytes, length: int) -> bytes:
+    import zstandard
+
     try:
         # Asked first: the library makes as many bytes as the frame says it holds.
         stated = zstandard.frame_content_size(body)
@@ -135,6 +148,8 @@ def _unzip(body: bytes, length: int) -> bytes:
 
 
 def _model(frequencies: np.ndarray) -> "constriction.stream.model.Categorical":
+    import constriction
+
     # Not "perfect": that one's fixed-point frequencies are searched, in float64 sums
     # whose order is the library's own business.
     return constriction.stream.model.Categorical(

@@ -1,0 +1,89 @@
+"""The one way of writing a file: under its name it is the old one or the whole new one.
+
+Bytes go to a temporary name in the same folder, are synced to the disk, and take their
+name by one rename, so that neither a reader nor a power cut ever sees half a file. What
+a killed process leaves behind is a temporary name, and `is_temporary` knows it.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+_TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a file that takes the name `path` when it is complete.
+
+    On any error, a full disk among them, the temporary file is removed and whatever
+    `path` was is left alone. Processes that write the same path do not meet: the last
+    one to finish stays.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "notes")
+        >>> with replacing(path) as file:
+        ...     _ = file.write(b"whole")
+        >>> path.read_bytes()
+        b'whole'
+
+    Args:
+        path: Of the file; its folder must exist.
+
+    Raises:
+        OSError: The folder is missing or cannot be written.
+    """
+    # Not `tempfile`: its files are private to their owner, and these are to be shared.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        # A folder that went away took the file with it.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file in one step, as `replacing`."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file of UTF-8 in one step, as `replacing`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file of strict JSON in one step, as `replacing`."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is what a killed process left half written."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename last; a file system that cannot do that has its own way."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
