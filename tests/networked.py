@@ -16,8 +16,9 @@ import jax
 import numpy as np
 
 from jsplit.cli.join import client_of, data_of
+from jsplit.core.gates import FreezeGate
 from jsplit.experiment import checkpoint
-from jsplit.experiment.config import RunConfig, agreement
+from jsplit.experiment.config import RunConfig, agreement, flat
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter
 from jsplit.net.channel import Line, local_line
@@ -35,8 +36,7 @@ TINY = RunConfig(
     image_size=8,
     train_examples=200,
     test_examples=100,
-    gate="freeze",
-    sync_epochs=2,
+    gate=FreezeGate(2),
     epochs=6,
     batch_size=40,
 )
@@ -121,8 +121,8 @@ def run_locally(
 def flags(config: RunConfig) -> list[str]:
     """The words that say these settings."""
     words = []
-    for name, value in vars(config).items():
-        if value == getattr(RunConfig(), name) or value is None:
+    for name, value in flat(config).items():
+        if value == flat(RunConfig()).get(name) or value is None:
             continue
         option = "--" + name.replace("_", "-")
         if isinstance(value, bool):

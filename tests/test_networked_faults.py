@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from jsplit.core.gates import FreezeGate
 from jsplit.errors import RunError
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter
@@ -304,7 +305,7 @@ def test_nobody_waits_for_the_score_of_a_client_that_is_gone(tmp_path, monkeypat
 
 def reconciles(config, run):
     """What the ledger predicts is what was counted, to the byte."""
-    for kind, ways in summarize(config, run)["difference"].items():
+    for kind, ways in summarize(config, run)["network"]["difference"].items():
         assert ways == {"up": 0, "down": 0}, kind
 
 
@@ -350,7 +351,7 @@ def test_a_client_that_is_gone_is_skipped_where_that_is_asked_for(tmp_path):
 
 
 def test_a_client_that_stalls_and_comes_back_takes_part_again(tmp_path):
-    config = dataclasses.replace(TINY, clients=2, epochs=4, sync_epochs=4)
+    config = dataclasses.replace(TINY, clients=2, epochs=4, gate=FreezeGate(4))
     folder = RunFolder(tmp_path / "server")
     folder.path.mkdir()
     said, back = [], threading.Event()

@@ -57,6 +57,7 @@ def test_processes_end_as_one_process_does(
     run_apart(config, tmp_path, cache, certs)
     assert result_of(tmp_path, run) == expected
     summary = json.loads((tmp_path / "server" / "summary.json").read_text())
+    summary = summary["network"]
     for ways in summary["difference"].values():
         assert ways == {"up": 0, "down": 0}
     assert summary["counted"]["repeated"] == {"up": 0, "down": 0}
