@@ -106,7 +106,7 @@ def one_run(
         "seed": config.seed,
         "states": summary["states"],
         "seconds": summary["seconds"],
-        "bytes": summary["counted"]["total"],
+        "bytes": summary["network"]["counted"]["total"],
         "test_accuracy": summary["test_accuracy"],
         "seconds_to": {
             str(goal): next(

@@ -91,9 +91,9 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     return {
         "seconds": measure.spreads(seconds),
         "ratios": ratios,
-        "socket": summary["socket"],
-        "counted": summary["counted"],
-        "saved": summary["saved"],
+        "socket": summary["network"]["socket"],
+        "counted": summary["network"]["counted"],
+        "saved": summary["network"]["saved"],
     }
 
 

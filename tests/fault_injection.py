@@ -68,7 +68,7 @@ def connector(run, number, lives, error, through=as_it_is):
 
 def reconciles(config, run):
     """What the ledger predicts is what was counted, to the byte."""
-    for kind, ways in summarize(config, run)["difference"].items():
+    for kind, ways in summarize(config, run)["network"]["difference"].items():
         assert ways == {"up": 0, "down": 0}, kind
 
 

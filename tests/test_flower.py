@@ -117,5 +117,5 @@ def test_flwr_run_trains_to_the_bit_as_without_flower(tmp_path):
             print(*(log.read_text() for log in logs.values() if log.exists()))
             raise
     assert summary["states"] == expected.ledger.states
-    assert summary["counted"]["activations"]["up"] > 0
+    assert summary["network"]["counted"]["activations"]["up"] > 0
     assert result_of(tmp_path, expected) == result_of(tmp_path / "local", expected)

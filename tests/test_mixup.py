@@ -139,7 +139,7 @@ def test_only_epochs_of_c_see_what_is_mixed():
     assert ledger.wire == same.wire
 
 
-def test_the_loss_gate_runs_with_references_alike():
-    gate = loss_gate(0.3, initial_loss=np.log(3), reference="alike")
+def test_the_loss_gate_runs_with_references_of_the_same_state():
+    gate = loss_gate(0.3, initial_loss=np.log(3), reference="same-state")
     _, _, ledger = simulation(1.0, gate).run(np.full(8, 0.05))
     assert ledger.states.startswith("A") and "BC" in ledger.states

@@ -12,7 +12,7 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jsplit.models import MODELS, USUAL_CUTS, Chain, cuts, split
+from jsplit.models import MODELS, Chain, cuts, split
 from jsplit.models.convolution import LOWERINGS, convolve, lowering
 from jsplit.models.layers import Conv, Norm
 from jsplit.models.pooling import POOLINGS, max_pool, pooling
@@ -374,7 +374,7 @@ def test_client_and_server_give_the_whole_networks_logits_to_the_bit():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_client_and_server_own_the_whole_networks_variables(name):
-    client, _ = split(MODELS[name](CLASSES), USUAL_CUTS[name])
+    client, _ = split(MODELS[name](CLASSES), MODELS[name].usual_cut)
     expected = owned(shapes_of(whole(name)), client)
     chex.assert_trees_all_equal_shapes(shapes_of(client), expected)
 
@@ -385,7 +385,7 @@ def test_a_cut_that_leaves_a_side_empty_is_refused(name):
     for cut in (-1, 0, len(blocks), len(blocks) + 1):
         with pytest.raises(ValueError, match=f"1 to {len(blocks) - 1}, got {cut}"):
             split(blocks, cut)
-    assert 1 <= USUAL_CUTS[name] < len(blocks)
+    assert 1 <= MODELS[name].usual_cut < len(blocks)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -430,7 +430,7 @@ def test_the_cut_table_agrees_with_a_real_network():
     ],
 )
 def test_the_usual_cuts_send_what_they_always_sent(name, cut, smashed):
-    assert USUAL_CUTS[name] == cut
+    assert MODELS[name].usual_cut == cut
     assert table(name)[cut - 1].smashed_shape == smashed
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from jsplit.core.gates import FreezeGate
 from jsplit.errors import RunError
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter
@@ -74,7 +75,7 @@ def test_a_client_that_is_gone_is_skipped_where_that_is_asked_for(tmp_path):
 
 
 def test_a_client_that_stalls_and_comes_back_takes_part_again(tmp_path):
-    config = dataclasses.replace(TINY_RUN, clients=2, epochs=4, sync_epochs=4)
+    config = dataclasses.replace(TINY_RUN, clients=2, epochs=4, gate=FreezeGate(4))
     folder = RunFolder(tmp_path / "server")
     folder.path.mkdir()
     said, back = [], threading.Event()

@@ -63,10 +63,11 @@ def test_processes_end_as_one_process_does(
     run_in_processes(config, tmp_path, cache, certs)
     assert result_of(tmp_path, run) == expected
     summary = json.loads((tmp_path / "server" / "summary.json").read_text())
-    for ways in summary["difference"].values():
+    summary = summary["network"]
+    for ways in summary["network"]["difference"].values():
         assert ways == {"up": 0, "down": 0}
-    assert summary["counted"]["repeated"] == {"up": 0, "down": 0}
-    assert summary["socket"]["tcp_bytes"] > summary["socket"]["message_bytes"]
+    assert summary["network"]["counted"]["repeated"] == {"up": 0, "down": 0}
+    assert summary["network"]["socket"]["tcp_bytes"] > summary["network"]["socket"]["message_bytes"]
 
 
 def test_a_finished_run_served_again_keeps_its_summary(cache, tmp_path):

@@ -16,6 +16,7 @@ from jsplit.analysis.privacy.view import View, ended, last_sent, private, public
 from jsplit.cli import main as cli
 from jsplit.codecs import CODECS
 from jsplit.core.defences import Defence, distance_correlation
+from jsplit.core.gates import FreezeGate
 from jsplit.core.state import init_party
 from jsplit.core.steps import make_steps
 from jsplit.experiment import checkpoint
@@ -200,7 +201,7 @@ def steps_of(run, **defence):
     from jsplit.experiment.build import parts_of
 
     client, server = parts_of(run.experiment.config, 10)
-    identity = CODECS["identity"]()
+    identity = CODECS["identity"]
     steps = make_steps(
         client,
         server,
@@ -217,7 +218,7 @@ def steps_of(run, **defence):
 
 def test_the_client_descends_the_server_s_loss_and_its_penalty(run):
     client, steps, party, x = steps_of(run[0], nopeek=0.7)
-    key, identity = jax.random.key(3), CODECS["identity"]()
+    key, identity = jax.random.key(3), CODECS["identity"]
     packet, residual = steps.client_forward(party, x, None, key)
     reply = jax.random.normal(jax.random.key(4), packet.payload.shape)
     after = steps.client_backward(
@@ -255,7 +256,7 @@ def test_noise_has_the_size_that_is_asked_for_and_is_new_every_batch(run):
 def test_nopeek_makes_activations_depend_less_on_images(tmp_path):
     found = {}
     for weight in (0.0, 30.0):
-        run, _ = made(tmp_path / str(weight), nopeek=weight, sync_epochs=5)
+        run, _ = made(tmp_path / str(weight), nopeek=weight, gate=FreezeGate(5))
         view = private(run, run.client, last_sent(run.states))
         found[weight] = dependence.correlation(view.images, view.smashed, 0).value
     assert found[30.0] < found[0.0] - 0.1

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 import jsplit.experiment.build as building
 from jsplit.core.gate import REFERENCES
+from jsplit.core.gates import LossGate
 from jsplit.core.model_part import from_flax
 from jsplit.data import normalization
 from jsplit.data.dataset import make_dataset
 from jsplit.experiment.build import (
-    GATES,
     build,
     optimizer_of,
     step_sizes_of,
@@ -243,17 +243,17 @@ LOSSES = (1.5, 1.25, 0.875, 1.5, 2.125, 1.0, 0.875)
         ("previous", "abs", "AABCAAAB"),
         ("previous", "drop", "AABCCCAB"),
         # 2.303, 1.5 in A; none in B; none, then 1.5, the first of C; 1.5 in A, 1.0
-        ("alike", "abs", "AABCCAAB"),
+        ("same-state", "abs", "AABCCAAB"),
         # 2.303, 1.5 in A; none in B; none, 1.5, 1.5 in C; in A 1.5, as it last opened
-        ("alike", "drop", "AABCCCAA"),
+        ("same-state", "drop", "AABCCCAA"),
     ],
 )
 def test_each_reference_of_the_loss_gate_opens_it_after_these_losses(
     reference, rule, states
 ):
     """By hand, at a threshold of 0.5: no two of the six end alike."""
-    config = RunConfig(threshold=0.5, loss_reference=reference, loss_rule=rule)
-    assert states_of(GATES["loss"](config, 10), LOSSES) == states
+    gate = LossGate(0.5, rule=rule, reference=reference).make(10)
+    assert states_of(gate, LOSSES) == states
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
@@ -264,8 +264,7 @@ def test_each_reference_of_the_loss_gate_opens_it_after_these_losses(
 def test_the_first_loss_is_compared_with_that_of_a_blind_guess(
     classes, blind, reference
 ):
-    config = RunConfig(threshold=0.01, loss_reference=reference)
-    gate = GATES["loss"](config, classes)
+    gate = LossGate(0.01, reference=reference).make(classes)
     for moved, after in ((0, "B"), (0.0099, "B"), (0.0101, "A"), (1, "A")):
         assert states_of(gate, [blind - moved]) == "A" + after
         assert states_of(gate, [blind + moved]) == "A" + after
@@ -280,7 +279,7 @@ def test_a_run_is_built_with_this_recipe(monkeypatch):
     dataset = make_dataset("noise", arrays, num_classes=5, source="here")
     monkeypatch.setattr(building, "make_simulation", lambda *_, **settings: settings)
     config = RunConfig(
-        model="cnn", epochs=10, batch_size=20, threshold=0.1, weight_decay=0.25
+        model="cnn", epochs=10, batch_size=20, gate=LossGate(0.1), weight_decay=0.25
     )
     experiment = build(config, dataset)
     made, sizes = experiment.simulation, experiment.step_sizes

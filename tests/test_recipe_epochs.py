@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from jsplit.codecs import identity
+from jsplit.core.gates import FreezeGate, LossGate
 from jsplit.core.simulation import make_simulation
 from jsplit.core.state import Party
 from jsplit.core.steps import make_steps
-from jsplit.experiment.build import GATES, optimizer_of, step_sizes_of
+from jsplit.experiment.build import optimizer_of, step_sizes_of
 from jsplit.experiment.config import RunConfig
 from jsplit.typing import STATES, Packet
 from tests.nets import blobs, dense_parts
@@ -28,8 +29,7 @@ CONFIG = RunConfig(
     learning_rate=0.5,
     momentum=MOMENTUM,
     weight_decay=DECAY,
-    gate="freeze",
-    sync_epochs=3,
+    gate=FreezeGate(3),
 )
 RUN = (("A", 0.5), ("A", 0.5), ("A", 0.1), ("B", 0.1), ("C", 0.02), ("C", 0.004))
 """Each epoch's state and learning rate: 30, 60 and 80 % of 6 are 1.8, 3.6 and 4.8."""
@@ -120,7 +120,7 @@ def epoch_of_a(client, server, steps, counts, rate):
 
 def simulation_of(examples, labels, sizes, **more):
     settings = {
-        "gate": GATES[CONFIG.gate](CONFIG, CLASSES),
+        "gate": CONFIG.gate.make(CLASSES),
         "optimizer": optimizer_of(CONFIG),
         "codec": identity(),
         "grad_codec": identity(),
@@ -201,7 +201,7 @@ def test_a_network_that_guesses_blindly_loses_what_the_gate_begins_with(run):
     _, record = one_epoch(run.simulation, state.replace(server=blind), 0.5)
     loss = float(record.train.loss[0])
     assert loss == pytest.approx(8 * 1.0986123, rel=1e-5)
-    gate = GATES["loss"](RunConfig(threshold=1e-3), CLASSES)
+    gate = LossGate(1e-3).make(CLASSES)
     after = gate.update(gate.init(), jnp.float32(loss / 8))
     assert STATES[int(after.state)] == "B"
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from jsplit.codecs import identity
+from jsplit.core.gates import FreezeGate
 from jsplit.core.model_part import Part, from_flax
 from jsplit.core.program import make_program
 from jsplit.core.simulation import make_simulation
 from jsplit.core.topology import PARALLEL, SEQUENTIAL
-from jsplit.experiment.build import GATES, optimizer_of
+from jsplit.experiment.build import optimizer_of
 from jsplit.experiment.config import RunConfig
 from jsplit.typing import STATES, Codec, Packet
 from tests.nets import Classifier
@@ -67,16 +68,15 @@ def entries(payload, header, labels, held):
 @pytest.fixture(scope="module", params=[PARALLEL, SEQUENTIAL], ids=lambda t: t.name)
 def received(request):
     """For each epoch of ABCCCC the steps, each a list of `entries`."""
-    config = RunConfig(gate="freeze", sync_epochs=1)
     classes = int(LABELS.max()) + 1
-    gate = GATES["freeze"](config, classes)
+    gate = FreezeGate(1).make(classes)
     simulation = make_simulation(
         as_it_is(),
         from_flax(Classifier(classes)),
         (NUMBERS[:, None], LABELS),
         (NUMBERS[:, None], LABELS),
         gate=gate,
-        optimizer=optimizer_of(config),
+        optimizer=optimizer_of(RunConfig()),
         codec=numbered(),
         grad_codec=identity(),
         shares=np.split(np.arange(sum(SIZES)), np.cumsum(SIZES)[:-1]),

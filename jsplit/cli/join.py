@@ -40,16 +40,14 @@ goes on from its --workdir.
 class JoinCommand:
     """`jsplit join`."""
 
-    settings: tyro.conf.OmitArgPrefixes[RunConfig]
+    settings: tyro.conf.OmitArgPrefixes[RunConfig] = RunConfig()
     link: tyro.conf.OmitArgPrefixes[JoinConfig] = JoinConfig()
     config: Annotated[str | None, argument("A TOML file of settings.")] = None
 
 
 def command(argv: Sequence[str], prog: str) -> int:
     """`jsplit join`: takes part in a run until the server says that it is over."""
-    command = parsing.parse(
-        JoinCommand(settings=parsing.settings(argv)), argv, prog, JOIN
-    )
+    command = parsing.parse(JoinCommand(), argv, prog, JOIN, parsing.settings(argv))
     config, link = command.settings, command.link
     check(config)
     check_names(config)

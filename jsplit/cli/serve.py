@@ -40,7 +40,7 @@ HELD_BY_CLIENTS = {"source": "held by the clients"}
 class ServeCommand:
     """`jsplit serve`."""
 
-    settings: tyro.conf.OmitArgPrefixes[RunConfig]
+    settings: tyro.conf.OmitArgPrefixes[RunConfig] = RunConfig()
     link: tyro.conf.OmitArgPrefixes[ServeConfig] = ServeConfig()
     config: Annotated[str | None, argument("A TOML file of settings.")] = None
     resume: Annotated[
@@ -52,9 +52,7 @@ class ServeCommand:
 
 def command(argv: Sequence[str], prog: str) -> int:
     """`jsplit serve`: trains with the clients that come."""
-    command = parsing.parse(
-        ServeCommand(settings=parsing.settings(argv)), argv, prog, SERVE
-    )
+    command = parsing.parse(ServeCommand(), argv, prog, SERVE, parsing.settings(argv))
     config, link = command.settings, command.link
     check(config)
     check_names(config)
@@ -85,9 +83,12 @@ def command(argv: Sequence[str], prog: str) -> int:
             )
         )
         host = link.listen.rpartition(":")[0]
+        caveat = config.gate.caveat(config.unlike)
+        if caveat is not None:
+            say(f"note: {caveat}")
         say(
             f"listening on {host}:{listener.port} for {config.clients} client(s); "
-            f"{config.model}, {config.gate} gate, {config.epochs} epochs, in "
+            f"{config.model}, {config.gate.name} gate, {config.epochs} epochs, in "
             f"{folder.path}"
         )
         finished = run.train(

@@ -76,7 +76,7 @@ def needs_of(
     layout = layout_of(config, [examples] * config.clients)
     shape, part = _shapes(config, image, classes)
     up, down = (
-        CODECS[name]().payload_bits(shape) // 8
+        CODECS[name].payload_bits(shape) // 8
         for name in (config.codec, config.grad_codec)
     )
     largest = [layout.batch * max(up, down), min(TEST_BATCH, held_out) * up]
@@ -118,8 +118,8 @@ def prepare_server(
     optimizer, keys = build.optimizer_of(config), keys_of(config.seed)
     x = jnp.zeros((1, *image), jnp.float32)
     prepared = begin_both(client, server, optimizer, keys, x, layout)
-    codec, grad_codec = CODECS[config.codec](), CODECS[config.grad_codec]()
-    gate = build.GATES[config.gate](config, classes)
+    codec, grad_codec = CODECS[config.codec], CODECS[config.grad_codec]
+    gate = config.gate.make(classes)
     setup = ServerSetup(
         steps=_steps(config, classes),
         gate=gate,
@@ -172,8 +172,8 @@ def prepare_client(
         steps=_steps(config, classes),
         transform=build.transform_of(config, moments, edge=image[0]),
         beginning=party,
-        codec=CODECS[config.codec](),
-        grad_codec=CODECS[config.grad_codec](),
+        codec=CODECS[config.codec],
+        grad_codec=CODECS[config.grad_codec],
         smashed_shape=smashed_of(client, party, x).shape[1:],
         step_sizes=build.step_sizes_of(config),
         test_batch=TEST_BATCH,
@@ -189,8 +189,8 @@ def _steps(config: RunConfig, classes: int) -> Steps:
         server,
         client_optimizer=build.optimizer_of(config),
         server_optimizer=build.optimizer_of(config),
-        codec=CODECS[config.codec](),
-        grad_codec=CODECS[config.grad_codec](),
+        codec=CODECS[config.codec],
+        grad_codec=CODECS[config.grad_codec],
         refresh_statistics=config.refresh_statistics,
         defence=build.defence_of(config),
         mixup=config.mixup,

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from jsplit.experiment.build import cut_of
 from jsplit.experiment.config import RunConfig
-from jsplit.experiment.summary import plain_of, spent, versions
+from jsplit.experiment.summary import DataFacts, summary_of
 from jsplit.net.server_run import ServerRun
 from jsplit.net.tcp_meter import ByteCounts
 from jsplit.net.traffic_counter import by_kind
-from jsplit.runtime import device
 
 
 def _socket(measured: ByteCounts | None) -> dict[str, Any] | None:
@@ -27,15 +25,16 @@ def summarize(
 ) -> dict[str, Any]:
     """What `summary.json` holds after a networked run.
 
-    `bytes` is the ledger's prediction from the states alone. `counted` is what crossed,
-    by kind, as compressed, of messages that were taken and not refused; `saved` is what
-    compression spared of it, so that the sum of both is what was predicted;
-    `difference` is what is left, and is 0 for every kind that the ledger predicts.
-    `absent_epochs` says of each client how many epochs of A and B went on without it;
-    neither it nor its traffic is in the ledger of those, and reductions compare with
-    plain split learning that has everybody. `repeated` is what only disturbances cost,
-    with what a killed server had not saved. `socket` compares what TCP carried (TLS,
-    HTTP/2 and gRPC too) with the messages in it.
+    It is that of any run; `network` holds what only a networked one counts. There
+    `counted` is what crossed, by kind, as compressed, of messages that were taken and
+    not refused; `saved` what compression spared of it, so that the sum of both is what
+    the ledger predicted (`bytes`, from the states alone); `difference` is what is left,
+    and is 0 for every kind that the ledger predicts. `absent_epochs` says of each
+    client how many epochs of A and B went on without it; neither it nor its traffic is
+    in the ledger of those, and reductions compare with plain split learning that has
+    everybody. `repeated`, in `counted`, is what only disturbances cost, what a server
+    that was killed had not saved too. `socket` has what TCP carried beside the messages
+    in it: TLS, HTTP/2 and gRPC.
 
     Args:
         config: of the run.
@@ -44,34 +43,23 @@ def summarize(
     """
     ledger, hellos = run.ledger, run.admission.hellos
     assert ledger is not None
-    plain = plain_of(ledger.prices, config.epochs)
-    counter = run.counter
+    counter, clients = run.counter, range(config.clients)
     crossed, saved = by_kind(counter.crossed), by_kind(counter.saved)
-    last = run.records[-1]
-    return {
-        "model": config.model,
-        "cut": cut_of(config),
-        "clients": config.clients,
+    examples = [hellos[client].examples for client in clients]
+    held_out = run.admission.held_out
+    facts = DataFacts(
+        name=None,
+        source="held by the clients",
+        train_examples=sum(examples),
+        test_examples=0 if held_out is None else len(held_out),
+        image_shape=hellos[0].image,
+    )
+    network = {
+        "examples_by_client": examples,
         "absent_epochs": [
             sum(client in record["absent"] for record in run.records)
-            for client in range(config.clients)
+            for client in clients
         ],
-        "train_examples": [hellos[n].examples for n in range(config.clients)],
-        "image_shape": list(hellos[0].image),
-        "topology": config.topology,
-        "gate": config.gate,
-        "codec": config.codec,
-        "grad_codec": config.grad_codec,
-        "precision": config.precision,
-        "epochs": config.epochs,
-        "seed": config.seed,
-        "states": ledger.states,
-        "test_accuracy": last.get("test_accuracy"),
-        "train_loss": last["train_loss"],
-        "communication_reduction": ledger.communication_reduction,
-        "client_compute_reduction": ledger.client_compute_reduction,
-        **spent(ledger),
-        "always_a_float32": spent(plain),
         "counted": {
             **crossed,
             "total": counter.total,
@@ -88,7 +76,5 @@ def summarize(
             for kind, ways in ledger.wire.items()
         },
         "socket": _socket(measured),
-        "seconds": last["seconds"],
-        "device": device.describe(),
-        "versions": versions(),
     }
+    return summary_of(config, facts, ledger, run.records, network)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jsplit.cli.join import load_client_data, make_client
+from jsplit.core.gates import FreezeGate
 from jsplit.experiment import checkpoint
 from jsplit.experiment.config import RunConfig, agreement
 from jsplit.experiment.workdir import RunFolder
@@ -29,8 +30,7 @@ TINY_RUN = RunConfig(
     image_size=8,
     train_examples=200,
     test_examples=100,
-    gate="freeze",
-    sync_epochs=2,
+    gate=FreezeGate(2),
     epochs=6,
     batch_size=40,
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jsplit
-from jsplit.experiment.config import RunConfig
+from jsplit.experiment.config import RunConfig, flat
 
 ROOT = Path(jsplit.__file__).parent.parent
 """Where the processes run, so that they import this package and no other."""
@@ -20,8 +20,8 @@ ROOT = Path(jsplit.__file__).parent.parent
 def words_for(config: RunConfig) -> list[str]:
     """The words of a command line that say these settings."""
     words = []
-    for name, value in vars(config).items():
-        if value == getattr(RunConfig(), name) or value is None:
+    for name, value in flat(config).items():
+        if value == flat(RunConfig()).get(name) or value is None:
             continue
         option = "--" + name.replace("_", "-")
         if isinstance(value, bool):

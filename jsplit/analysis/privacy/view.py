@@ -174,7 +174,7 @@ def _transforms(
 def _collected(
     experiment: Experiment, batches: Iterator[Batch], limit: int | None
 ) -> View:
-    decode = jax.jit(CODECS[experiment.config.codec]().decode)
+    decode = jax.jit(CODECS[experiment.config.codec].decode)
     images, smashed, labels, packets = [], [], [], []
     for image, packet, mask, label in batches:
         images.append(image)
