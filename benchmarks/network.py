@@ -87,7 +87,7 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
         print(f"  {side:12} {measure.show(measure.spread(times), 2)}")
     for pair, ratio in ratios.items():
         print(f"  {pair:20} {measure.show(ratio)}")
-    print(f"  framing: {summary['socket']}", flush=True)
+    print(f"  framing: {summary['network']['socket']}", flush=True)
     return {
         "seconds": measure.spreads(seconds),
         "ratios": ratios,
