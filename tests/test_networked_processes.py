@@ -67,7 +67,8 @@ def test_processes_end_as_one_process_does(
     for ways in summary["network"]["difference"].values():
         assert ways == {"up": 0, "down": 0}
     assert summary["network"]["counted"]["repeated"] == {"up": 0, "down": 0}
-    assert summary["network"]["socket"]["tcp_bytes"] > summary["network"]["socket"]["message_bytes"]
+    socket = summary["network"]["socket"]
+    assert socket["tcp_bytes"] > socket["message_bytes"]
 
 
 def test_a_finished_run_served_again_keeps_its_summary(cache, tmp_path):
