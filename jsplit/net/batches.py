@@ -20,7 +20,7 @@ _KEYS = jax.jit(step_keys)
 def _gathered(
     transform: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> Callable[..., jax.Array]:
-    """Of the images at some rows: `(images, rows, key) -> [b, ...]`."""
+    """Transforms the images at some rows: `(images, rows, key) -> [b, ...]`."""
     return jax.jit(lambda images, rows, key: transform(key, images[rows]))
 
 
@@ -43,7 +43,7 @@ class ClientData(NamedTuple):
 
 
 class BatchSizes(NamedTuple):
-    """What the server says of a run's batches.
+    """The sizes of a run's batches, which the server decides.
 
     Attributes:
         batch: a client's examples in a step.
@@ -55,7 +55,7 @@ class BatchSizes(NamedTuple):
 
 
 class EpochDraws(NamedTuple):
-    """What chance decides of an epoch.
+    """The random choices of an epoch.
 
     Attributes:
         key: of the epoch.
@@ -99,13 +99,13 @@ class Batches:
         )
 
     def draw(self, key_data: bytes) -> EpochDraws:
-        """What follows from an epoch's key data, as a plan has it."""
+        """Makes the random choices that follow from the key data of a plan."""
         key = jax.random.wrap_key_data(jnp.asarray(np.frombuffer(key_data, np.uint32)))
         order = np.asarray(_ORDER(key, self._examples, self._sizes.slots))
         return EpochDraws(key, order % self._examples)
 
     def rows(self, number: int) -> int:
-        """Examples of a training batch; only the last may have fewer than `batch`."""
+        """How many examples a training batch has; only the last may have fewer."""
         return min(self._examples - number * self._sizes.batch, self._sizes.batch)
 
     def mask(self, number: int) -> np.ndarray | None:
