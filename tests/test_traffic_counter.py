@@ -2,8 +2,8 @@
 
 import pytest
 
-from jsplit.net.traffic_counter import TrafficCounter, open_totals
-from jsplit.wire.messages import Goodbye, Place, Tensor
+from jsplit.net.traffic_counter import KINDS, TrafficCounter, open_totals
+from jsplit.wire.messages import MESSAGES, Goodbye, Place, Tensor
 
 BATCH = Tensor(Place(0, 0, 0), 0, 1, 1, b"", b"\0payload")
 
@@ -70,3 +70,7 @@ def test_totals_that_a_power_cut_took_follow_from_the_record(path):
 def test_an_account_of_its_own_begins_with_nothing():
     assert TrafficCounter().total == TrafficCounter().total == 0
     assert not TrafficCounter().repeated
+
+
+def test_every_message_counts_as_something():
+    assert {Tensor, *KINDS} == set(MESSAGES.values())

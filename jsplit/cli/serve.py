@@ -102,7 +102,7 @@ def command(argv: Sequence[str], prog: str) -> int:
         if not finished:
             say(f"stopped; go on with the same command and --resume, in {folder.path}")
             return INTERRUPTED
-        # Else it was finished before, and only told those who did not know.
+        # A run that had finished before has its summary already.
         if not folder.summary.exists():
             atomic.write_json(folder.summary, summarize(config, run, meter.measure()))
         summary = _summary(folder)

@@ -48,7 +48,7 @@ class JsplitProcess(NamedTuple):
     Attributes:
         process: the process itself.
         lines: the last line that it wrote, once there is one.
-        reader: the thread that reads them, until there are no more.
+        reader: the thread that reads the lines, until there are no more.
     """
 
     process: subprocess.Popen[str]

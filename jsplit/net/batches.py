@@ -21,7 +21,7 @@ _STEP = jax.jit(schedule.client_batch, static_argnums=2)
 def _gathered(
     transform: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> Callable[..., jax.Array]:
-    """Of the images at some rows: `(images, rows, key) -> [b, ...]`."""
+    """Transforms the images at some rows: `(images, rows, key) -> [b, ...]`."""
     return jax.jit(lambda images, rows, key: transform(key, images[rows]))
 
 
@@ -44,7 +44,7 @@ class ClientData(NamedTuple):
 
 
 class BatchSizes(NamedTuple):
-    """What the server says of a run's batches.
+    """The sizes of a run's batches, which the server decides.
 
     Attributes:
         batch: a client's examples in a step.
@@ -93,7 +93,7 @@ class Batches:
         return _PLAN(key, self._examples, self._sizes.slots)
 
     def rows(self, number: int) -> int:
-        """Examples of a training batch; only the last may have fewer than `batch`."""
+        """How many examples a training batch has; only the last may have fewer."""
         return min(self._examples - number * self._sizes.batch, self._sizes.batch)
 
     def mask(self, number: int) -> np.ndarray | None:

@@ -22,7 +22,7 @@ class ClientTraffic:
 
     @property
     def total(self) -> int:
-        """Both ways."""
+        """Bytes both ways."""
         return self.sent + self.received
 
     def report_epoch(self, epoch: int, state: int, crossed: int) -> None:

@@ -17,14 +17,14 @@ from jsplit.errors import Refusal
 from jsplit.net.credentials import Credentials
 
 SECONDS = 5.0
-"""For each step of the handshake."""
+"""Seconds that each step of the handshake may take."""
 
 AGAIN = 0.5
 """Seconds after which a refused certificate is shown once more."""
 
 
 def tls_refusal(address: str, credentials: Credentials | None) -> Refusal | None:
-    """What the handshake with a server fails on; None if on nothing of the kind.
+    """Finds which side refuses the other; None if neither does.
 
     A server that refuses a certificate hangs up after the handshake, and so does one
     that is killed at that moment. Only the first does it twice.
@@ -88,7 +88,7 @@ def _context(credentials: Credentials | None) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
         return context
     context.load_verify_locations(cadata=credentials.authority.decode("ascii"))
-    # It takes them from files alone; these are this user's, and gone at once.
+    # Python reads these from files alone; the files are private, and deleted at once.
     with tempfile.TemporaryDirectory(prefix="jsplit-") as folder:
         chain, key = Path(folder) / "certificate.pem", Path(folder) / "key.pem"
         for path, data in (

@@ -1,4 +1,4 @@
-"""What crossed the network, counted where messages enter and leave the server.
+"""The bytes that crossed the network, counted where the server reads and writes.
 
 What an undisturbed run would not have sent is kept apart as `repeated`: the bytes of an
 epoch that was rolled back, of a connection made anew, of an answer sent twice. The rest
@@ -30,7 +30,7 @@ from jsplit.wire.messages import (
 Counts = collections.Counter[tuple[str, str]]
 """Bytes by kind and direction."""
 
-_KINDS: dict[type, str] = {
+KINDS: dict[type, str] = {
     Hello: "handshake",
     Welcome: "handshake",
     Done: "handshake",
@@ -40,6 +40,7 @@ _KINDS: dict[type, str] = {
     WeightsKept: "control",
     Plan: "control",
 }
+"""What the bytes of a message count as; a Tensor's count by its direction."""
 
 
 _DIRECTIONS = ("up", "down")
@@ -57,8 +58,8 @@ def open_totals(path: Path) -> memoryview:
     """
     try:
         with open(path, "a+b") as file:
-            # Written, not only made so long: on a full disk a hole in it would end the
-            # process without a word.
+            # Zeros are written: on a full disk a hole in the file would end the process
+            # without an error.
             file.write(bytes(max(0, _TOTALS_BYTES - file.tell())))
             file.flush()
             return memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
@@ -134,13 +135,13 @@ class TrafficCounter:
                 self._enter(kind, direction, payload, saved)
                 self._enter("headers", direction, length - payload, 0)
             else:
-                self._enter(_KINDS[type(message)], direction, length, saved)
+                self._enter(KINDS[type(message)], direction, length, saved)
 
     def add_saved(self, message: ClientWeights, plain: int) -> None:
         """Enters a message with a payload that need not be sent, provisionally."""
         length = len(write_message(message)) - len(message.body) + CODING_BYTES + plain
         with self._lock:
-            self._enter(_KINDS[type(message)], "down", 0, length)
+            self._enter(KINDS[type(message)], "down", 0, length)
 
     def _enter(self, kind: str, direction: str, length: int, saved: int) -> None:
         self._crossing[kind, direction] += length
