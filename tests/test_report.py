@@ -11,9 +11,8 @@ import pytest
 from jsplit.analysis.comparison import at_equal_traffic, grouped
 from jsplit.analysis.results import read_results
 from jsplit.cli import main as cli
-from jsplit.core.gates import FreezeGate
 from jsplit.experiment.build import canonical
-from jsplit.experiment.config import RunConfig, changed, flat, from_kept
+from jsplit.experiment.config import RunConfig, changed, flat
 from jsplit.experiment.workdir import RunFolder
 from jsplit.runtime.atomic import write_json
 from tests.runs import files_under
@@ -26,7 +25,7 @@ def finish(path, config, accuracy, communication=1.0, computation=1.0, **changes
     folder = RunFolder(path)
     path.mkdir(parents=True)
     dataset = {"name": "made up", "source": "this test", "fingerprint": "f"}
-    dataset |= changes.pop("dataset", {})
+    dataset |= changes.pop("data", {})
     record = {"format": "jsplit-run-1", "config": flat(config), "dataset": dataset}
     write_json(folder.config, record)
     summary = {
@@ -260,9 +259,66 @@ def test_unfinished_runs_are_refused_or_left_out_as_asked(runs, capsys):
 
 
 def test_runs_on_different_data_are_refused(runs, capsys):
-    other = {"dataset": {"fingerprint": "g"}, "train_examples": 77}
+    other = {"data": {"fingerprint": "g"}, "train_examples": 77}
     finish(runs / "z", RunConfig(seed=9), 0.9, **other)
     refused(runs, "different data .*1000 images.* and .*77 images", capsys)
+
+
+HELD = {"fingerprint": None}
+NETWORK = {
+    "counted": {"activations": {"up": 900, "down": 0}, "total": 2048}
+    | {"repeated": {"up": 3, "down": 4}},
+    "saved": {"activations": {"up": 1024, "down": 0}},
+    "absent_epochs": [0, 2],
+}
+
+
+def test_networked_runs_stand_beside_simulated_ones_of_the_same_settings(runs):
+    for seed, accuracy in enumerate((0.897, 0.898, None)):
+        config = changed(BASE, gate="freeze", sync_epochs=3, seed=seed)
+        summary = {
+            "dataset": None,
+            "dataset_source": "held by the clients",
+            "bytes": {"total": 3 * 1024},
+            "network": NETWORK,
+            "data": HELD,
+        }
+        finish(runs / f"net {seed}", config, accuracy, 50.0, 12.0, **summary)
+    assert report(runs) == 0
+    text = (runs / "report" / "report.md").read_text()
+    assert "18 runs on made up" in text and "3 of the runs went over a network" in text
+    # Two of them were evaluated, and one was not.
+    row = (
+        "| freeze 3, networked | 3 | not evaluated | not evaluated | /50 | /25 | /12 |"
+    )
+    assert row in text
+    assert "| freeze 3 | 3 | 89.80 ± 0.10 | -0.20 |" in text
+    crossed = "3.0 KiB | 2.0 KiB | 1.0 KiB | 7 B | 0, 2 |"
+    assert f"| freeze 3, networked, seed 2 | {crossed}" in text
+
+
+def test_a_networked_run_of_other_images_is_refused(runs, capsys):
+    config = changed(BASE, gate="periodic")
+    finish(runs / "net", config, 0.9, network=NETWORK, train_examples=77, data=HELD)
+    refused(runs, "different data .*1000 images.* and .*77 images", capsys)
+
+
+def test_networked_runs_alone_that_were_not_evaluated_are_told_without_a_picture(
+    tmp_path,
+):
+    finish(
+        tmp_path / "net",
+        BASE,
+        None,
+        9.0,
+        network=NETWORK,
+        bytes={"total": 9},
+        data=HELD,
+    )
+    assert report(tmp_path) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| loss 0.05, networked | 1 | not evaluated |" in text
+    assert not (tmp_path / "report" / "accuracy-1.png").exists()
 
 
 def test_a_folder_without_runs_is_refused(tmp_path, capsys):
@@ -306,23 +362,6 @@ def test_the_same_run_twice_is_refused(runs, capsys):
 def test_what_says_the_same_is_the_same_run(said, runs, capsys):
     finish(runs / "again", changed(BASE, epochs=12, **PLAIN, **said), 0.99)
     refused(runs, "was run twice with the same seed", capsys)
-
-
-@pytest.mark.parametrize(
-    ("kept", "meant"),
-    [
-        ({"loss_reference": None}, "same-state"),
-        ({"loss_reference": None, "refresh_augment": True}, "decision"),
-        ({"loss_reference": None, "augment": False}, "decision"),
-        ({"loss_reference": None, "augment": False, "mixup": 0.2}, "same-state"),
-        ({"loss_reference": "alike"}, "same-state"),
-        ({"loss_reference": "previous"}, "previous"),
-        ({"mixup": 0.2}, "decision"),
-    ],
-)
-def test_what_an_earlier_version_kept_is_read_as_it_was_meant(kept, meant):
-    assert from_kept({**kept, "gate": "loss"}, "kept").gate.reference == meant
-    assert from_kept({**kept, "gate": "freeze"}, "kept").gate == FreezeGate()
 
 
 def test_what_the_gate_reads_makes_another_run():
