@@ -30,10 +30,11 @@ from jsplit.experiment.config import (
     from_kept,
     from_mapping,
 )
-from jsplit.experiment.workdir import RunFolder, read, write_json
+from jsplit.experiment.workdir import RunFolder, read_workdir
 from jsplit.models import MODELS, Model, cnn
 from jsplit.net.summary import summarize
-from tests.networked import run_locally
+from jsplit.runtime.atomic import write_json
+from jsplit.testing import run_in_process
 from tests.runs import compile_once, run_here
 
 
@@ -95,7 +96,7 @@ def summary_of(path):
 
 def networked(config, path):
     """A networked run's folder, as `jsplit serve` leaves it."""
-    run, _ = run_locally(config, path)
+    run, _ = run_in_process(config, path)
     folder = RunFolder(path / "server")
     dataset = {"source": "held by the clients"}
     record = {"format": "jsplit-run-1", "config": flat(config), "dataset": dataset}
@@ -160,7 +161,7 @@ def test_toys_run_are_swept_reported_and_drawn_on_one_machine_and_over_a_network
     assert {f"{stop}, {coded}" for stop in (1, 2, 3)} <= shown
 
     # What the server saw of it is decoded by the toy codec.
-    folder, kept, _ = read(runs / "alone")
+    folder, kept, _ = read_workdir(runs / "alone")
     run = ended(build(kept, load_dataset(kept, print)), folder)
     assert kept.gate == ToyGate(3) and private(run, run.client, 3).smashed.any()
     assert cli.main(["privacy", str(over)]) == 2
