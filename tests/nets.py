@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from jsplit.core.model_part import Part, from_flax
+from jsplit.core.model_part import ModelPart, from_flax
 from jsplit.models import MODELS, Chain, split
 from jsplit.models.layers import Conv
 
@@ -45,15 +45,15 @@ class NormedEncoder(nn.Module):
         return nn.relu(nn.BatchNorm(use_running_average=not train)(x, mask=mask))
 
 
-def normed_parts() -> tuple[Part, Part]:
+def normed_parts() -> tuple[ModelPart, ModelPart]:
     return from_flax(NormedEncoder()), from_flax(Classifier())
 
 
-def dense_parts(classes: int = 3) -> tuple[Part, Part]:
+def dense_parts(classes: int = 3) -> tuple[ModelPart, ModelPart]:
     return from_flax(Encoder()), from_flax(Classifier(classes))
 
 
-def cnn_parts(classes: int = 3, cut: int = 1) -> tuple[Part, Part]:
+def cnn_parts(classes: int = 3, cut: int = 1) -> tuple[ModelPart, ModelPart]:
     client, server = split(MODELS["cnn"](classes), cut)
     return from_flax(client), from_flax(server)
 

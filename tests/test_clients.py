@@ -72,10 +72,10 @@ def test_each_epoch_of_each_state_uses_every_example_exactly_once(topology, size
 )
 def test_epoch_order_is_a_permutation_of_each_clients_shard(sizes, topology, batch):
     from jsplit.core.schedule import make_shards
-    from jsplit.core.topology import lay_out
+    from jsplit.core.topology import make_layout
 
     shares = deal(sizes)
-    layout = lay_out(sizes, topology, batch)
+    layout = make_layout(sizes, topology, batch)
     examples = np.zeros((sum(sizes), 1), np.float32)
     shards = make_shards(examples, np.zeros(sum(sizes)), shares, layout)
     orders = [

@@ -32,7 +32,7 @@ from jsplit.experiment.build import build, load_dataset
 from jsplit.experiment.train import resume
 from jsplit.experiment.workdir import read_workdir
 from jsplit.runtime import multihost
-from jsplit.runtime.sharding import share_out
+from jsplit.runtime.sharding import make_placement
 from tests.runs import (
     ROOT,
     compile_once,
@@ -465,7 +465,7 @@ def test_a_named_coordinator_is_not_called_an_undetected_cluster(cache, tmp_path
 )
 def test_what_cannot_be_shared_equally_is_refused(members, batch, count, problem):
     with pytest.raises(InputError, match=problem):
-        share_out(members, batch, [None] * count)
+        make_placement(members, batch, [None] * count)
 
 
 def meeting(*processes, seconds=2):

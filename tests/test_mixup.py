@@ -13,7 +13,7 @@ from jsplit.codecs import identity
 from jsplit.core.gate import freeze_gate
 from jsplit.core.metrics import cross_entropy
 from jsplit.core.replay import mixed
-from jsplit.core.state import init_party
+from jsplit.core.state import init_side
 from jsplit.core.steps import make_steps
 from jsplit.errors import InputError
 from tests.nets import OPTIMIZER, blobs, dense_parts
@@ -76,7 +76,7 @@ def steps_of(mixup):
         mixup=mixup,
     )
     smashed = images(1, (6, 8))
-    party = init_party(server, OPTIMIZER, jax.random.key(0), smashed)
+    party = init_side(server, OPTIMIZER, jax.random.key(0), smashed)
     packets = jax.vmap(identity().encode)(smashed[:, None])
     labels = jnp.asarray([[0], [1], [2], [0], [1], [2]], jnp.int32)
     return server, steps, party, packets, labels, smashed

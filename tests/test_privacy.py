@@ -17,7 +17,7 @@ from jsplit.cli import main as cli
 from jsplit.codecs import CODECS
 from jsplit.core.defences import Defence, distance_correlation
 from jsplit.core.gates import FreezeGate
-from jsplit.core.state import init_party
+from jsplit.core.state import init_side
 from jsplit.core.steps import make_steps
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import build, load_dataset
@@ -212,7 +212,7 @@ def steps_of(run, **defence):
         defence=Defence(**defence),
     )
     x = jax.random.normal(jax.random.key(1), (12, 8, 8, 1))
-    party = init_party(client, optax.scale(-1.0), jax.random.key(2), x)
+    party = init_side(client, optax.scale(-1.0), jax.random.key(2), x)
     return client, steps, party, x
 
 
@@ -250,7 +250,7 @@ def test_noise_has_the_size_that_is_asked_for_and_is_new_every_batch(run):
         seen.append((payload - clean)[:9])
         assert jnp.std(seen[-1]) / size == pytest.approx(0.5, rel=0.05)
     assert not jnp.array_equal(*seen)
-    assert not jnp.array_equal(steps.client_examine(party, x).payload, clean)
+    assert not jnp.array_equal(steps.client_evaluate(party, x).payload, clean)
 
 
 def test_nopeek_makes_activations_depend_less_on_images(tmp_path):

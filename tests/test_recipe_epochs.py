@@ -15,7 +15,7 @@ import pytest
 from jsplit.codecs import identity
 from jsplit.core.gates import FreezeGate, LossGate
 from jsplit.core.simulation import make_simulation
-from jsplit.core.state import Party
+from jsplit.core.state import SideState
 from jsplit.core.steps import make_steps
 from jsplit.experiment.build import optimizer_of, step_sizes_of
 from jsplit.experiment.config import RunConfig
@@ -246,7 +246,7 @@ def test_each_client_is_sent_the_gradient_of_the_mean_over_its_own_examples():
     )
     layer = {"kernel": jnp.array([[1.0, -1.0]]), "bias": jnp.zeros(2)}
     variables = {"params": {"Dense_0": layer}}
-    server = Party(variables, optimizer_of(CONFIG).init(variables["params"]))
+    server = SideState(variables, optimizer_of(CONFIG).init(variables["params"]))
     _, _, replies = steps.server_step_with_reply(
         server,
         Packet(jnp.zeros((2, 4, 1)), jnp.zeros((2, 0), jnp.uint8)),

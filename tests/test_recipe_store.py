@@ -9,7 +9,7 @@ import pytest
 
 from jsplit.codecs import identity
 from jsplit.core.gates import FreezeGate
-from jsplit.core.model_part import Part, from_flax
+from jsplit.core.model_part import ModelPart, from_flax
 from jsplit.core.program import make_program
 from jsplit.core.simulation import make_simulation
 from jsplit.core.topology import PARALLEL, SEQUENTIAL
@@ -30,7 +30,7 @@ def as_it_is():
     def init(key, x):
         return {"params": {"unused": jnp.zeros(())}}
 
-    return Part(init, lambda variables, x, **_: (x, variables), masks=True)
+    return ModelPart(init, lambda variables, x, **_: (x, variables), masks=True)
 
 
 def numbered():

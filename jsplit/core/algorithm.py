@@ -20,7 +20,7 @@ from jsplit.core import schedule, store
 from jsplit.core.gate import Gate
 from jsplit.core.metrics import HeldOut, Metrics, added, no_metrics, total
 from jsplit.core.schedule import EpochPlan, OfflineBatches, Shards
-from jsplit.core.state import EpochRecord, Party, TrainState
+from jsplit.core.state import EpochRecord, SideState, TrainState
 from jsplit.core.steps import Steps
 from jsplit.core.store import Store
 from jsplit.core.topology import Layout, average, each, spread
@@ -45,7 +45,7 @@ class Method(NamedTuple):
     gate: Gate
     layout: Layout
     transform: Transform
-    score: Callable[[Party, Party, HeldOut], Metrics]
+    score: Callable[[SideState, SideState, HeldOut], Metrics]
     placement: Placement
 
 
@@ -72,7 +72,11 @@ def epoch(
     now: tuple[jax.Array, jax.Array],
 ) -> tuple[TrainState, EpochRecord]:
     """One epoch, in the state that the gate named."""
-    layout, constrain, (step_size, active) = method.layout, method.placement.lay, now
+    layout, constrain, (step_size, active) = (
+        method.layout,
+        method.placement.constrain,
+        now,
+    )
     plan = schedule.plan_epoch(schedule.epoch_key(key, state.epoch), data, layout)
     learned = _Learned(state.client, state.server, state.store, no_metrics())
     for name, turns, turn in (
@@ -103,8 +107,8 @@ def epoch(
 class _Learned(NamedTuple):
     """What the turns of an epoch hand on."""
 
-    client: Party
-    server: Party
+    client: SideState
+    server: SideState
     store: Store
     metrics: Metrics
 
@@ -113,14 +117,14 @@ def _exchange(
     method: Method, plan: EpochPlan, data: Shards, step_size: jax.Array, *, reply: bool
 ) -> Callable[[jax.Array, _Learned], _Learned]:
     """A group's turn in an epoch of A, where the server replies, or of B."""
-    steps, layout, constrain = method.steps, method.layout, method.placement.lay
+    steps, layout, constrain = method.steps, method.layout, method.placement.constrain
     members, side = layout.members, (MEMBERS,) if reply else ()
     prepare = each(method.transform.training(sync=reply), members)
 
     def turn(group: jax.Array, learned: _Learned) -> _Learned:
         def step(
-            carry: tuple[Party, Party, Store], number: jax.Array
-        ) -> tuple[tuple[Party, Party, Store], Metrics]:
+            carry: tuple[SideState, SideState, Store], number: jax.Array
+        ) -> tuple[tuple[SideState, SideState, Store], Metrics]:
             clients, server, stored = carry
             now = schedule.batch_of(plan, group, number, layout)
             rows = constrain(now.rows, MEMBERS, ROWS)
@@ -174,22 +178,22 @@ def learn_from_store(
     steps: Steps,
     stored: Store,
     batches: OfflineBatches,
-    server: Party,
+    server: SideState,
     step_size: jax.Array,
     placement: Placement = ONE_DEVICE,
-) -> tuple[Party, Metrics]:
+) -> tuple[SideState, Metrics]:
     """The server's epoch of C.
 
     Stored examples are drawn one by one from all clients, each with the header of the
     packet it came in.
     """
 
-    def step(server: Party, now: OfflineBatches) -> tuple[Party, Metrics]:
-        rows = placement.lay(store.take(stored, now.slots), BATCH)
+    def step(server: SideState, now: OfflineBatches) -> tuple[SideState, Metrics]:
+        rows = placement.constrain(store.take(stored, now.slots), BATCH)
         packets = Packet(rows.packets.payload[:, None], rows.packets.header)
         given = rows.labels[:, None], now.mask, now.keys, step_size
         server, metrics = steps.offline_step(server, packets, *given)
-        return placement.lay(server), metrics
+        return placement.constrain(server), metrics
 
     server, metrics = jax.lax.scan(step, server, batches)
     return server, total(metrics)

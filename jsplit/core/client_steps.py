@@ -7,8 +7,8 @@ import jax
 import optax
 
 from jsplit.core.defences import Defence, blank, blurred, penalty
-from jsplit.core.model_part import Part
-from jsplit.core.state import Party, descend
+from jsplit.core.model_part import ModelPart
+from jsplit.core.state import SideState, descend
 from jsplit.typing import Codec, Packet, PyTree, Variables
 
 Observe = Callable[[str, Packet, jax.Array | None], None]
@@ -34,12 +34,12 @@ class ClientSteps(NamedTuple):
 
     forward: Callable[..., tuple[Packet, Residual]]
     refresh: Callable[..., Packet]
-    backward: Callable[..., Party]
+    backward: Callable[..., SideState]
     examine: Callable[..., Packet]
 
 
 def make_client_steps(
-    client: Part,
+    client: ModelPart,
     optimizer: optax.GradientTransformation,
     *,
     codec: Codec,
@@ -66,13 +66,13 @@ def make_client_steps(
         return encode(blank(blurred(defence, smashed, mask, key), mask))
 
     def client_forward(
-        party: Party, x: jax.Array, mask: jax.Array | None, key: jax.Array
+        side: SideState, x: jax.Array, mask: jax.Array | None, key: jax.Array
     ) -> tuple[Packet, Residual]:
         def forward(params: PyTree) -> tuple[jax.Array, Variables]:
-            variables = {**party.variables, "params": params}
+            variables = {**side.variables, "params": params}
             return client.apply(variables, x, mask=mask, key=key, train=True)
 
-        params = party.variables["params"]
+        params = side.variables["params"]
         smashed, pullback, variables = jax.vjp(forward, params, has_aux=True)
         residual = Residual(pullback, variables, penalty(defence, x, smashed, mask))
         packet = pack(smashed, mask, key)
@@ -80,36 +80,36 @@ def make_client_steps(
         return packet, residual
 
     def client_refresh(
-        party: Party, x: jax.Array, mask: jax.Array | None, key: jax.Array
+        side: SideState, x: jax.Array, mask: jax.Array | None, key: jax.Array
     ) -> Packet:
         batch = refresh_statistics == "batch"
-        smashed, _ = client.apply(party.variables, x, mask=mask, key=key, train=batch)
+        smashed, _ = client.apply(side.variables, x, mask=mask, key=key, train=batch)
         packet = pack(smashed, mask, key)
         observe("activations", packet, mask)
         return packet
 
     def client_backward(
-        party: Party,
+        side: SideState,
         residual: Residual,
         reply: Packet,
         mask: jax.Array | None,
         step_size: jax.Array,
-    ) -> Party:
+    ) -> SideState:
         gradient = decode(reply)
         if residual.penalty is not None:
             gradient += residual.penalty
         (gradients,) = residual.pullback(gradient)
-        return descend(optimizer, party, residual.variables, gradients, mask, step_size)
+        return descend(optimizer, side, residual.variables, gradients, mask, step_size)
 
-    def client_examine(
-        party: Party, x: jax.Array, mask: jax.Array | None = None
+    def client_evaluate(
+        side: SideState, x: jax.Array, mask: jax.Array | None = None
     ) -> Packet:
-        return pack(examined(client, party, x), mask, jax.random.key(0))
+        return pack(evaluated(client, side, x), mask, jax.random.key(0))
 
-    return ClientSteps(client_forward, client_refresh, client_backward, client_examine)
+    return ClientSteps(client_forward, client_refresh, client_backward, client_evaluate)
 
 
-def examined(part: Part, party: Party, x: jax.Array) -> jax.Array:
+def evaluated(part: ModelPart, side: SideState, x: jax.Array) -> jax.Array:
     """What a part makes of a batch in evaluation, by running statistics."""
     key = jax.random.key(0)  # evaluation draws nothing
-    return part.apply(party.variables, x, mask=None, key=key, train=False)[0]
+    return part.apply(side.variables, x, mask=None, key=key, train=False)[0]

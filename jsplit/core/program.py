@@ -11,7 +11,7 @@ from jsplit.core.algorithm import Method, train
 from jsplit.core.gate import Gate
 from jsplit.core.metrics import HeldOut, Metrics, cross_entropy, evaluate, top_1
 from jsplit.core.schedule import Shards
-from jsplit.core.state import EpochRecord, Party, TrainState
+from jsplit.core.state import EpochRecord, SideState, TrainState
 from jsplit.core.steps import Steps
 from jsplit.core.topology import Layout
 from jsplit.core.transform import IDENTITY_TRANSFORM, Transform
@@ -27,11 +27,11 @@ class Program(NamedTuple):
             (TrainState, EpochRecord of [e])`, jit-compiled; the first argument is
             donated. Epochs that are not active are skipped, so that the last chunk of
             a run needs no program of its own; their records are meaningless.
-        init: `(client: Party, server: Party) -> TrainState` with an empty store.
+        init: `(client, server) -> TrainState`, of two `SideState`, with an empty store.
     """
 
     run: Callable[..., tuple[TrainState, EpochRecord]]
-    init: Callable[[Party, Party], TrainState]
+    init: Callable[[SideState, SideState], TrainState]
 
 
 def make_program(
@@ -62,7 +62,7 @@ def make_program(
             the order of sums.
     """
 
-    def score(client: Party, server: Party, test: HeldOut) -> Metrics:
+    def score(client: SideState, server: SideState, test: HeldOut) -> Metrics:
         def predict(raw: jax.Array, mask: jax.Array) -> jax.Array:
             return steps.predict(client, server, transform.evaluate(raw), mask)
 
@@ -80,7 +80,7 @@ def make_program(
     ) -> tuple[TrainState, EpochRecord]:
         return train(method, state, shards, test, key, step_sizes, active)
 
-    def init(client: Party, server: Party) -> TrainState:
+    def init(client: SideState, server: SideState) -> TrainState:
         return TrainState(
             *placement.put((client, server, gate.init())),
             store=store.empty(layout, codec, smashed_shape, placement),

@@ -7,25 +7,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jsplit.core.client_steps import Observe, examined
+from jsplit.core.client_steps import Observe, evaluated
 from jsplit.core.metrics import Metrics, sum_up
-from jsplit.core.model_part import Part
+from jsplit.core.model_part import ModelPart
 from jsplit.core.replay import Replay, as_received
-from jsplit.core.state import Party, descend
+from jsplit.core.state import SideState, descend
 from jsplit.typing import Codec, Packet, PyTree
 
 
 class ServerSteps(NamedTuple):
     """The server's steps, not yet compiled; `Steps` says what each takes and gives."""
 
-    step: Callable[..., tuple[Party, Metrics]]
-    offline_step: Callable[..., tuple[Party, Metrics]]
-    step_with_reply: Callable[..., tuple[Party, Metrics, Packet]]
+    step: Callable[..., tuple[SideState, Metrics]]
+    offline_step: Callable[..., tuple[SideState, Metrics]]
+    step_with_reply: Callable[..., tuple[SideState, Metrics, Packet]]
     examine: Callable[..., jax.Array]
 
 
 def make_server_steps(
-    server: Part,
+    server: ModelPart,
     optimizer: optax.GradientTransformation,
     *,
     codec: Codec,
@@ -52,7 +52,7 @@ def make_server_steps(
     encode = jax.named_scope("encode")(grad_codec.encode)
 
     def learn(
-        party: Party,
+        side: SideState,
         packets: Packet,
         labels: jax.Array,
         mask: jax.Array | None,
@@ -61,7 +61,7 @@ def make_server_steps(
         *,
         replay: Replay = as_received,
         reply: bool = False,
-    ) -> tuple[Party, Metrics, jax.Array | None]:
+    ) -> tuple[SideState, Metrics, jax.Array | None]:
         """The server's step; with `reply` also the gradient at the cut `[k, b, ...]`.
 
         It is that of each client's own mean loss, not of the mean of all.
@@ -72,7 +72,7 @@ def make_server_steps(
         smashed, losses_of = replay(key, smashed, rows)
 
         def mean_loss(params: PyTree, smashed: jax.Array) -> tuple[jax.Array, Any]:
-            variables = {**party.variables, "params": params}
+            variables = {**side.variables, "params": params}
             outputs, variables = server.apply(
                 variables, smashed, mask=rows, key=key, train=True
             )
@@ -83,9 +83,9 @@ def make_server_steps(
 
         gradient = jax.grad(mean_loss, argnums=(0, 1) if reply else (0,), has_aux=True)
         (gradients, *at_cut), (variables, metrics) = gradient(
-            party.variables["params"], smashed
+            side.variables["params"], smashed
         )
-        trained = descend(optimizer, party, variables, gradients, mask, step_size)
+        trained = descend(optimizer, side, variables, gradients, mask, step_size)
         if not reply:
             return trained, metrics, None
         answer = at_cut[0].reshape(*labels.shape, *smashed.shape[1:])
@@ -95,35 +95,35 @@ def make_server_steps(
     # The names of these are those of traces and profiles.
 
     def server_step(
-        party: Party,
+        side: SideState,
         packets: Packet,
         labels: jax.Array,
         mask: jax.Array | None,
         key: jax.Array,
         step_size: jax.Array,
-    ) -> tuple[Party, Metrics]:
-        return learn(party, packets, labels, mask, key, step_size)[:2]
+    ) -> tuple[SideState, Metrics]:
+        return learn(side, packets, labels, mask, key, step_size)[:2]
 
     def offline_step(
-        party: Party,
+        side: SideState,
         packets: Packet,
         labels: jax.Array,
         mask: jax.Array | None,
         key: jax.Array,
         step_size: jax.Array,
-    ) -> tuple[Party, Metrics]:
-        return learn(party, packets, labels, mask, key, step_size, replay=replay)[:2]
+    ) -> tuple[SideState, Metrics]:
+        return learn(side, packets, labels, mask, key, step_size, replay=replay)[:2]
 
     def server_step_with_reply(
-        party: Party,
+        side: SideState,
         packets: Packet,
         labels: jax.Array,
         mask: jax.Array | None,
         key: jax.Array,
         step_size: jax.Array,
-    ) -> tuple[Party, Metrics, Packet]:
+    ) -> tuple[SideState, Metrics, Packet]:
         trained, metrics, gradients = learn(
-            party, packets, labels, mask, key, step_size, reply=True
+            side, packets, labels, mask, key, step_size, reply=True
         )
 
         assert gradients is not None
@@ -136,11 +136,11 @@ def make_server_steps(
         axes = (0, None if mask is None else 0)
         return trained, metrics, jax.vmap(answer, axes)(gradients, mask)
 
-    def server_examine(party: Party, packet: Packet) -> jax.Array:
-        return examined(server, party, decode(packet))
+    def server_evaluate(side: SideState, packet: Packet) -> jax.Array:
+        return evaluated(server, side, decode(packet))
 
     return ServerSteps(
-        server_step, offline_step, server_step_with_reply, server_examine
+        server_step, offline_step, server_step_with_reply, server_evaluate
     )
 
 

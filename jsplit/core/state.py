@@ -9,57 +9,60 @@ from flax import struct
 
 from jsplit.core.gate import GateState
 from jsplit.core.metrics import Metrics
-from jsplit.core.model_part import Part
+from jsplit.core.model_part import ModelPart
 from jsplit.core.store import Store
 from jsplit.typing import PyTree, Variables
 
 
 @struct.dataclass
-class Party:
+class SideState:
     """All that one side trains: its Flax variables and its optimizer's state."""
 
     variables: Variables
     opt_state: PyTree
 
 
-def init_party(
-    part: Part, optimizer: optax.GradientTransformation, key: jax.Array, x: jax.Array
-) -> Party:
+def init_side(
+    part: ModelPart,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    x: jax.Array,
+) -> SideState:
     """Fresh variables and optimizer state for an example batch `x` of this part."""
     variables = part.init(key, x)
-    return Party(variables, optimizer.init(variables["params"]))
+    return SideState(variables, optimizer.init(variables["params"]))
 
 
 @jax.named_scope("optimizer")
 def descend(
     optimizer: optax.GradientTransformation,
-    party: Party,
+    side: SideState,
     variables: Variables,
     gradients: PyTree,
     mask: jax.Array | None,
     step_size: jax.Array,
-) -> Party:
+) -> SideState:
     """One optimizer step; none at all where no row of the batch is real.
 
     Weight decay, momentum and batch statistics would move even then.
 
     Args:
         optimizer: of the side.
-        party: before the step.
+        side: before the step.
         variables: with the batch statistics that the step moved.
         gradients: of the parameters.
         mask: which rows of the batch are real; None for all.
         step_size: what the optimizer's updates are multiplied by.
     """
     params = variables["params"]
-    updates, opt_state = optimizer.update(gradients, party.opt_state, params)
+    updates, opt_state = optimizer.update(gradients, side.opt_state, params)
     updates = jax.tree.map(lambda update: step_size * update, updates)
     params = optax.apply_updates(params, updates)
-    trained = Party({**variables, "params": params}, opt_state)
+    trained = SideState({**variables, "params": params}, opt_state)
     if mask is None:
         return trained
     seen = jnp.any(mask)
-    return jax.tree.map(lambda new, old: jnp.where(seen, new, old), trained, party)
+    return jax.tree.map(lambda new, old: jnp.where(seen, new, old), trained, side)
 
 
 @struct.dataclass
@@ -74,8 +77,8 @@ class TrainState:
         epoch: int32, epochs finished.
     """
 
-    client: Party
-    server: Party
+    client: SideState
+    server: SideState
     gate: GateState
     store: Store
     epoch: jax.Array

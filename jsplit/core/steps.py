@@ -17,10 +17,10 @@ import optax
 from jsplit.core.client_steps import Residual, make_client_steps
 from jsplit.core.defences import NO_DEFENCE, Defence
 from jsplit.core.metrics import Metrics, cross_entropy, top_1
-from jsplit.core.model_part import Part
+from jsplit.core.model_part import ModelPart
 from jsplit.core.replay import mixup as mixing
 from jsplit.core.server_steps import make_server_steps
-from jsplit.core.state import Party
+from jsplit.core.state import SideState
 from jsplit.typing import Codec, Packet
 
 
@@ -45,21 +45,21 @@ class Steps(NamedTuple):
         offline_step: state C. The same, mixed in pairs if the steps are made so.
         server_step_with_reply: state A. The same, and the gradient packets:
             `(...) -> (server, Metrics, Packet[k])`.
-        client_examine: evaluation, by running statistics.
+        client_evaluate: evaluation, by running statistics.
             `(client, x, mask=None) -> Packet`.
-        server_examine: likewise. `(server, packet) -> logits`.
+        server_evaluate: likewise. `(server, packet) -> logits`.
         predict: both: through the activation codec, as in use.
             `(client, server, x, mask=None) -> logits`.
     """
 
     client_forward: Callable[..., tuple[Packet, Residual]]
     client_refresh: Callable[..., Packet]
-    client_backward: Callable[..., Party]
-    server_step: Callable[..., tuple[Party, Metrics]]
-    offline_step: Callable[..., tuple[Party, Metrics]]
-    server_step_with_reply: Callable[..., tuple[Party, Metrics, Packet]]
-    client_examine: Callable[..., Packet]
-    server_examine: Callable[..., jax.Array]
+    client_backward: Callable[..., SideState]
+    server_step: Callable[..., tuple[SideState, Metrics]]
+    offline_step: Callable[..., tuple[SideState, Metrics]]
+    server_step_with_reply: Callable[..., tuple[SideState, Metrics, Packet]]
+    client_evaluate: Callable[..., Packet]
+    server_evaluate: Callable[..., jax.Array]
     predict: Callable[..., jax.Array]
 
 
@@ -68,8 +68,8 @@ def ignore(kind: str, packet: Packet, mask: jax.Array | None) -> None:
 
 
 def make_steps(
-    client: Part,
-    server: Part,
+    client: ModelPart,
+    server: ModelPart,
     *,
     client_optimizer: optax.GradientTransformation,
     server_optimizer: optax.GradientTransformation,
@@ -140,8 +140,8 @@ def make_steps(
     )
 
     def predict(
-        client_party: Party,
-        server_party: Party,
+        client_party: SideState,
+        server_party: SideState,
         x: jax.Array,
         mask: jax.Array | None = None,
     ) -> jax.Array:
@@ -154,7 +154,7 @@ def make_steps(
         server_step=jax.jit(of_server.step),
         offline_step=jax.jit(of_server.offline_step),
         server_step_with_reply=jax.jit(of_server.step_with_reply),
-        client_examine=jax.jit(of_client.examine),
-        server_examine=jax.jit(of_server.examine),
+        client_evaluate=jax.jit(of_client.examine),
+        server_evaluate=jax.jit(of_server.examine),
         predict=jax.jit(predict),
     )

@@ -14,7 +14,7 @@ from jsplit import data
 from jsplit.accounting.compression_tally import Tally
 from jsplit.codecs import CODECS
 from jsplit.core.defences import Defence
-from jsplit.core.model_part import Part, from_flax, with_precision
+from jsplit.core.model_part import ModelPart, from_flax, with_precision
 from jsplit.core.option import options_of
 from jsplit.core.replay import check as check_mixup
 from jsplit.core.simulation import Simulation, make_simulation
@@ -194,7 +194,7 @@ def shape_of(config: RunConfig) -> dict[str, object]:
     }
 
 
-def parts_of(config: RunConfig, classes: int) -> tuple[Part, Part]:
+def parts_of(config: RunConfig, classes: int) -> tuple[ModelPart, ModelPart]:
     """The client's and the server's part of the config's network."""
     blocks = MODELS[config.model](classes)
     client, server = (

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jsplit
-from jsplit.accounting.ledger import FLOAT32_BITS, Ledger, Prices
+from jsplit.accounting.cost_model import CostModel
+from jsplit.accounting.ledger import FLOAT32_BITS, Ledger
 from jsplit.codecs import identity
 from jsplit.core.init import head_bytes
 from jsplit.experiment.build import Experiment, cut_of
@@ -65,7 +66,7 @@ def summary_of(
         records: one an epoch; those without a score have no `test_accuracy`.
         network: what only a networked run counts; None for one on one machine.
     """
-    plain = plain_ledger(ledger.prices, config.epochs)
+    plain = plain_ledger(ledger.costs, config.epochs)
     last = records[-1]
     scores = [
         record["test_accuracy"]
@@ -118,11 +119,11 @@ def _spent(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def plain_ledger(prices: Prices, epochs: int) -> Ledger:
+def plain_ledger(costs: CostModel, epochs: int) -> Ledger:
     """The ledger of plain split learning with the same parts, examples and clients."""
-    bits = FLOAT32_BITS * prices.values
+    bits = FLOAT32_BITS * costs.values
     plain = dataclasses.replace(
-        prices,
+        costs,
         payload_bits=bits,
         grad_payload_bits=bits,
         header_bytes=head_bytes(identity()),

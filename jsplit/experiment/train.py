@@ -50,7 +50,7 @@ def resume(experiment: Experiment, folder: RunFolder) -> Progress:
             store = checkpoint.restore(folder.checkpoints, epochs, small, store)[2]
     progress.state = TrainState(**small, store=store)
     progress.records = multihost.share(lambda: rewind(folder.metrics, epochs))
-    progress.ledger = Ledger.of(experiment.simulation.prices, meta["states"])
+    progress.ledger = Ledger.of(experiment.simulation.costs, meta["states"])
     return progress
 
 

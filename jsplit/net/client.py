@@ -12,7 +12,7 @@ from typing import TypeVar
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.state import Party
+from jsplit.core.state import SideState
 from jsplit.errors import Refusal, RunError
 from jsplit.net import reconnect
 from jsplit.net.batches import Batches, BatchSizes, ClientData
@@ -87,7 +87,7 @@ class Client:
         stopping: Callable[[], bool] = lambda: False,
     ):
         self.traffic = ClientTraffic(notify)
-        self.party: Party | None = None
+        self.party: SideState | None = None
         self._number = number
         self._alone = alone
         self._data = data
@@ -250,10 +250,10 @@ class Client:
             self.traffic.report_epoch(plan.place.epoch, plan.state, crossed)
         return other
 
-    def _weights(self, plan: Plan) -> Party:
+    def _weights(self, plan: Plan) -> SideState:
         if plan.weights == INITIAL_WEIGHTS:
             return self._setup.beginning
-        weights: Party = self._store.load(plan.weights, self._setup.beginning)
+        weights: SideState = self._store.load(plan.weights, self._setup.beginning)
         self._store.mark_used(plan.weights)
         return weights
 
@@ -315,7 +315,7 @@ class Client:
         for number in range(plan.place.number, count):
             if examine:
                 x, mask = batches.held_out(number)
-                packet = setup.steps.client_examine(party, x, mask)
+                packet = setup.steps.client_evaluate(party, x, mask)
                 rows = int(mask.sum())
             else:
                 packet = setup.steps.client_refresh(

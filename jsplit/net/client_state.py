@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jsplit.core.client_steps import Residual
-from jsplit.core.state import Party
+from jsplit.core.state import SideState
 from jsplit.core.steps import Steps
 from jsplit.core.transform import Transform
 from jsplit.typing import Codec
@@ -29,7 +29,7 @@ class ClientSetup(NamedTuple):
 
     steps: Steps
     transform: Transform
-    beginning: Party
+    beginning: SideState
     codec: Codec
     grad_codec: Codec
     smashed_shape: tuple[int, ...]
@@ -53,7 +53,7 @@ class EpochProgress:
     """
 
     plan: Plan
-    party: Party
+    party: SideState
     done: int = 0
     waiting: tuple[Tensor, Residual] | None = None
     finished: Message | None = None

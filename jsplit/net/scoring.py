@@ -65,7 +65,7 @@ class Scorer:
         for number, packet in enumerate(self._sent[1]):
             some = labels[number * batch : (number + 1) * batch]
             mask = np.arange(min(batch, len(labels))) < len(some)
-            outputs = self._setup.steps.server_examine(
+            outputs = self._setup.steps.server_evaluate(
                 state.server, padded(packet, len(mask))
             )
             scores.append(self._score(outputs, np.resize(some, len(mask)), mask))

@@ -16,7 +16,7 @@ import numpy as np
 from jsplit.core import schedule
 from jsplit.core.algorithm import learn_from_store
 from jsplit.core.metrics import Metrics
-from jsplit.core.state import Party
+from jsplit.core.state import SideState
 from jsplit.core.steps import Steps
 from jsplit.core.store import Store
 from jsplit.core.topology import Layout, average
@@ -53,12 +53,12 @@ def _offline(
     layout: Layout,
     stored: Store,
     filled: jax.Array,
-    server: Party,
+    server: SideState,
     key: jax.Array,
     step_size: jax.Array,
     *,
     padded: bool,
-) -> tuple[Party, Metrics]:
+) -> tuple[SideState, Metrics]:
     batches = schedule.plan_offline(key, filled, layout, padded=padded)
     return learn_from_store(steps, stored, batches, server, step_size)
 

@@ -171,7 +171,7 @@ class ServerRun:
             self._wait_for(self._all_labelled)
             self._save_members(name)
         self.prepared, self.state = prepared, prepared.state
-        self.ledger = Ledger(prepared.prices)
+        self.ledger = Ledger(prepared.costs)
         manager = ClientManager(
             prepared.setup,
             self.sessions,

@@ -7,20 +7,20 @@ import jax
 import jax.numpy as jnp
 
 from jsplit import data
-from jsplit.accounting.ledger import Prices
+from jsplit.accounting.cost_model import CostModel
 from jsplit.codecs import CODECS
 from jsplit.core.init import (
-    begin,
-    begin_both,
+    init_both,
+    init_compiled,
     keys_of,
-    make_prices,
+    make_cost_model,
     smashed_of,
 )
 from jsplit.core.metrics import cross_entropy, top_1
 from jsplit.core.simulation import TEST_BATCH
-from jsplit.core.state import Party, init_party
+from jsplit.core.state import SideState, init_side
 from jsplit.core.steps import Steps, make_steps
-from jsplit.core.topology import TOPOLOGIES, Layout, lay_out
+from jsplit.core.topology import TOPOLOGIES, Layout, make_layout
 from jsplit.errors import InputError
 from jsplit.experiment import build
 from jsplit.experiment.config import RunConfig
@@ -35,17 +35,17 @@ class PreparedServer(NamedTuple):
     Attributes:
         setup: what it computes with.
         state: before the first epoch.
-        prices: for the ledger.
+        costs: for the ledger.
     """
 
     setup: ServerSetup
     state: ServerState
-    prices: Prices
+    costs: CostModel
 
 
 def layout_of(config: RunConfig, sizes: list[int]) -> Layout:
     """The layout of an epoch with clients that hold so many examples."""
-    return lay_out(sizes, TOPOLOGIES[config.topology], config.server_batch)
+    return make_layout(sizes, TOPOLOGIES[config.topology], config.server_batch)
 
 
 class ResourceNeeds(NamedTuple):
@@ -94,7 +94,7 @@ def _shapes(
     client, _ = build.parts_of(config, classes)
     optimizer, x = build.optimizer_of(config), jnp.zeros((1, *image), jnp.float32)
     party = jax.eval_shape(
-        lambda key, x: init_party(client, optimizer, key, x), jax.random.key(0), x
+        lambda key, x: init_side(client, optimizer, key, x), jax.random.key(0), x
     )
     part = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(party))
     return smashed_of(client, party, x).shape[1:], part
@@ -117,7 +117,7 @@ def prepare_server(
     client, server = build.parts_of(config, classes)
     optimizer, keys = build.optimizer_of(config), keys_of(config.seed)
     x = jnp.zeros((1, *image), jnp.float32)
-    prepared = begin_both(client, server, optimizer, keys, x, layout)
+    prepared = init_both(client, server, optimizer, keys, x, layout)
     codec, grad_codec = CODECS[config.codec], CODECS[config.grad_codec]
     gate = config.gate.make(classes)
     setup = ServerSetup(
@@ -142,7 +142,7 @@ def prepare_server(
         holders=frozenset(range(len(sizes))),
         epoch=0,
     )
-    prices = make_prices(
+    costs = make_cost_model(
         client,
         prepared.client,
         x,
@@ -153,7 +153,7 @@ def prepare_server(
         grad_codec=grad_codec,
         classes=classes,
     )
-    return PreparedServer(setup, state, prices)
+    return PreparedServer(setup, state, costs)
 
 
 def prepare_client(
@@ -165,7 +165,7 @@ def prepare_client(
     """What a client computes with, for images with these moments."""
     client, _ = build.parts_of(config, classes)
     x = jnp.zeros((1, *image), jnp.float32)
-    party: Party = begin(
+    party: SideState = init_compiled(
         client, build.optimizer_of(config), keys_of(config.seed).client, x
     )
     return ClientSetup(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from jsplit.core.gate import Gate, GateState
-from jsplit.core.state import Party
+from jsplit.core.state import SideState
 from jsplit.core.steps import Steps
 from jsplit.core.topology import Layout
 from jsplit.typing import Codec
@@ -37,7 +37,7 @@ class ServerSetup(NamedTuple):
     layout: Layout
     sizes: tuple[int, ...]
     smashed_shape: tuple[int, ...]
-    client: Party
+    client: SideState
     key: jax.Array
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     correct: Callable[[jax.Array, jax.Array], jax.Array]
@@ -56,9 +56,9 @@ class ServerState(NamedTuple):
         epoch: epochs finished.
     """
 
-    server: Party
+    server: SideState
     gate: GateState
     digest: bytes
-    client: Party | None
+    client: SideState | None
     holders: frozenset[int]
     epoch: int

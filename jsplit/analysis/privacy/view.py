@@ -10,7 +10,7 @@ import numpy as np
 
 from jsplit.codecs import CODECS
 from jsplit.core import schedule
-from jsplit.core.state import Party
+from jsplit.core.state import SideState
 from jsplit.core.transform import Transform
 from jsplit.data import normalization
 from jsplit.errors import InputError
@@ -48,8 +48,8 @@ class Ended(NamedTuple):
     """
 
     experiment: Experiment
-    client: Party
-    server: Party
+    client: SideState
+    server: SideState
     states: str
 
 
@@ -87,7 +87,9 @@ def last_sent(states: str) -> int:
     return max(n for n, state in enumerate(states) if state != STATES[OFFLINE])
 
 
-def private(run: Ended, client: Party, epoch: int, limit: int | None = None) -> View:
+def private(
+    run: Ended, client: SideState, epoch: int, limit: int | None = None
+) -> View:
     """What the run's clients sent in an epoch, with this client part.
 
     With the final part and the run's last epoch of B it is to the bit what the server
@@ -127,7 +129,7 @@ def private(run: Ended, client: Party, epoch: int, limit: int | None = None) -> 
     return _collected(experiment, batches(), limit)
 
 
-def public(run: Ended, client: Party, epoch: int) -> View:
+def public(run: Ended, client: SideState, epoch: int) -> View:
     """The held-out images as the server itself would send them, given the client part.
 
     Without augmentation, in batches and in the state of the epoch.
