@@ -1,5 +1,6 @@
-# make run   train the quickstart      make test   run the tests
-# make lint  style, types, layers      make clean  remove the environments and caches
+# make run   train the quickstart      make test      one test of each kind: minutes
+# make lint  style, types, layers      make test-all  all tests, in two tiers
+# make clean  remove the environments and caches
 # make evidence  the README's sweeps, reports and attacks, into runs/; goes on after a stop
 # make flower  the test of Flower's app, in an environment of its own
 PYTHON ?= python3
@@ -8,13 +9,19 @@ CONFIG ?= configs/quickstart.toml
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint clean flower evidence
+.PHONY: run test test-all lint clean flower evidence
 
 run: .venv/.installed
 	$(BIN)/python run.py --config $(CONFIG)
 
+# The first tier compiles much and computes little, so LLVM need not try hard.
+test: export XLA_FLAGS := --xla_backend_optimization_level=0 $(XLA_FLAGS)
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+# The second tier beside it: every fault, topology, mesh and kill, and what needs PyTorch.
+test-all: test .venv/.installed-bench
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
 
 flower: .venv-flower/.installed
 	.venv-flower/bin/python -m pytest -q tests/test_flower.py
@@ -53,6 +60,10 @@ clean:
 .venv/.installed-dev: pyproject.toml | .venv/bin/python
 	$(PIP) install --quiet --editable '.[dev]'
 	@touch .venv/.installed $@
+
+.venv/.installed-bench: pyproject.toml | .venv/.installed-dev
+	$(PIP) install --quiet --editable '.[bench]'
+	@touch $@
 
 .venv-flower/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv-flower

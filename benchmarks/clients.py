@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks import measure
 from benchmarks.worker import Worker
 from benchmarks.workload import images, runner, simulate
-from jsplit.core.algorithm import EpochRecord
-from jsplit.core.topology import TOPOLOGIES, lay_out
+from jsplit.core.state import EpochRecord
+from jsplit.core.topology import TOPOLOGIES, make_layout
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -97,7 +97,7 @@ def measure_clients(name: str, settings: argparse.Namespace) -> dict[str, Any]:
 def layout_of(topology: str, clients: int, examples: int, batch: int) -> dict[str, int]:
     """The server's steps in an epoch, and how large each is."""
     sizes = [examples // clients + (n < examples % clients) for n in range(clients)]
-    layout = lay_out(sizes, TOPOLOGIES[topology], batch)
+    layout = make_layout(sizes, TOPOLOGIES[topology], batch)
     return {
         "steps": layout.groups * layout.steps,
         "server_batch": layout.members * layout.batch,

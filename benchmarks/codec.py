@@ -25,7 +25,7 @@ from benchmarks import measure
 from benchmarks.workload import images, runner, simulate, transform
 from jsplit.codecs import float8
 from jsplit.data import Dataset
-from jsplit.models import USUAL_CUTS
+from jsplit.models import MODELS
 from jsplit.typing import Packet
 
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure_codec(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     """GB/s on activations and on gradients of one model."""
     dataset = images(settings.tensors * settings.batch)
-    print(f"\n{name}, cut after block {USUAL_CUTS[name]}", flush=True)
+    print(f"\n{name}, cut after block {MODELS[name].usual_cut}", flush=True)
     found: dict[str, Any] = {}
     for kind, x in cut_tensors(name, dataset, settings.batch).items():
         seconds = measure.interleave(sides_of(x), settings.rounds)

@@ -33,7 +33,7 @@ def tensors(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def error(name: str, x: np.ndarray) -> float:
     """Squared error over squared norm, summed in float64."""
-    codec = CODECS[name]()
+    codec = CODECS[name]
     decoded = np.asarray(jax.jit(lambda x: codec.decode(codec.encode(x)))(x))
     exact = x.astype(np.float64)
     return float(np.sum((decoded - exact) ** 2) / np.sum(exact**2))

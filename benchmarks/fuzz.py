@@ -26,27 +26,29 @@ from benchmarks import measure
 from jsplit.errors import Refusal
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter
-from jsplit.net import certificates, client
-from jsplit.net.channel import Line, Lost
+from jsplit.net import certificates, reconnect
+from jsplit.net.channel import Channel, ConnectionLost
+from jsplit.net.client import Client
 from jsplit.net.config import MIB, ServeConfig
-from jsplit.net.grpc_channel import dialled, listening
-from jsplit.net.run import Run
+from jsplit.net.grpc_channel import connect as grpc_connect
+from jsplit.net.grpc_channel import serve
+from jsplit.net.server_run import ServerRun
+from jsplit.testing import TINY_RUN, hello_of, make_clients, result_of, run_in_process
 from jsplit.wire import compress, expand
 from jsplit.wire.messages import (
+    ClientWeights,
     Done,
     Goodbye,
-    Kept,
     Labels,
     Message,
-    Part,
     Place,
     Plan,
     Tensor,
+    WeightsKept,
     Welcome,
-    read,
-    write,
+    read_message,
+    write_message,
 )
-from tests.networked import TINY, clients_of, hello_of, result_of, run_locally
 
 ANSWER = 0.5
 """Seconds for an answer to a lie; some, such as a part of a long message, get none."""
@@ -54,7 +56,7 @@ ANSWER = 0.5
 LIMIT = 64 * MIB
 """Of a message."""
 
-CONFIG = dataclasses.replace(TINY, clients=2, epochs=8)
+CONFIG = dataclasses.replace(TINY_RUN, clients=2, epochs=8)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default 0")
     settings = measure.settings_of(parser, argv)
     draw = random.Random(settings.seed)
-    client.FIRST_PAUSE = client.LONGEST_PAUSE = (
+    reconnect.FIRST_PAUSE = reconnect.LONGEST_PAUSE = (
         0.002  # It comes back thousands of times.
     )
     found = {
@@ -88,11 +90,11 @@ def messages() -> list[Message]:
     codes = rng.geometric(0.4, 2000).astype(np.uint8).tobytes()
     return [
         hello_of(CONFIG, client=1, held_out=100),
-        Welcome(name, name, True, True, False, 40, 200, (0.5,), (0.2,)),
+        Welcome(name, name, True, True, False, 40, 200, ((0.5, 0.2),)),
         Labels(False, b"\xff" * 200),
         Tensor(place, 0, 40, 50, b"\1\5", compress(codes)),
-        Part(place, name, compress(codes)),
-        Kept(place, name),
+        ClientWeights(place, name, compress(codes)),
+        WeightsKept(place, name),
         Plan(place, 1, bytes(8), name),
         Done(8, 70, 100),
         Goodbye(),
@@ -119,16 +121,16 @@ def spoil(draw: random.Random, good: list[bytes]) -> bytes:
 
 def to_reader(draw: random.Random, count: int) -> dict[str, object]:
     """Reads each message, and expands its payload if it has one."""
-    good = [write(message) for message in messages()]
+    good = [write_message(message) for message in messages()]
     seen: collections.Counter[str] = collections.Counter()
     before = 0
     for number in range(count):
         if number == min(20_000, count // 2):
             before = measure.memory()["rss"] or 0
         try:
-            message = read(spoil(draw, good))
+            message = read_message(spoil(draw, good))
             seen[type(message).__name__] += 1
-            if isinstance(message, Tensor | Part):
+            if isinstance(message, Tensor | ClientWeights):
                 expand(message.body, 2000)
                 seen["expanded"] += 1
         except Refusal as refusal:
@@ -141,34 +143,38 @@ def to_server(draw: random.Random, count: int) -> dict[str, object]:
     """Sends them between the messages of client 1, while client 0 trains honestly."""
     seen: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as base, contextlib.ExitStack() as stack:
-        undisturbed, _ = run_locally(CONFIG, Path(base) / "alone")
+        undisturbed, _ = run_in_process(CONFIG, Path(base) / "alone")
         expected = result_of(Path(base) / "alone", undisturbed)
         path = Path(base) / "attacked"
         folder = RunFolder(path / "server")
         folder.path.mkdir(parents=True)
         serving = ServeConfig(greeting=5, linger=30, wait=600)
-        run = Run(CONFIG, serving, folder, lambda line: None, lambda: False)
-        honest, liar = clients_of(CONFIG, path)
-        good = [write(message) for message in messages()]
+        run = ServerRun(CONFIG, serving, folder, lambda line: None, lambda: False)
+        honest, liar = make_clients(CONFIG, path)
+        good = [write_message(message) for message in messages()]
         certs = Path(base) / "certs"
-        certificates.make(certs, ["127.0.0.1"], 2)
-        keys = certificates.read(certs / "server", server=True)
-        door = listening("127.0.0.1:0", keys, 2, LIMIT, run.door.admit)
-        port = stack.enter_context(door).port
+        certificates.make_certificates(certs, ["127.0.0.1"], 2)
+        credentials = certificates.read_credentials(certs / "server", server=True)
+        server = serve(
+            "127.0.0.1:0", credentials, 2, LIMIT, run.admission.handle_connection
+        )
+        port = stack.enter_context(server).port
 
-        def connect(number: int) -> contextlib.AbstractContextManager[Line]:
-            keys = certificates.read(certs / f"client-{number}", server=False)
-            return dialled(f"127.0.0.1:{port}", keys, LIMIT)
+        def connect(number: int) -> contextlib.AbstractContextManager[Channel]:
+            credentials = certificates.read_credentials(
+                certs / f"client-{number}", server=False
+            )
+            return grpc_connect(f"127.0.0.1:{port}", credentials, LIMIT)
 
         @contextlib.contextmanager
-        def lying() -> Iterator[Line]:
-            with connect(1) as line:
-                yield LyingLine(line, draw, good, seen, count, liar)
+        def lying() -> Iterator[Channel]:
+            with connect(1) as channel:
+                yield LyingChannel(channel, draw, good, seen, count, liar)
 
         threads = [
             threading.Thread(target=target, daemon=True)
             for target in (
-                lambda: run.carry_out(lambda epochs: (JsonlWriter(folder.metrics),)),
+                lambda: run.train(lambda epochs: (JsonlWriter(folder.metrics),)),
                 lambda: honest.run(lambda: connect(0), 600.0),
                 lambda: liar.run(lying, 600.0),
             )
@@ -191,20 +197,20 @@ def to_server(draw: random.Random, count: int) -> dict[str, object]:
     }
 
 
-class LyingLine:
+class LyingChannel:
     """Slips wrong messages in between; each one costs it the connection."""
 
     def __init__(
         self,
-        line: Line,
+        channel: Channel,
         draw: random.Random,
         good: list[bytes],
         seen: collections.Counter[str],
         count: int,
-        liar: client.Client,
+        liar: Client,
     ):
-        self.peer = line.peer
-        self._line, self._draw, self._good = line, draw, good
+        self.remote = channel.remote
+        self._channel, self._draw, self._good = channel, draw, good
         self._seen, self._count, self._liar = seen, count, liar
         self._due = "hello"
 
@@ -217,29 +223,29 @@ class LyingLine:
         often = {"hello": 0.5, "batch": 0.995}[self._due]
         if more and self._liar.traffic.received and self._draw.random() < often:
             self._lie()
-        self._line.send(data)
+        self._channel.send(data)
         self._due = "batch"
 
     def _lie(self) -> None:
-        self._line.send(spoil(self._draw, self._good))
+        self._channel.send(spoil(self._draw, self._good))
         try:
             while True:
-                self._line.receive(ANSWER)
+                self._channel.receive(ANSWER)
         except Refusal as refusal:
             self._seen[f"for a {self._due}: {refusal.name}"] += 1
-        except Lost:
+        except ConnectionLost:
             self._seen[f"for a {self._due}: connection ended"] += 1
         except TimeoutError:
             self._seen[f"for a {self._due}: no answer"] += 1
-        raise Lost("for a lie")
+        raise ConnectionLost("for a lie")
 
     def receive(self, timeout: float | None = None) -> bytes:
         """As it comes."""
-        return self._line.receive(timeout)
+        return self._channel.receive(timeout)
 
     def close(self, reason: Refusal | None = None) -> None:
         """As it is."""
-        self._line.close(reason)
+        self._channel.close(reason)
 
 
 if __name__ == "__main__":

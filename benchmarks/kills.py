@@ -19,8 +19,7 @@ from typing import Any
 
 from benchmarks import measure
 from jsplit.net import certificates
-from tests.networked import TINY, Parties, result_of, run_locally
-from tests.runs import compile_once
+from jsplit.testing import TINY_RUN, Parties, compile_once, result_of, run_in_process
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,12 +34,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as base, compile_once(Path(base)) as cache:
         certs = Path(base) / "certs"
-        certificates.make(certs, ["127.0.0.1"], 2)
+        certificates.make_certificates(certs, ["127.0.0.1"], 2)
         references = {}
         for topology in ("parallel", "sequential"):
-            config = dataclasses.replace(TINY, clients=2, topology=topology, epochs=8)
+            config = dataclasses.replace(
+                TINY_RUN, clients=2, topology=topology, epochs=8
+            )
             path = Path(base) / topology
-            run, _ = run_locally(config, path)
+            run, _ = run_in_process(config, path)
             references[topology] = (config, run, result_of(path, run))
         while sum(len(run["killed"]) for run in runs) < settings.kills:
             topology = ("parallel", "sequential")[len(runs) % 2]

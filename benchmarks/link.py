@@ -3,12 +3,12 @@
     python -m benchmarks.link                          # 10 Mbit/s, 40 ms each way
     python -m benchmarks.link --link 1mbit/100ms --train 1000
 
-Server and client are processes over loopback and mutual TLS, with the client's line
-slowed to the link. Three ways on the same data, begun with another one in each round,
-each round another seed: `plain` is always A in float32; `float8` is always A in float8;
-`gated` is float8 under the loss gate. The held-out set is coded and sent whenever the
-client's part has changed, in every way. Time is counted from the first plan, so both
-sides have started, but it includes compiling.
+Server and client are processes over loopback and mutual TLS, with the client's
+channel slowed to the link. Three ways on the same data, begun with another one in each
+round, each round another seed: `plain` is always A in float32; `float8` is always A in
+float8; `gated` is float8 under the loss gate. The held-out set is coded and sent
+whenever the client's part has changed, in every way. Time is counted from the first
+plan, so both sides have started, but it includes compiling.
 """
 
 import argparse
@@ -24,8 +24,7 @@ from benchmarks import measure
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.writers import human_bytes
 from jsplit.net import certificates
-from tests.networked import run_apart
-from tests.runs import compile_once
+from jsplit.testing import compile_once, run_in_processes
 
 FLOAT32 = {"codec": "identity", "grad_codec": "identity"}
 WAYS: dict[str, dict[str, Any]] = {
@@ -66,7 +65,7 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as base, compile_once(Path(base)) as cache:
         certs = Path(base) / "certs"
-        certificates.make(certs, ["127.0.0.1"], 1)
+        certificates.make_certificates(certs, ["127.0.0.1"], 1)
         for seed in range(settings.rounds):
             for way in measure.in_turn(WAYS, seed):
                 path = Path(base) / f"{way}-{seed}"
@@ -97,7 +96,7 @@ def one_run(
 ) -> dict[str, Any]:
     """A run of real processes; what it reached when."""
     ways = {"serve": ("--evaluate", 1), "join": ("--link", link)}
-    run_apart(config, path, cache, certs, **ways, seconds=3600)
+    run_in_processes(config, path, cache, certs, **ways, seconds=3600)
     folder = path / "server"
     summary = json.loads((folder / "summary.json").read_text())
     epochs = [
@@ -107,7 +106,7 @@ def one_run(
         "seed": config.seed,
         "states": summary["states"],
         "seconds": summary["seconds"],
-        "bytes": summary["counted"]["total"],
+        "bytes": summary["network"]["counted"]["total"],
         "test_accuracy": summary["test_accuracy"],
         "seconds_to": {
             str(goal): next(

@@ -20,7 +20,7 @@ from benchmarks import measure
 from benchmarks.codec import cut_tensors
 from benchmarks.workload import images, runner, simulate
 from jsplit.codecs import float8
-from jsplit.models import USUAL_CUTS
+from jsplit.models import MODELS
 from jsplit.wire import compress, expand
 from jsplit.wire.coder import CODED, CONSTANT, RAW, ZSTD, entropy
 
@@ -50,7 +50,7 @@ def measure_model(name: str, batch: int, rounds: int) -> dict[str, Any]:
         kind: [np.asarray(encode(x[0]).payload).tobytes() for x in tensors]
         for kind, tensors in cut_tensors(name, dataset, batch).items()
     }
-    print(f"\n{name}, cut after block {USUAL_CUTS[name]}", flush=True)
+    print(f"\n{name}, cut after block {MODELS[name].usual_cut}", flush=True)
     sizes = {kind: size_of(codes) for kind, codes in kinds.items()}
     for kind, size in sizes.items():
         print(

@@ -22,8 +22,7 @@ from benchmarks import measure
 from jsplit.cli.main import main as jsplit
 from jsplit.experiment.config import RunConfig
 from jsplit.net import certificates
-from tests.networked import flags, run_apart, run_locally
-from tests.runs import compile_once
+from jsplit.testing import compile_once, run_in_process, run_in_processes, words_for
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -55,18 +54,25 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     seconds: measure.Seconds = {"simulation": [], "process": [], "network": []}
     with tempfile.TemporaryDirectory() as base, compile_once(Path(base)) as cache:
         certs = Path(base) / "certs"
-        certificates.make(certs, ["127.0.0.1"], 1)
+        certificates.make_certificates(certs, ["127.0.0.1"], 1)
         for number in range(settings.rounds + 1):
             for side in measure.in_turn(seconds, number):
                 path = Path(base) / f"{side}-{number}"
                 path.mkdir()
                 if side == "simulation":
-                    words = ["run", *flags(config), "--workdir", str(path / "server")]
+                    words = [
+                        "run",
+                        *words_for(config),
+                        "--workdir",
+                        str(path / "server"),
+                    ]
                     assert jsplit(words) == 0
                 elif side == "process":
-                    run_locally(config, path)
+                    run_in_process(config, path)
                 else:
-                    run_apart(config, path, cache, certs, join=link, seconds=1800)
+                    run_in_processes(
+                        config, path, cache, certs, join=link, seconds=1800
+                    )
                 if number:  # The first round compiles.
                     seconds[side].append(epoch_of(path / "server" / "metrics.jsonl"))
         summary = json.loads(
@@ -81,13 +87,13 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
         print(f"  {side:12} {measure.show(measure.spread(times), 2)}")
     for pair, ratio in ratios.items():
         print(f"  {pair:20} {measure.show(ratio)}")
-    print(f"  framing: {summary['socket']}", flush=True)
+    print(f"  framing: {summary['network']['socket']}", flush=True)
     return {
         "seconds": measure.spreads(seconds),
         "ratios": ratios,
-        "socket": summary["socket"],
-        "counted": summary["counted"],
-        "saved": summary["saved"],
+        "socket": summary["network"]["socket"],
+        "counted": summary["network"]["counted"],
+        "saved": summary["network"]["saved"],
     }
 
 

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from benchmarks import measure
 from benchmarks.worker import Worker
 from benchmarks.workload import images, runner, simulate
-from jsplit.core.algorithm import EpochRecord
 from jsplit.core.gate import Gate, GateState
+from jsplit.core.state import EpochRecord
 from jsplit.typing import STATES, SYNC
 
 SYNCED = 5

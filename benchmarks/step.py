@@ -35,7 +35,7 @@ from benchmarks.workload import (
     uncut,
 )
 from jsplit.data import Dataset
-from jsplit.models import MODELS, USUAL_CUTS, Chain
+from jsplit.models import MODELS, Chain
 from jsplit.typing import STATES, Variables
 
 RATIOS = (
@@ -124,7 +124,7 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     speed = {side: count / statistics.median(seconds[side]) for side in sides}
     _print(name, seconds, speed, ratios, notes, settings.steps)
     return {
-        "cut": USUAL_CUTS[name],
+        "cut": MODELS[name].usual_cut,
         "parameters": sum(x.size for x in jax.tree.leaves(variables["params"])),
         "seconds": measure.spreads(seconds),
         "images_per_second": speed,
@@ -149,7 +149,7 @@ def torch_sides(
         from benchmarks import torch_loop
     except ImportError as error:
         return {}, {"torch": f"not measured: {error}"}
-    cut = USUAL_CUTS[name]
+    cut = MODELS[name].usual_cut
     loops = {
         "torch" + (".compile" if compiled else ""): torch_loop.Loop(
             name, cut, dataset, variables, compiled=compiled
@@ -181,7 +181,7 @@ def _print(
     notes: dict[str, Any],
     steps: int,
 ) -> None:
-    print(f"\n{name}, cut after block {USUAL_CUTS[name]}", flush=True)
+    print(f"\n{name}, cut after block {MODELS[name].usual_cut}", flush=True)
     for side, rate in speed.items():
         pace = measure.spread([1000 * value / steps for value in seconds[side]])
         print(f"  {side:14} {rate:9.1f} images/s, ms a step {measure.show(pace, 1)}")

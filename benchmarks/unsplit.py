@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.workload import LEARNING_RATE, optimizer, simulate, transform
+from jsplit.core.metrics import Metrics, cross_entropy, sum_up, top_1
 from jsplit.core.model_part import from_flax
 from jsplit.core.simulation import Simulation
-from jsplit.core.steps import Metrics, Party, cross_entropy, sum_up, top_1
+from jsplit.core.state import SideState
 from jsplit.data import Dataset
 from jsplit.models import MODELS, Chain
 from jsplit.typing import Packet, Variables
@@ -31,7 +32,9 @@ def unsplit_epochs(
         jnp.asarray(dataset.train_labels),
     )
 
-    def step(party: Party, x: tuple[jax.Array, jax.Array]) -> tuple[Party, Metrics]:
+    def step(
+        party: SideState, x: tuple[jax.Array, jax.Array]
+    ) -> tuple[SideState, Metrics]:
         rows, key = x
 
         def mean_loss(params: Any) -> tuple[jax.Array, Any]:
@@ -51,13 +54,13 @@ def unsplit_epochs(
         updates, opt_state = sgd.update(gradients, party.opt_state, params)
         updates = jax.tree.map(lambda update: LEARNING_RATE * update, updates)
         params = optax.apply_updates(params, updates)
-        return Party({**variables, "params": params}, opt_state), metrics
+        return SideState({**variables, "params": params}, opt_state), metrics
 
-    def epoch(party: Party, key: jax.Array) -> tuple[Party, Metrics]:
+    def epoch(party: SideState, key: jax.Array) -> tuple[SideState, Metrics]:
         order = jax.random.permutation(key, len(labels)).reshape(-1, batch)
         return jax.lax.scan(step, party, (order, jax.random.split(key, len(order))))
 
-    return _repeat(epoch, Party(variables, sgd.init(variables["params"])))
+    return _repeat(epoch, SideState(variables, sgd.init(variables["params"])))
 
 
 def server_epochs(
@@ -74,15 +77,15 @@ def server_epochs(
     )
 
     def step(
-        server: Party, x: tuple[Packet, jax.Array, jax.Array]
-    ) -> tuple[Party, Metrics]:
+        server: SideState, x: tuple[Packet, jax.Array, jax.Array]
+    ) -> tuple[SideState, Metrics]:
         packet, labels, key = x
         packets = jax.tree.map(lambda leaf: leaf[None], packet)
         return plain.steps.server_step(
             server, packets, labels, None, key, jnp.float32(LEARNING_RATE)
         )
 
-    def epoch(server: Party, key: jax.Array) -> tuple[Party, Metrics]:
+    def epoch(server: SideState, key: jax.Array) -> tuple[SideState, Metrics]:
         keys = jax.random.split(key, len(labels))
         return jax.lax.scan(step, server, (smashed, labels, keys))
 
@@ -90,7 +93,7 @@ def server_epochs(
 
 
 def _repeat(
-    epoch: Callable[[Party, jax.Array], tuple[Party, Metrics]], party: Party
+    epoch: Callable[[SideState, jax.Array], tuple[SideState, Metrics]], party: SideState
 ) -> Callable[[], float]:
     """Goes on from `party` by one compiled epoch a call; returns its mean loss."""
     run = jax.jit(epoch, donate_argnums=0)

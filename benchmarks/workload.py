@@ -15,13 +15,14 @@ import optax
 
 from jsplit import data
 from jsplit.codecs import CODECS
-from jsplit.core.algorithm import EpochRecord, TrainState, Transform
 from jsplit.core.gate import Gate, GateState, always_gate
 from jsplit.core.model_part import from_flax
 from jsplit.core.simulation import Simulation, make_simulation
+from jsplit.core.state import EpochRecord, TrainState
 from jsplit.core.topology import TOPOLOGIES
+from jsplit.core.transform import Transform
 from jsplit.data import Dataset
-from jsplit.models import MODELS, USUAL_CUTS, split
+from jsplit.models import MODELS, split
 from jsplit.typing import Variables
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
@@ -68,7 +69,7 @@ def simulate(
     gate: Gate | None = None,
 ) -> Simulation:
     """The model at its usual cut, one codec both ways; without a `gate` always A."""
-    client, server = split(MODELS[model](dataset.num_classes), USUAL_CUTS[model])
+    client, server = split(MODELS[model](dataset.num_classes), MODELS[model].usual_cut)
     return make_simulation(
         from_flax(client),
         from_flax(server),
@@ -76,8 +77,8 @@ def simulate(
         (dataset.test_images, dataset.test_labels),
         gate=gate or always_gate(),
         optimizer=optimizer(),
-        codec=CODECS[codec](),
-        grad_codec=CODECS[codec](),
+        codec=CODECS[codec],
+        grad_codec=CODECS[codec],
         shares=data.partition(
             dataset.train_labels, clients=clients, scheme="iid", seed=0
         ),

@@ -15,16 +15,10 @@ The values that a training is made of, and the function that puts them together:
 See the README for an example.
 """
 
-from jsplit.accounting.ledger import Ledger, Prices
+from jsplit.accounting.cost_model import CostModel
+from jsplit.accounting.ledger import Ledger
 from jsplit.codecs import CODECS, bf16, float8, identity
-from jsplit.core.algorithm import (
-    EpochRecord,
-    Program,
-    Store,
-    TrainState,
-    Transform,
-    make_program,
-)
+from jsplit.core.defences import Defence
 from jsplit.core.gate import (
     Gate,
     GateState,
@@ -33,11 +27,16 @@ from jsplit.core.gate import (
     loss_gate,
     periodic_gate,
 )
-from jsplit.core.model_part import Part, from_flax, with_precision
+from jsplit.core.metrics import Metrics
+from jsplit.core.model_part import ModelPart, from_flax, with_precision
+from jsplit.core.program import Program, make_program
 from jsplit.core.schedule import Shards, make_shards
 from jsplit.core.simulation import Simulation, make_simulation
-from jsplit.core.steps import Defence, Metrics, Party, Steps, init_party, make_steps
-from jsplit.core.topology import PARALLEL, SEQUENTIAL, Layout, Topology, lay_out
+from jsplit.core.state import EpochRecord, SideState, TrainState, init_side
+from jsplit.core.steps import Steps, make_steps
+from jsplit.core.store import Store
+from jsplit.core.topology import PARALLEL, SEQUENTIAL, Layout, Topology, make_layout
+from jsplit.core.transform import Transform
 from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
 
 __version__ = "0.1.0"
@@ -59,9 +58,9 @@ __all__ = [
     "Ledger",
     "Metrics",
     "Packet",
-    "Part",
-    "Party",
-    "Prices",
+    "ModelPart",
+    "SideState",
+    "CostModel",
     "Program",
     "Shards",
     "Simulation",
@@ -76,8 +75,8 @@ __all__ = [
     "freeze_gate",
     "from_flax",
     "identity",
-    "init_party",
-    "lay_out",
+    "init_side",
+    "make_layout",
     "loss_gate",
     "make_program",
     "make_shards",

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from jsplit.core.gate import freeze_gate
-from jsplit.core.model_part import Part
+from jsplit.core.model_part import ModelPart
 from jsplit.core.simulation import make_simulation
 
 EXAMPLES, BATCH, CLASSES, WIDTH = 160, 64, 8, 16
@@ -31,7 +31,7 @@ CLIENT_GRID, SERVER_GRID = 8, 64
 """Weights are multiples of 1 / 8 and 1 / 64; each averaging adds two bits."""
 
 
-def linear(inputs: int, outputs: int, grid: int) -> Part:
+def linear(inputs: int, outputs: int, grid: int) -> ModelPart:
     """A matrix product; its weights begin between -1 and 1."""
 
     def init(key, x):
@@ -41,7 +41,7 @@ def linear(inputs: int, outputs: int, grid: int) -> Part:
     def apply(variables, x, *, mask, key, train):
         return x @ variables["params"]["kernel"], variables
 
-    return Part(init, apply, masks=True)
+    return ModelPart(init, apply, masks=True)
 
 
 def size(labels):

@@ -1,12 +1,16 @@
 """Small networks and data that several tests share."""
 
+import functools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
 
-from jsplit.core.model_part import Part, from_flax
-from jsplit.models import MODELS, split
+from jsplit.core.model_part import ModelPart, from_flax
+from jsplit.models import MODELS, Chain, split
+from jsplit.models.layers import Conv
 
 OPTIMIZER = optax.chain(
     optax.add_decayed_weights(5e-4), optax.trace(0.9), optax.scale(-1.0)
@@ -41,15 +45,15 @@ class NormedEncoder(nn.Module):
         return nn.relu(nn.BatchNorm(use_running_average=not train)(x, mask=mask))
 
 
-def normed_parts() -> tuple[Part, Part]:
+def normed_parts() -> tuple[ModelPart, ModelPart]:
     return from_flax(NormedEncoder()), from_flax(Classifier())
 
 
-def dense_parts(classes: int = 3) -> tuple[Part, Part]:
+def dense_parts(classes: int = 3) -> tuple[ModelPart, ModelPart]:
     return from_flax(Encoder()), from_flax(Classifier(classes))
 
 
-def cnn_parts(classes: int = 3, cut: int = 1) -> tuple[Part, Part]:
+def cnn_parts(classes: int = 3, cut: int = 1) -> tuple[ModelPart, ModelPart]:
     client, server = split(MODELS["cnn"](classes), cut)
     return from_flax(client), from_flax(server)
 
@@ -71,3 +75,31 @@ def images(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     for label in range(3):
         pixels[labels == label, label * 2 : label * 2 + 3] += 1
     return pixels, labels
+
+
+CLASSES = 10
+
+
+def whole(name: str) -> Chain:
+    """A model, uncut."""
+    return Chain(MODELS[name](CLASSES))
+
+
+@functools.cache
+def products(name):
+    """Each convolution and dense layer: block, input and kernel shape, stride."""
+    found = []
+
+    def record(call, args, kwargs, context):
+        layer = context.module
+        if context.method_name == "__call__" and isinstance(layer, Conv | nn.Dense):
+            shape = args[0].shape
+            window = (layer.size,) * 2 if isinstance(layer, Conv) else ()
+            kernel = (*window, shape[-1], layer.features)
+            found.append((layer.path[0], shape, kernel, getattr(layer, "stride", 1)))
+        return call(*args, **kwargs)
+
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    with nn.intercept_methods(record):
+        jax.eval_shape(whole(name).init, jax.random.key(0), x)
+    return found

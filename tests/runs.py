@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.compilation_cache import compilation_cache
 
 from jsplit.cli.main import main
 from jsplit.experiment.build import Experiment, build, load_dataset
 from jsplit.experiment.train import resume
 from jsplit.experiment.workdir import RunFolder, read_workdir
+from jsplit.testing import compile_once as compile_once
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 16
@@ -58,24 +58,6 @@ def start(
             yield process
         finally:
             process.kill()
-
-
-@contextlib.contextmanager
-def compile_once(base: Path) -> Iterator[Path]:
-    """Keeps what is compiled under `base`, the session's own temporary folder."""
-    folder = base / "compiled"
-    names = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-    }
-    kept = {name: getattr(jax.config, name) for name in names}
-    for name, value in names.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield folder
-    for name, value in kept.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 def experiment_of(path: Path) -> Experiment:

@@ -37,8 +37,6 @@ BAD_FLAGS = {
     "--cut 1.5": ("--cut", "a whole number, got '1.5'"),
     "--clients 0": ("--clients", "at least 1, got 0"),
     "--clients 201": ("201", "1 .. 200"),
-    "--threshold -1": ("--threshold", "at least 0, got -1"),
-    "--threshold nan": ("--threshold", "finite number, got nan"),
     "--threshold high": ("--threshold", "a number, got 'high'"),
     "--epochs 0": ("--epochs", "at least 1, got 0"),
     "--epochs=": ("--epochs", "a whole number, got ''"),
@@ -61,7 +59,6 @@ BAD_FLAGS = {
     "--mixup -1": ("mixup must be", "to 1000, got -1"),
     "--mixup nan": ("mixup must be", "to 1000, got nan"),
     "--mixup 1e-40": ("mixup must be", "0 (none) or from 0.001"),
-    "--warmup 99999999999": ("--warmup", "at most 1000000"),
     "--epoch 3": ("'--epoch'", "did you mean --epochs?"),
     "--no-augmnt": ("'--no-augmnt'", "did you mean --no-augment?"),
     "--frobnicate": ("'--frobnicate'", "--help"),
@@ -104,6 +101,18 @@ BAD_FLAGS = {
     "--coordinator-timeout 0": ("--coordinator-timeout", "at least 1, got 0"),
 }
 
+BAD_GATES = {
+    "--threshold -1": ("--threshold", "at least 0, got -1"),
+    "--threshold nan": ("--threshold", "finite number, got nan"),
+    "--warmup 99999999999": ("--warmup", "at most 1000000"),
+    "--warmup": ("--warmup needs a value", "--help"),
+    "--gate periodic --period 0": ("--period", "at least 1, got 0"),
+    "--period=5": ("--period is for --gate periodic", "leave one"),
+    "--gate freeze --threshold 0.1": ("--threshold is for --gate loss", "leave one"),
+    "--gate always --loss-rule abs": ("--loss-rule is for --gate loss", "leave one"),
+    "--loss-reference alike": ("'alike' is unknown", "same-state"),
+}
+
 BAD_CONFIGS = {
     "epochs = \n": ("not TOML", "line 1"),
     "epocs = 3": ("unknown setting 'epocs'", "--help"),
@@ -139,6 +148,13 @@ def refusal(capsys, *flags: object) -> str:
 def test_a_bad_flag_is_refused_in_one_line_that_names_value_and_remedy(capsys, flags):
     said = refusal(capsys, *TINY, "--workdir", "w", *shlex.split(flags))
     for part in BAD_FLAGS[flags]:
+        assert part in said
+
+
+@pytest.mark.parametrize("flags", BAD_GATES)
+def test_a_bad_flag_of_a_gate_is_refused_even_where_another_gate_runs(capsys, flags):
+    said = refusal(capsys, "--model", "cnn", "--workdir", "w", *shlex.split(flags))
+    for part in BAD_GATES[flags]:
         assert part in said
 
 

@@ -83,8 +83,8 @@ def never_begins(monkeypatch, tmp_path):
     def refuse(*args, **kwargs):
         raise AssertionError("a bad input got as far as the network")
 
-    monkeypatch.setattr("jsplit.cli.serve.listening", refuse)
-    monkeypatch.setattr("jsplit.cli.join.dialled", refuse)
+    monkeypatch.setattr("jsplit.cli.serve.serve", refuse)
+    monkeypatch.setattr("jsplit.cli.join.connect", refuse)
     monkeypatch.chdir(tmp_path)
     Path("taken").mkdir()
     Path("taken/notes.txt").write_text("mine")
@@ -96,7 +96,7 @@ def refusal(capsys, *words: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("command", "flags", "expected"), CASES, ids=[" ".join(it[:2]) for it in CASES]
+    ("command", "flags", "expected"), CASES, ids=[" ".join(case[:2]) for case in CASES]
 )
 def test_a_bad_flag_of_the_network_is_refused_in_one_line_with_a_remedy(
     command, flags, expected, capsys
@@ -134,7 +134,7 @@ def test_certificates_that_cannot_all_be_written_leave_nothing(capsys, monkeypat
 
 
 def test_the_certificates_of_another_party_are_refused_by_name(capsys, tmp_path):
-    certificates.make(tmp_path / "c", ["localhost"], 1)
+    certificates.make_certificates(tmp_path / "c", ["localhost"], 1)
     capsys.readouterr()
     said = refusal(capsys, "serve", *TINY, "--workdir", "w", "--certs", "c/client-0")
     assert "c/client-0" in said and "server" in said

@@ -18,8 +18,16 @@ from tensorboardX.record_writer import masked_crc32c
 
 from jsplit.cli import main as cli
 from jsplit.cli import run
+from jsplit.core.gates import FreezeGate, LossGate
+from jsplit.core.option import options_of
 from jsplit.experiment import checkpoint
-from jsplit.experiment.config import RunConfig, differences, read_toml
+from jsplit.experiment.config import (
+    RunConfig,
+    all_options,
+    differences,
+    flat,
+    read_toml,
+)
 from tests.runs import EPOCHS, ROOT, STATES, TINY, compile_once, lines_of, run_here
 
 LINE = re.compile(
@@ -101,7 +109,7 @@ def test_the_folder_keeps_config_checkpoints_events_and_two_pictures(finished):
     path = finished.path
     config = json.loads((path / "config.json").read_text())["config"]
     assert config["model"] == "cnn" and config["gate"] == "freeze"
-    assert set(config) == {field.name for field in dataclasses.fields(RunConfig)}
+    assert set(config) == set(flat(RunConfig(gate=FreezeGate())))
     assert checkpoint.latest(path / "checkpoints") == EPOCHS
     pictures = sorted(path.glob("*.png"))
     names = [picture.name for picture in pictures]
@@ -153,8 +161,10 @@ def test_help_names_every_flag_with_its_default(capsys):
         run_here("--help")
     assert not stop.value.code
     out = capsys.readouterr().out
-    for field in dataclasses.fields(RunConfig):
-        assert "--" + field.name.replace("_", "-") in out
+    for name, known in all_options().items():
+        assert "--" + name.replace("_", "-") in out
+        if known.choices is not None:
+            assert f"{{{','.join(known.choices)}}}" in out.replace("\n", "")
     for flag in ("--config", "--resume", "--show-cuts", "--no-augment"):
         assert flag in out
     assert "configs/quickstart.toml" in out and "(default:" in out
@@ -197,7 +207,7 @@ def test_flags_override_the_config_file_and_it_the_defaults(asked, tmp_path):
     file = tmp_path / "my.toml"
     file.write_text('model = "cnn"\nepochs = 7\nthreshold = 1\naugment = false\n')
     config = asked("--config", file, "--epochs", 9, "--cut", "2")
-    assert (config.model, config.threshold, config.augment) == ("cnn", 1.0, False)
+    assert (config.model, config.gate, config.augment) == ("cnn", LossGate(1.0), False)
     assert (config.epochs, config.cut) == (9, 2)
     assert config.batch_size is RunConfig().batch_size
     assert asked("--augment", f"--config={file}").augment
@@ -253,14 +263,18 @@ def test_only_what_cannot_change_the_result_may_differ_on_resume():
     kept = {"chunk": 5, "workdir": "w", "data_dir": "d"}
     kept |= {"device": "cpu", "compile_cache": "off", "mesh": True, "lossless": True}
     assert differences(start, dataclasses.replace(start, **kept)) == []
-    for field in dataclasses.fields(RunConfig):
-        if field.name not in kept:
-            other = dataclasses.replace(start, **{field.name: "other"})
-            (said,) = differences(start, other)
-            assert said == (
-                f"--{field.name.replace('_', '-')} other, not "
-                f"{getattr(start, field.name)}"
-            )
+    for name in options_of(RunConfig):
+        if name not in (*kept, "gate"):
+            other = dataclasses.replace(start, **{name: "other"})
+            assert differences(start, other) == [
+                f"--{name.replace('_', '-')} other, not {getattr(start, name)}"
+            ]
+    for gate, said in (
+        (FreezeGate(), "--gate freeze, not loss"),
+        (LossGate(9.0), "--threshold 9.0, not 0.05"),
+        (LossGate(rule="drop"), "--loss-rule drop, not abs"),
+    ):
+        assert differences(start, RunConfig(gate=gate)) == [said]
 
 
 def _events(path: Path) -> list[Event]:

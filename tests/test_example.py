@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.networked import ROOT, free_port
+from jsplit.testing import free_port
+from tests.runs import ROOT
 
 EXAMPLE = ROOT / "examples" / "two_machines"
 
@@ -84,7 +85,7 @@ def test_the_example_runs_to_its_end(commands, tmp_path):
     (summary,) = tmp_path.glob("server/**/summary.json")
     found = json.loads(summary.read_text())
     assert found["states"][0] == "A" and found["test_accuracy"] > 0.2
-    for ways in found["difference"].values():
+    for ways in found["network"]["difference"].values():
         assert ways == {"up": 0, "down": 0}
 
 

@@ -10,8 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.networked import ROOT, TINY, flags, free_port, result_of, run_locally
-from tests.runs import compile_once
+from jsplit.testing import (
+    TINY_RUN,
+    compile_once,
+    free_port,
+    result_of,
+    run_in_process,
+    words_for,
+)
+from tests.runs import ROOT
 
 pytest.importorskip("flwr", reason="jsplit[flower] is not installed: make flower")
 
@@ -47,7 +54,7 @@ def ended(path):
 
 def test_flwr_run_trains_to_the_bit_as_without_flower(tmp_path):
     with compile_once(tmp_path / "kept") as cache:
-        expected, _ = run_locally(TINY, tmp_path / "local")
+        expected, _ = run_in_process(TINY_RUN, tmp_path / "local")
     home = tmp_path / "home"
     home.mkdir()
     link, node, stream = (f"127.0.0.1:{free_port()}" for _ in range(3))
@@ -68,7 +75,7 @@ def test_flwr_run_trains_to_the_bit_as_without_flower(tmp_path):
         host, _, port = address.partition(":")
         return ("--insecure", "--host", host, "--port", port)
 
-    run = " ".join(word for word in flags(TINY))
+    run = " ".join(word for word in words_for(TINY_RUN))
     folder = tmp_path / "server"
     settings = (
         f'clients=1 run="{run}" listen="{stream}" address="{stream}" '
@@ -110,5 +117,5 @@ def test_flwr_run_trains_to_the_bit_as_without_flower(tmp_path):
             print(*(log.read_text() for log in logs.values() if log.exists()))
             raise
     assert summary["states"] == expected.ledger.states
-    assert summary["counted"]["activations"]["up"] > 0
+    assert summary["network"]["counted"]["activations"]["up"] > 0
     assert result_of(tmp_path, expected) == result_of(tmp_path / "local", expected)

@@ -23,7 +23,7 @@ EPOCHS = 12
 CLOSED = {"A": "B", "B": "C", "C": "C"}
 FROM_ANY = ("decision", "previous")
 VARIANTS = [(rule, ref) for rule in ("abs", "drop") for ref in FROM_ANY]
-ALL_VARIANTS = [*VARIANTS, ("abs", "alike"), ("drop", "alike")]
+ALL_VARIANTS = [*VARIANTS, ("abs", "same-state"), ("drop", "same-state")]
 
 # Multiples of 1/8: differences are exact, so that ties with the threshold are tried.
 eighths = st.integers(-24, 24).map(lambda n: n / 8)
@@ -50,7 +50,7 @@ def reference_states(losses, threshold, initial_loss, rule, reference, warmup):
     return "".join(states)
 
 
-def alike_states(losses, threshold, initial_loss, rule, warmup):
+def same_state_states(losses, threshold, initial_loss, rule, warmup):
     """Likewise where A is compared with A, and C with the first C since B."""
     states, of_a, of_c = ["A"], initial_loss, None
     for epoch, loss in enumerate(losses, start=1):
@@ -108,19 +108,21 @@ def test_any_losses_give_the_states_of_the_papers_table(
 
 @pytest.mark.parametrize("rule", ["abs", "drop"])
 @any_numbers
-def test_alike_compares_a_with_a_and_c_with_the_first_c_since_b(
+def test_same_state_compares_a_with_a_and_c_with_the_first_c_since_b(
     rule, losses, threshold, initial_loss, warmup
 ):
     numbers = (losses, threshold, initial_loss)
-    states = loss_states(*numbers, rule, "alike", warmup)
-    assert states == alike_states(*numbers, rule, warmup)
+    states = loss_states(*numbers, rule, "same-state", warmup)
+    assert states == same_state_states(*numbers, rule, warmup)
 
 
-def test_alike_takes_images_that_b_does_not_augment_for_no_progress():
+def test_same_state_takes_images_that_b_does_not_augment_for_no_progress():
     """A loses 1.0 and B, C, without augmentation, 0.5: nothing moves but that."""
     losses = [1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 1.0, 0.5, 0.5, 0.5, 0.5, 0.5]
     args = (losses, 0.25, 2.3)
-    assert loss_states(*args, "abs", "alike", 0) == "AABCCCABCCCCC"  # C opens at 0.25
+    assert (
+        loss_states(*args, "abs", "same-state", 0) == "AABCCCABCCCCC"
+    )  # C opens at 0.25
     assert loss_states(*args, "abs", "decision", 0) == "AABABCAAABCCC"
 
 

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jsplit.accounting.ledger import DIRECTIONS, KINDS, Ledger, Prices
+from jsplit.accounting.cost_model import CostModel
+from jsplit.accounting.ledger import DIRECTIONS, KINDS, Ledger
 
 HEADLINE = "AB" * 5 + "C" * 190
 
-SMALL = Prices(
+SMALL = CostModel(
     sizes=(20, 20, 20),
     batch=10,
     sequential=False,
@@ -61,8 +62,8 @@ def test_all_a_in_float32_is_the_unit():
 
 @given(states=runs)
 def test_the_paper_counts_payload_of_activations_and_gradients_alone(states):
-    prices = priced(payload_bits=800, grad_payload_bits=1600)
-    ledger = Ledger.of(prices, states)
+    costs = priced(payload_bits=800, grad_payload_bits=1600)
+    ledger = Ledger.of(costs, states)
     bits = sum({"A": 800 + 1600, "B": 800, "C": 0}[state] * 60 for state in states)
     assert ledger.paper_bits == bits
     payloads = ledger.wire["activations"]["up"] + ledger.wire["gradients"]["down"]
@@ -85,16 +86,16 @@ def test_a_long_run_on_a_large_set_does_not_overflow():
     # VGG11 at cut 2 on CIFAR-10: 8x8x128 activations, 200 epochs all in A.
     values, examples, epochs = 8 * 8 * 128, 50_000, 200
     macs = 32 * 32 * 27 * 64 + 16 * 16 * 576 * 128
-    prices = plain(
+    costs = plain(
         sizes=(examples,),
         values=values,
         forward_macs=macs,
         sync_macs=3 * macs,
     )
-    prices = dataclasses.replace(
-        prices, payload_bits=32 * values, grad_payload_bits=32 * values
+    costs = dataclasses.replace(
+        costs, payload_bits=32 * values, grad_payload_bits=32 * values
     )
-    ledger = Ledger.of(prices, "A" * epochs)
+    ledger = Ledger.of(costs, "A" * epochs)
     assert ledger.paper_bits == 5_242_880_000_000
     assert ledger.wire["activations"]["up"] == 327_680_000_000
     assert ledger.client_macs == 3 * macs * 10_000_000 == 619_315_200_000_000
@@ -116,8 +117,8 @@ def test_the_whole_is_the_sum_of_its_kinds(states, sequential, clients):
 
 @given(states=runs, sequential=st.booleans())
 def test_an_epoch_of_c_adds_nothing_to_any_kind(states, sequential):
-    prices = priced(sequential=sequential)
-    before, after = Ledger.of(prices, states), Ledger.of(prices, states + "CCC")
+    costs = priced(sequential=sequential)
+    before, after = Ledger.of(costs, states), Ledger.of(costs, states + "CCC")
     assert after.wire == before.wire
     assert (after.paper_bits, after.client_macs) == (
         before.paper_bits,
@@ -173,9 +174,9 @@ def parts_moved(epochs, clients, sequential):
 
 @given(states=runs, clients=st.integers(2, 5), sequential=st.booleans())
 def test_client_parts_move_only_to_who_lacks_the_newest(states, clients, sequential):
-    prices = priced(sizes=(20,) * clients, sequential=sequential)
+    costs = priced(sizes=(20,) * clients, sequential=sequential)
     up, down = parts_moved([(state, ()) for state in states], clients, sequential)
-    wire = Ledger.of(prices, states).wire
+    wire = Ledger.of(costs, states).wire
     assert wire["client_parts"] == {"up": 1030 * up, "down": 1030 * down}
 
 
@@ -196,8 +197,8 @@ def disturbed_runs(draw):
 @given(run=disturbed_runs(), sequential=st.booleans())
 def test_who_is_absent_sends_nothing_and_computes_nothing(run, sequential):
     sizes, epochs = run
-    prices = priced(sizes=sizes, sequential=sequential)
-    ledger = Ledger(prices)
+    costs = priced(sizes=sizes, sequential=sequential)
+    ledger = Ledger(costs)
     for state, absent in epochs:
         ledger.add(state, absent)
 
@@ -237,8 +238,8 @@ def test_an_epoch_without_anybody_or_without_a_stranger_is_refused(absent):
 
 @pytest.mark.parametrize("sequential", [False, True])
 def test_a_single_client_never_sends_its_part(sequential):
-    prices = priced(sizes=(60,), sequential=sequential)
-    wire = Ledger.of(prices, "AABCA").wire
+    costs = priced(sizes=(60,), sequential=sequential)
+    wire = Ledger.of(costs, "AABCA").wire
     assert wire["client_parts"] == {"up": 0, "down": 0}
     # It says that it has kept its part after each of three epochs in A.
     assert wire["control"] == {"up": 3 * 29, "down": 4 * 5}

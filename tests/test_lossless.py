@@ -6,8 +6,7 @@ import jax
 import pytest
 
 from jsplit.experiment.build import build, load_dataset
-from tests.networked import TINY, run_locally
-from tests.runs import compile_once
+from jsplit.testing import TINY_RUN, compile_once, run_in_process
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -18,12 +17,14 @@ def cache(tmp_path_factory):
 
 def test_the_simulation_counts_what_a_networked_run_sends_within_two_percent(tmp_path):
     """Not to the byte: XLA fuses the two otherwise, and a few codes differ."""
-    config = dataclasses.replace(TINY, clients=2, partition="uneven:1", lossless=True)
+    config = dataclasses.replace(
+        TINY_RUN, clients=2, partition="uneven:1", lossless=True
+    )
     experiment = build(config, load_dataset(config, print))
     experiment.simulation.run(experiment.step_sizes)
     jax.effects_barrier()
-    run, _ = run_locally(config, tmp_path)
-    crossed = run.account.crossed
+    run, _ = run_in_process(config, tmp_path)
+    crossed = run.counter.crossed
     assert experiment.tally.bytes == {
         "activations": pytest.approx(crossed["activations", "up"], rel=0.02),
         "gradients": pytest.approx(crossed["gradients", "down"], rel=0.02),

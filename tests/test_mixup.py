@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from jsplit import loss_gate, make_simulation
 from jsplit.codecs import identity
 from jsplit.core.gate import freeze_gate
+from jsplit.core.metrics import cross_entropy
 from jsplit.core.replay import mixed
-from jsplit.core.steps import cross_entropy, init_party, make_steps
+from jsplit.core.state import init_side
+from jsplit.core.steps import make_steps
 from jsplit.errors import InputError
 from tests.nets import OPTIMIZER, blobs, dense_parts
 
@@ -74,7 +76,7 @@ def steps_of(mixup):
         mixup=mixup,
     )
     smashed = images(1, (6, 8))
-    party = init_party(server, OPTIMIZER, jax.random.key(0), smashed)
+    party = init_side(server, OPTIMIZER, jax.random.key(0), smashed)
     packets = jax.vmap(identity().encode)(smashed[:, None])
     labels = jnp.asarray([[0], [1], [2], [0], [1], [2]], jnp.int32)
     return server, steps, party, packets, labels, smashed
@@ -137,7 +139,7 @@ def test_only_epochs_of_c_see_what_is_mixed():
     assert ledger.wire == same.wire
 
 
-def test_the_loss_gate_runs_with_references_alike():
-    gate = loss_gate(0.3, initial_loss=np.log(3), reference="alike")
+def test_the_loss_gate_runs_with_references_of_the_same_state():
+    gate = loss_gate(0.3, initial_loss=np.log(3), reference="same-state")
     _, _, ledger = simulation(1.0, gate).run(np.full(8, 0.05))
     assert ledger.states.startswith("A") and "BC" in ledger.states

@@ -1,4 +1,4 @@
-"""A run over lines: it is the simulation's run, and the bytes are those predicted."""
+"""A run over channels is the simulation's run, and its bytes are those predicted."""
 
 import dataclasses
 
@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from jsplit.experiment.build import build, load_dataset
-from tests.networked import TINY, run_locally
-from tests.runs import compile_once
+from jsplit.testing import TINY_RUN, compile_once, run_in_process
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +36,7 @@ def test_a_networked_run_is_the_simulation_s(
     clients, partition, changes, topology, tmp_path
 ):
     config = dataclasses.replace(
-        TINY,
+        TINY_RUN,
         clients=clients,
         partition=partition,
         **changes,
@@ -47,7 +46,7 @@ def test_a_networked_run_is_the_simulation_s(
         # Sums in another order turn no ReLU of this one, on one thread or two.
         seed=1,
     )
-    run, parties = run_locally(config, tmp_path)
+    run, parties = run_in_process(config, tmp_path)
     state, record, ledger = simulated(config)
     assert run.ledger.states == ledger.states == "AABCCC"
     assert run.ledger.wire == ledger.wire
@@ -76,10 +75,10 @@ def test_a_networked_run_is_the_simulation_s(
 def test_what_crosses_is_what_the_ledger_predicts_to_the_byte(
     clients, topology, tmp_path
 ):
-    config = dataclasses.replace(TINY, clients=clients, topology=topology)
-    run, _ = run_locally(config, tmp_path)
-    crossed, saved = run.account.crossed, run.account.saved
+    config = dataclasses.replace(TINY_RUN, clients=clients, topology=topology)
+    run, _ = run_in_process(config, tmp_path)
+    crossed, saved = run.counter.crossed, run.counter.saved
     for kind, ways in run.ledger.wire.items():
         for way, predicted in ways.items():
             assert crossed[kind, way] + saved[kind, way] == predicted, (kind, way)
-    assert not run.account.repeated
+    assert not run.counter.repeated

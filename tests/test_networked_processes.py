@@ -7,8 +7,14 @@ import time
 import pytest
 
 from jsplit.net import certificates
-from tests.networked import TINY, Parties, result_of, run_apart, run_locally
-from tests.runs import compile_once
+from jsplit.testing import (
+    TINY_RUN,
+    Parties,
+    compile_once,
+    result_of,
+    run_in_process,
+    run_in_processes,
+)
 
 CASES = (
     (1, "parallel"),
@@ -29,7 +35,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def certs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("certs") / "made"
-    certificates.make(folder, ["127.0.0.1"], 5)
+    certificates.make_certificates(folder, ["127.0.0.1"], 5)
     return folder
 
 
@@ -41,8 +47,8 @@ def reference(cache, tmp_path_factory):
     def get(clients, topology):
         if (clients, topology) not in made:
             path = tmp_path_factory.mktemp("reference")
-            config = dataclasses.replace(TINY, clients=clients, topology=topology)
-            run, _ = run_locally(config, path)
+            config = dataclasses.replace(TINY_RUN, clients=clients, topology=topology)
+            run, _ = run_in_process(config, path)
             made[clients, topology] = (config, run, result_of(path, run))
         return made[clients, topology]
 
@@ -54,18 +60,20 @@ def test_processes_end_as_one_process_does(
     clients, topology, reference, cache, certs, tmp_path
 ):
     config, run, expected = reference(clients, topology)
-    run_apart(config, tmp_path, cache, certs)
+    run_in_processes(config, tmp_path, cache, certs)
     assert result_of(tmp_path, run) == expected
     summary = json.loads((tmp_path / "server" / "summary.json").read_text())
-    for ways in summary["difference"].values():
+    summary = summary["network"]
+    for ways in summary["network"]["difference"].values():
         assert ways == {"up": 0, "down": 0}
-    assert summary["counted"]["repeated"] == {"up": 0, "down": 0}
-    assert summary["socket"]["tcp_bytes"] > summary["socket"]["message_bytes"]
+    assert summary["network"]["counted"]["repeated"] == {"up": 0, "down": 0}
+    socket = summary["network"]["socket"]
+    assert socket["tcp_bytes"] > socket["message_bytes"]
 
 
 def test_a_finished_run_served_again_keeps_its_summary(cache, tmp_path):
     serve = ("--linger", "0")
-    with Parties(TINY, tmp_path, cache, None, serve) as parties:
+    with Parties(TINY_RUN, tmp_path, cache, None, serve) as parties:
         for name in parties.names():
             parties.start(name)
         assert set(parties.wait().values()) == {0}, parties.log("server")

@@ -12,7 +12,7 @@ from jax.extend import core
 
 from jsplit.codecs import float8, identity
 from jsplit.core.gate import freeze_gate
-from jsplit.core.model_part import Part, from_flax, with_precision
+from jsplit.core.model_part import ModelPart, from_flax, with_precision
 from jsplit.core.simulation import make_simulation
 from jsplit.models import convolution
 from tests.nets import OPTIMIZER, cnn_parts, dense_parts, images
@@ -180,7 +180,7 @@ def test_a_step_is_that_of_float32_but_for_the_rounding():
 
 def test_what_a_client_computes_is_counted_alike_in_any_precision():
     full, low = (simulate(dtype) for dtype in (None, jnp.bfloat16))
-    assert low.prices == full.prices and low.prices.sync_macs > 0
+    assert low.costs == full.costs and low.costs.sync_macs > 0
 
 
 def test_integers_stay_integers():
@@ -207,7 +207,7 @@ def test_a_collection_that_a_module_keeps_in_bfloat16_comes_back_as_it_was():
     def apply(variables, x, *, mask, key, train):
         return x, {**variables, "seen": {"mean": x.mean(axis=0)}}
 
-    part = with_precision(Part(None, apply, masks=False), jnp.bfloat16)
+    part = with_precision(ModelPart(None, apply, masks=False), jnp.bfloat16)
     variables = {"params": {}, "seen": {"mean": jnp.zeros(2)}}
     _, after = part.apply(variables, jnp.ones((3, 2)), mask=None, key=KEY, train=True)
     chex.assert_trees_all_equal_dtypes(after, variables)

@@ -15,13 +15,14 @@ from jsplit.analysis.privacy.labels import told_by_gradients
 from jsplit.analysis.privacy.view import View, ended, last_sent, private, public
 from jsplit.cli import main as cli
 from jsplit.codecs import CODECS
-from jsplit.core.defences import distance_correlation
-from jsplit.core.steps import Defence, init_party, make_steps
+from jsplit.core.defences import Defence, distance_correlation
+from jsplit.core.gates import FreezeGate
+from jsplit.core.state import init_side
+from jsplit.core.steps import make_steps
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import build, load_dataset
 from jsplit.experiment.workdir import RunFolder, read_workdir
-from tests.networked import TINY, flags
-from tests.runs import compile_once
+from jsplit.testing import TINY_RUN, compile_once, words_for
 
 CASES = {
     "one client": {},
@@ -49,8 +50,8 @@ def usual_promotion():
 
 def made(path, **changes):
     """A finished run, from its folder."""
-    config = dataclasses.replace(TINY, **changes)
-    assert cli.main(["run", *flags(config), "--workdir", str(path)]) == 0
+    config = dataclasses.replace(TINY_RUN, **changes)
+    assert cli.main(["run", *words_for(config), "--workdir", str(path)]) == 0
     folder, config, _ = read_workdir(path)
     experiment = build(config, load_dataset(config, print))
     return ended(experiment, folder), folder
@@ -200,7 +201,7 @@ def steps_of(run, **defence):
     from jsplit.experiment.build import parts_of
 
     client, server = parts_of(run.experiment.config, 10)
-    identity = CODECS["identity"]()
+    identity = CODECS["identity"]
     steps = make_steps(
         client,
         server,
@@ -211,13 +212,13 @@ def steps_of(run, **defence):
         defence=Defence(**defence),
     )
     x = jax.random.normal(jax.random.key(1), (12, 8, 8, 1))
-    party = init_party(client, optax.scale(-1.0), jax.random.key(2), x)
+    party = init_side(client, optax.scale(-1.0), jax.random.key(2), x)
     return client, steps, party, x
 
 
 def test_the_client_descends_the_server_s_loss_and_its_penalty(run):
     client, steps, party, x = steps_of(run[0], nopeek=0.7)
-    key, identity = jax.random.key(3), CODECS["identity"]()
+    key, identity = jax.random.key(3), CODECS["identity"]
     packet, residual = steps.client_forward(party, x, None, key)
     reply = jax.random.normal(jax.random.key(4), packet.payload.shape)
     after = steps.client_backward(
@@ -249,13 +250,13 @@ def test_noise_has_the_size_that_is_asked_for_and_is_new_every_batch(run):
         seen.append((payload - clean)[:9])
         assert jnp.std(seen[-1]) / size == pytest.approx(0.5, rel=0.05)
     assert not jnp.array_equal(*seen)
-    assert not jnp.array_equal(steps.client_examine(party, x).payload, clean)
+    assert not jnp.array_equal(steps.client_evaluate(party, x).payload, clean)
 
 
 def test_nopeek_makes_activations_depend_less_on_images(tmp_path):
     found = {}
     for weight in (0.0, 30.0):
-        run, _ = made(tmp_path / str(weight), nopeek=weight, sync_epochs=5)
+        run, _ = made(tmp_path / str(weight), nopeek=weight, gate=FreezeGate(5))
         view = private(run, run.client, last_sent(run.states))
         found[weight] = dependence.correlation(view.images, view.smashed, 0).value
     assert found[30.0] < found[0.0] - 0.1

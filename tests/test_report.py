@@ -1,6 +1,5 @@
 """`jsplit report`: figures from finished runs, and what it refuses."""
 
-import dataclasses
 import json
 import math
 import re
@@ -9,10 +8,11 @@ import statistics
 
 import pytest
 
-from jsplit.analysis import results
+from jsplit.analysis.comparison import at_equal_traffic, grouped
+from jsplit.analysis.results import read_results
 from jsplit.cli import main as cli
 from jsplit.experiment.build import canonical
-from jsplit.experiment.config import RunConfig
+from jsplit.experiment.config import RunConfig, changed, flat
 from jsplit.experiment.workdir import RunFolder
 from jsplit.runtime.atomic import write_json
 from tests.runs import files_under
@@ -25,8 +25,8 @@ def finish(path, config, accuracy, communication=1.0, computation=1.0, **changes
     folder = RunFolder(path)
     path.mkdir(parents=True)
     dataset = {"name": "made up", "source": "this test", "fingerprint": "f"}
-    dataset |= changes.pop("dataset", {})
-    record = {"format": "jsplit-run-1", "config": vars(config), "dataset": dataset}
+    dataset |= changes.pop("data", {})
+    record = {"format": "jsplit-run-1", "config": flat(config), "dataset": dataset}
     write_json(folder.config, record)
     summary = {
         "dataset": "made up",
@@ -62,7 +62,7 @@ def make_runs(path, **sent):
     }
     for name, (changes, accuracy, communication, computation) in settings.items():
         for seed in range(3):
-            config = dataclasses.replace(BASE, **changes, **sent, seed=seed)
+            config = changed(BASE, **changes, **sent, seed=seed)
             accurate = accuracy + 0.001 * (seed - 1)
             finish(
                 path / f"{name} {seed}", config, accurate, communication, computation
@@ -115,7 +115,7 @@ def test_the_best_is_that_which_loses_no_more_than_half_a_point(runs):
 
 
 def test_a_loss_of_exactly_half_a_point_is_allowed(runs):
-    (group,) = results.grouped(results.read(runs, partial=False)[0])
+    (group,) = grouped(read_results(runs, partial=False)[0])
     assert group.best("communication_reduction", 0.004).label == "loss 0.5"
     assert group.best("communication_reduction", 0.0039).label == "freeze 3"
     assert group.best("communication_reduction", 0.0).label == "always, float32"
@@ -125,10 +125,10 @@ def test_a_line_joins_what_differs_in_the_gates_number_alone(tmp_path):
     """The picture's lines: five settings of three kinds, and others of two more."""
     make_runs(tmp_path)
     make_runs(tmp_path / "others", **VARIED)
-    finish(tmp_path / "one", dataclasses.replace(BASE, loss_rule="drop"), 0.9)
+    finish(tmp_path / "one", changed(BASE, loss_rule="drop"), 0.9)
     for path in tmp_path.glob("others/plain*"):  # The same run as that without.
         shutil.rmtree(path)
-    (group,) = results.grouped(results.read(tmp_path, partial=False)[0])
+    (group,) = grouped(read_results(tmp_path, partial=False)[0])
     kinds = {it.label: it.kind for it in group.settings}
     assert {label: kind for label, kind in kinds.items() if "mixup" not in label} == {
         "always, float32": "always, float32",
@@ -149,18 +149,16 @@ def test_of_equal_reductions_the_most_accurate_is_the_best(runs):
         ("c", 2.0, 0.9),
     ):
         for seed in range(3):
-            config = dataclasses.replace(
-                BASE, gate="loss", threshold=0.5, mixup=mixup, seed=seed
-            )
+            config = changed(BASE, gate="loss", threshold=0.5, mixup=mixup, seed=seed)
             finish(runs / f"{name} {seed}", config, accuracy, 90.0, 9.0)
-    (group,) = results.grouped(results.read(runs, partial=False)[0])
+    (group,) = grouped(read_results(runs, partial=False)[0])
     assert group.best("communication_reduction", 0.005).label == "loss 0.5, mixup 1"
 
 
 def test_other_seeds_than_those_of_plain_split_learning_prove_nothing(runs):
-    config = RunConfig(model="cnn", epochs=12, gate="freeze", sync_epochs=1, seed=7)
+    config = changed(BASE, epochs=12, gate="freeze", sync_epochs=1, seed=7)
     finish(runs / "lucky", config, 0.95, 400.0, 100.0)
-    (group,) = results.grouped(results.read(runs, partial=False)[0])
+    (group,) = grouped(read_results(runs, partial=False)[0])
     assert group.best("communication_reduction", 0.005).label == "loss 0.5"
     assert report(runs) == 0
     text = (runs / "report" / "report.md").read_text()
@@ -177,9 +175,9 @@ def test_the_loss_gate_is_compared_with_controls_that_send_as_much(
 ):
     runs = make_runs(tmp_path, **sent)
     for seed in range(3):
-        always = RunConfig(model="cnn", epochs=12, gate="always", seed=seed)
+        always = changed(BASE, epochs=12, gate="always", seed=seed)
         finish(runs / f"always {seed}", always, 0.899, 4.0, 1.0)
-    (group,) = results.grouped(results.read(runs, partial=False)[0])
+    (group,) = grouped(read_results(runs, partial=False)[0])
     assert group.baseline.label == "always, float32"
     small, large = (
         next(it for it in group.settings if it.label == f"loss {threshold}{label}")
@@ -191,12 +189,12 @@ def test_the_loss_gate_is_compared_with_controls_that_send_as_much(
         0.899 + noise - (0.899 + share * (0.898 + noise - 0.899))
         for noise in (-0.001, 0.0, 0.001)
     ]
-    mean, deviation = results.at_equal_traffic(group, small, "freeze")
+    mean, deviation = at_equal_traffic(group, small, "freeze")
     assert mean == pytest.approx(sum(expected) / 3, abs=1e-9)
     assert deviation == pytest.approx(statistics.stdev(expected), abs=1e-9)
     # No control sends as little, and one was not run at all.
-    assert results.at_equal_traffic(group, large, "freeze") is None
-    assert results.at_equal_traffic(group, small, "periodic") is None
+    assert at_equal_traffic(group, large, "freeze") is None
+    assert at_equal_traffic(group, small, "periodic") is None
     assert report(runs) == 0
     text = (runs / "report" / "report.md").read_text()
     assert f"| loss 0.02{label} | /20 | not run there | {100 * mean:+.2f} ±" in text
@@ -211,9 +209,9 @@ def test_without_plain_split_learning_nothing_is_claimed(tmp_path):
 
 def test_reductions_that_differ_by_seed_are_a_geometric_mean_and_a_range(tmp_path):
     for seed, reduction in enumerate((10.0, 40.0)):
-        config = RunConfig(model="cnn", epochs=5, seed=seed)
+        config = changed(BASE, epochs=5, seed=seed)
         finish(tmp_path / str(seed), config, 0.9, reduction, 3.0)
-    (group,) = results.grouped(results.read(tmp_path, partial=False)[0])
+    (group,) = grouped(read_results(tmp_path, partial=False)[0])
     found = group.settings[0].reduction("communication_reduction")
     assert str(found) == "/20 (10 to 40)"
 
@@ -232,10 +230,10 @@ def test_the_page_is_one_file_and_names_data_device_seeds_and_versions(runs):
 
 
 def test_models_and_clients_are_groups_of_their_own(runs):
-    config = RunConfig(model="cnn", epochs=12, clients=5, **PLAIN)
+    config = changed(BASE, epochs=12, clients=5, **PLAIN)
     finish(runs / "five", config, 0.8)
-    finish(runs / "vgg", RunConfig(model="vgg11", epochs=12, **PLAIN), 0.9)
-    groups = results.grouped(results.read(runs, partial=False)[0])
+    finish(runs / "vgg", changed(BASE, model="vgg11", **PLAIN), 0.9)
+    groups = grouped(read_results(runs, partial=False)[0])
     assert [group.title for group in groups] == [
         "cnn cut after 1 (conv1), 1 client, 12 epochs",
         "cnn cut after 1 (conv1), 5 clients, parallel, 12 epochs",
@@ -261,9 +259,66 @@ def test_unfinished_runs_are_refused_or_left_out_as_asked(runs, capsys):
 
 
 def test_runs_on_different_data_are_refused(runs, capsys):
-    other = {"dataset": {"fingerprint": "g"}, "train_examples": 77}
+    other = {"data": {"fingerprint": "g"}, "train_examples": 77}
     finish(runs / "z", RunConfig(seed=9), 0.9, **other)
     refused(runs, "different data .*1000 images.* and .*77 images", capsys)
+
+
+HELD = {"fingerprint": None}
+NETWORK = {
+    "counted": {"activations": {"up": 900, "down": 0}, "total": 2048}
+    | {"repeated": {"up": 3, "down": 4}},
+    "saved": {"activations": {"up": 1024, "down": 0}},
+    "absent_epochs": [0, 2],
+}
+
+
+def test_networked_runs_stand_beside_simulated_ones_of_the_same_settings(runs):
+    for seed, accuracy in enumerate((0.897, 0.898, None)):
+        config = changed(BASE, gate="freeze", sync_epochs=3, seed=seed)
+        summary = {
+            "dataset": None,
+            "dataset_source": "held by the clients",
+            "bytes": {"total": 3 * 1024},
+            "network": NETWORK,
+            "data": HELD,
+        }
+        finish(runs / f"net {seed}", config, accuracy, 50.0, 12.0, **summary)
+    assert report(runs) == 0
+    text = (runs / "report" / "report.md").read_text()
+    assert "18 runs on made up" in text and "3 of the runs went over a network" in text
+    # Two of them were evaluated, and one was not.
+    row = (
+        "| freeze 3, networked | 3 | not evaluated | not evaluated | /50 | /25 | /12 |"
+    )
+    assert row in text
+    assert "| freeze 3 | 3 | 89.80 ± 0.10 | -0.20 |" in text
+    crossed = "3.0 KiB | 2.0 KiB | 1.0 KiB | 7 B | 0, 2 |"
+    assert f"| freeze 3, networked, seed 2 | {crossed}" in text
+
+
+def test_a_networked_run_of_other_images_is_refused(runs, capsys):
+    config = changed(BASE, gate="periodic")
+    finish(runs / "net", config, 0.9, network=NETWORK, train_examples=77, data=HELD)
+    refused(runs, "different data .*1000 images.* and .*77 images", capsys)
+
+
+def test_networked_runs_alone_that_were_not_evaluated_are_told_without_a_picture(
+    tmp_path,
+):
+    finish(
+        tmp_path / "net",
+        BASE,
+        None,
+        9.0,
+        network=NETWORK,
+        bytes={"total": 9},
+        data=HELD,
+    )
+    assert report(tmp_path) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| loss 0.05, networked | 1 | not evaluated |" in text
+    assert not (tmp_path / "report" / "accuracy-1.png").exists()
 
 
 def test_a_folder_without_runs_is_refused(tmp_path, capsys):
@@ -273,17 +328,17 @@ def test_a_folder_without_runs_is_refused(tmp_path, capsys):
 
 def test_a_damaged_summary_is_refused(runs, capsys):
     (runs / "plain 1" / "summary.json").write_text("{")
-    refused(runs, r"summary.json is not a simulated run's", capsys)
+    refused(runs, r"summary.json is damaged or of another version", capsys)
 
 
 def test_a_run_that_this_version_does_not_know_is_refused(runs, capsys):
     path = runs / "plain 1" / "config.json"
     path.write_text(path.read_text().replace('"always"', '"fancy"'))
-    refused(runs, "plain 1 holds a run that is not known: --gate 'fancy'", capsys)
+    refused(runs, "plain 1/config.json: --gate 'fancy' is unknown; choose", capsys)
 
 
 def test_the_same_run_twice_is_refused(runs, capsys):
-    finish(runs / "again", RunConfig(model="cnn", epochs=12, **PLAIN), 0.99)
+    finish(runs / "again", changed(BASE, epochs=12, **PLAIN), 0.99)
     refused(runs, "always, float32 was run twice with the same seed, .*again", capsys)
 
 
@@ -292,7 +347,12 @@ def test_the_same_run_twice_is_refused(runs, capsys):
     [
         {"cut": 1},
         {"batch_size": 128},
-        {"threshold": 3.0, "period": 2, "sync_epochs": 2, "loss_reference": "alike"},
+        {
+            "threshold": 3.0,
+            "period": 2,
+            "sync_epochs": 2,
+            "loss_reference": "same-state",
+        },
         {"refresh_augment": True, "refresh_statistics": "batch", "mixup": 1.0},
         {"chunk": 3, "device": "cpu"},
         {"warmup": 1},
@@ -300,38 +360,20 @@ def test_the_same_run_twice_is_refused(runs, capsys):
     ids=lambda said: next(iter(said)),
 )
 def test_what_says_the_same_is_the_same_run(said, runs, capsys):
-    finish(runs / "again", RunConfig(model="cnn", epochs=12, **PLAIN, **said), 0.99)
+    finish(runs / "again", changed(BASE, epochs=12, **PLAIN, **said), 0.99)
     refused(runs, "was run twice with the same seed", capsys)
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ({}, {"loss_reference": "alike"}),
-        ({"refresh_augment": True}, {"loss_reference": "decision"}),
-        ({"augment": False, "refresh_augment": True}, {"loss_reference": "decision"}),
-        ({"augment": False, "mixup": 0.2}, {"loss_reference": "alike"}),
-    ],
-)
-def test_the_usual_reference_of_losses_is_the_same_where_it_is_named(one, other):
-    assert canonical(RunConfig(**one)) == canonical(RunConfig(**{**one, **other}))
-
-
 def test_what_the_gate_reads_makes_another_run():
-    runs = [
-        RunConfig(),
-        RunConfig(refresh_augment=True),
-        RunConfig(mixup=1.0),
-        RunConfig(loss_reference="decision"),
-        RunConfig(threshold=0.1),
-        RunConfig(gate="freeze"),
-        RunConfig(gate="freeze", sync_epochs=2),
-        RunConfig(gate="periodic"),
-        RunConfig(gate="always"),
-        RunConfig(gate="always", cut=1),
-        RunConfig(gate="always", batch_size=64),
+    others = [
+        *({}, {"refresh_augment": True}, {"mixup": 1.0}, {"threshold": 0.1}),
+        *({"loss_reference": "previous"}, {"loss_reference": "same-state"}),
+        *({"gate": "freeze"}, {"gate": "freeze", "sync_epochs": 2}),
+        *({"gate": "periodic"}, {"gate": "always"}, {"gate": "always", "cut": 1}),
+        {"gate": "always", "batch_size": 64},
     ]
-    assert len(set(map(canonical, runs))) == len(runs)
+    runs = {canonical(changed(RunConfig(), **values)) for values in others}
+    assert len(runs) == len(others)
 
 
 def test_another_folder_takes_the_report(runs, tmp_path):

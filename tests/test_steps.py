@@ -8,8 +8,10 @@ import optax
 import pytest
 
 from jsplit.codecs import float8, identity
+from jsplit.core.metrics import cross_entropy
 from jsplit.core.model_part import from_flax
-from jsplit.core.steps import Steps, cross_entropy, init_party, make_steps
+from jsplit.core.state import init_side
+from jsplit.core.steps import Steps, make_steps
 from jsplit.models import MODELS, Chain
 from jsplit.typing import Packet
 from tests.nets import OPTIMIZER, cnn_parts, dense_parts, images
@@ -33,9 +35,9 @@ def steps_of(client, server, codec=None, grad_codec=None, **more) -> Steps:
 def parties_of(client, server, x):
     @jax.jit
     def both(x):
-        first = init_party(client, OPTIMIZER, jax.random.key(1), x)
+        first = init_side(client, OPTIMIZER, jax.random.key(1), x)
         smashed, _ = client.apply(first.variables, x, mask=None, key=KEY, train=False)
-        return first, init_party(server, OPTIMIZER, jax.random.key(2), smashed)
+        return first, init_side(server, OPTIMIZER, jax.random.key(2), smashed)
 
     return both(x[:1])
 

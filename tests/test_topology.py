@@ -11,7 +11,7 @@ from jsplit.core.topology import (
     SEQUENTIAL,
     TOPOLOGIES,
     average,
-    lay_out,
+    make_layout,
     spread,
 )
 
@@ -31,7 +31,7 @@ def test_parallel_is_one_group_of_all_and_sequential_a_group_for_each():
 
 @given(sizes=sizes_, topology=topologies, batch_size=batches)
 def test_every_example_has_a_place_and_no_step_is_idle(sizes, topology, batch_size):
-    layout = lay_out(sizes, topology, batch_size)
+    layout = make_layout(sizes, topology, batch_size)
     assert layout.groups * layout.members == len(sizes)
     assert layout.examples == sum(sizes)
     assert layout.slots >= max(sizes)
@@ -43,7 +43,7 @@ def test_every_example_has_a_place_and_no_step_is_idle(sizes, topology, batch_si
 
 @given(sizes=sizes_, topology=topologies, batch_size=batches)
 def test_the_members_share_the_batch_equally(sizes, topology, batch_size):
-    layout = lay_out(sizes, topology, batch_size)
+    layout = make_layout(sizes, topology, batch_size)
     whole = layout.batch * layout.members
     if batch_size < layout.members:
         assert layout.batch == 1
@@ -55,7 +55,7 @@ def test_the_members_share_the_batch_equally(sizes, topology, batch_size):
 
 @given(sizes=sizes_, topology=topologies, batch_size=batches)
 def test_no_step_is_wider_than_the_largest_client(sizes, topology, batch_size):
-    layout = lay_out(sizes, topology, batch_size)
+    layout = make_layout(sizes, topology, batch_size)
     assert layout.batch <= max(sizes)
     assert layout.offline_batch <= sum(sizes)
     wanted = max(1, batch_size // layout.members) * layout.members
@@ -64,7 +64,7 @@ def test_no_step_is_wider_than_the_largest_client(sizes, topology, batch_size):
 
 @given(sizes=sizes_, topology=topologies, batch_size=batches)
 def test_the_layout_says_whether_rows_are_padded(sizes, topology, batch_size):
-    layout = lay_out(sizes, topology, batch_size)
+    layout = make_layout(sizes, topology, batch_size)
     places = layout.groups * layout.members * layout.slots
     assert layout.padded == (places > sum(sizes))
     offline = layout.offline_steps * layout.offline_batch
@@ -72,11 +72,11 @@ def test_the_layout_says_whether_rows_are_padded(sizes, topology, batch_size):
 
 
 def test_equal_shards_of_whole_batches_are_not_padded():
-    layout = lay_out([200] * 5, PARALLEL, 100)
+    layout = make_layout([200] * 5, PARALLEL, 100)
     assert (layout.batch, layout.steps, layout.padded) == (20, 10, False)
     assert (layout.offline_batch, layout.offline_steps) == (100, 10)
     assert not layout.offline_padded
-    assert lay_out([200] * 4 + [199], PARALLEL, 100).padded
+    assert make_layout([200] * 4 + [199], PARALLEL, 100).padded
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_equal_shards_of_whole_batches_are_not_padded():
 )
 def test_an_impossible_layout_is_refused(sizes, batch_size, message):
     with pytest.raises(ValueError, match=message):
-        lay_out(sizes, PARALLEL, batch_size)
+        make_layout(sizes, PARALLEL, batch_size)
 
 
 def tree(seed):

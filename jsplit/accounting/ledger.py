@@ -16,57 +16,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from jsplit.accounting.cost_model import CostModel
 from jsplit.typing import STATES
 
 KINDS = ("activations", "gradients", "headers", "labels", "client_parts", "control")
 DIRECTIONS = ("up", "down")
 FLOAT32_BITS = 32
-
-
-@dataclass(frozen=True)
-class Prices:
-    """The static sizes that one epoch's traffic and work follow from.
-
-    Attributes:
-        sizes: training examples of each client.
-        batch: of these, in a packet; an epoch's last may hold fewer.
-        sequential: whether clients take turns and hand the client part on.
-        values: numbers that cross for one example, one way.
-        payload_bits: of one example's activations.
-        grad_payload_bits: of one example's gradients.
-        header_bytes: of an activation packet's message, beside the payload.
-        grad_header_bytes: of a gradient packet's, likewise.
-        label_bytes: of one label.
-        labels_header_bytes: of the message with a client's labels, beside those.
-        part_bytes: of a client part: parameters, statistics and optimizer state.
-        part_header_bytes: of the message that hands it over, beside those.
-        plan_bytes: of one announcement to one client.
-        kept_bytes: of the word of a client alone that its epoch of A is over.
-        forward_macs: multiply-accumulates of a client's forward pass, one example.
-        sync_macs: of its forward and backward pass, one example.
-    """
-
-    sizes: tuple[int, ...]
-    batch: int
-    sequential: bool
-    values: int
-    payload_bits: int
-    grad_payload_bits: int
-    header_bytes: int
-    grad_header_bytes: int
-    label_bytes: int
-    labels_header_bytes: int
-    part_bytes: int
-    part_header_bytes: int
-    plan_bytes: int
-    kept_bytes: int
-    forward_macs: int
-    sync_macs: int
-
-    @property
-    def examples(self) -> int:
-        """Over all clients."""
-        return sum(self.sizes)
 
 
 @dataclass
@@ -78,12 +33,12 @@ class Ledger:
     A that have everybody.
 
     Attributes:
-        prices: what each epoch costs.
+        costs: what each epoch costs.
         states: of the epochs so far, such as `"AABCC"`.
         wire: bytes by kind, then direction.
     """
 
-    prices: Prices
+    costs: CostModel
     states: str = ""
     wire: dict[str, dict[str, int]] = field(
         default_factory=lambda: {kind: dict.fromkeys(DIRECTIONS, 0) for kind in KINDS}
@@ -94,7 +49,7 @@ class Ledger:
     _holders: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._holders = frozenset(range(len(self.prices.sizes)))
+        self._holders = frozenset(range(len(self.costs.sizes)))
 
     def add(self, state: str, absent: Collection[int] = ()) -> None:
         """Enters one epoch.
@@ -109,7 +64,7 @@ class Ledger:
         """
         if len(state) != 1 or state not in STATES:
             raise ValueError(f"state must be A, B or C, got {state!r}")
-        clients = range(len(self.prices.sizes))
+        clients = range(len(self.costs.sizes))
         present = [client for client in clients if client not in absent]
         if not present or not set(absent) <= set(clients):
             raise ValueError(
@@ -118,12 +73,12 @@ class Ledger:
         if state != "C":
             for kind, direction, count in self._epoch(state, present):
                 self.wire[kind][direction] += count
-            self._examples[state] += sum(self.prices.sizes[n] for n in present)
+            self._examples[state] += sum(self.costs.sizes[n] for n in present)
         self.states += state
 
     def _epoch(self, state: str, present: list[int]) -> Iterable[tuple[str, str, int]]:
         """What one epoch in A or B adds, as (kind, direction, bytes)."""
-        p = self.prices
+        p = self.costs
         if not self.states.strip("C"):
             # Of all clients: nothing begins before the server has them.
             heads = len(p.sizes) * p.labels_header_bytes
@@ -150,21 +105,19 @@ class Ledger:
         own in when it has trained: in turns, the next one fetches that; side by side,
         all fetch the mean.
         """
-        turns = (
-            [[client] for client in present] if self.prices.sequential else [present]
-        )
+        turns = [[client] for client in present] if self.costs.sequential else [present]
         for turn in turns:
             yield "down", len(set(turn) - self._holders)
             self._holders |= set(turn)
             if state == "A":
                 yield "up", len(turn)
-                yield "down", 0 if self.prices.sequential else len(turn)
+                yield "down", 0 if self.costs.sequential else len(turn)
                 self._holders = frozenset(turn)
 
     @classmethod
-    def of(cls, prices: Prices, states: str) -> "Ledger":
+    def of(cls, costs: CostModel, states: str) -> "Ledger":
         """The ledger after these epochs."""
-        ledger = cls(prices)
+        ledger = cls(costs)
         for state in states:
             ledger.add(state)
         return ledger
@@ -177,7 +130,7 @@ class Ledger:
     @property
     def paper_bits(self) -> int:
         """Payload bits of activations and gradients."""
-        p, count = self.prices, self._examples
+        p, count = self.costs, self._examples
         up = (count["A"] + count["B"]) * p.payload_bits
         return up + count["A"] * p.grad_payload_bits
 
@@ -188,14 +141,14 @@ class Ledger:
         Raises:
             ValueError: before the first epoch.
         """
-        p = self.prices
+        p = self.costs
         plain = len(self.states) * 2 * p.examples * p.values * FLOAT32_BITS
         return _ratio(plain, self.paper_bits)
 
     @property
     def client_macs(self) -> int:
         """Multiply-accumulates of all clients."""
-        p, count = self.prices, self._examples
+        p, count = self.costs, self._examples
         return count["A"] * p.sync_macs + count["B"] * p.forward_macs
 
     @property
@@ -207,7 +160,7 @@ class Ledger:
         Raises:
             ValueError: before the first epoch.
         """
-        p = self.prices
+        p = self.costs
         if self.states and not p.sync_macs:
             return 1.0
         return _ratio(len(self.states) * p.examples * p.sync_macs, self.client_macs)

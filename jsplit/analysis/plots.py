@@ -11,21 +11,15 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 
 from jsplit.analysis.run_plots import STATES, finish, folded
-
-GATES = {
-    "always": ("#000000", "D"),
-    "loss": ("#D55E00", "o"),
-    "periodic": ("#56B4E9", "s"),
-    "freeze": ("#CC79A7", "^"),
-}
-"""Colour (of Okabe and Ito) and marker of each gate."""
+from jsplit.core.gates import Style
 
 
 class Point(NamedTuple):
     """A setting's mean over its seeds.
 
     Attributes:
-        gate: its colour and marker.
+        gate: of one name, which the legend has once.
+        style: the gate's colour and marker.
         kind: a line joins points of one kind, which differ in the gate's number.
         label: in words, such as `loss 0.05`.
         accuracy: of the test set, a fraction.
@@ -35,6 +29,7 @@ class Point(NamedTuple):
     """
 
     gate: str
+    style: Style
     kind: str
     label: str
     accuracy: float
@@ -62,8 +57,8 @@ def accuracy_against_savings(
     """
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    _scatter(left, points, [it.communication for it in points])
-    _scatter(right, points, [it.computation for it in points])
+    _scatter(left, points, [point.communication for point in points])
+    _scatter(right, points, [point.computation for point in points])
     for axes in (left, right):
         if baseline is not None:
             axes.axhline(
@@ -109,7 +104,9 @@ def strips(rows: Sequence[tuple[str, str]], path: Path, *, title: str) -> None:
     axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize="small")
     axes.set(xlim=(0.5, longest + 0.5), ylim=(len(rows) - 0.4, -0.6), xlabel="epoch")
     axes.legend(
-        handles=[Patch(color=colour, label=it) for colour, _, it in STATES.values()],
+        handles=[
+            Patch(color=colour, label=label) for colour, _, label in STATES.values()
+        ],
         loc="lower right",
         bbox_to_anchor=(1, 1),
         ncols=3,
@@ -152,26 +149,28 @@ def reconstructions(
 
 
 def _scatter(axes: Axes, points: Sequence[Point], across: Sequence[float]) -> None:
-    for gate, (colour, marker) in GATES.items():
+    for gate, (colour, marker) in {point.gate: point.style for point in points}.items():
         mine = [
-            (x, it) for x, it in zip(across, points, strict=True) if it.gate == gate
+            (x, point)
+            for x, point in zip(across, points, strict=True)
+            if point.gate == gate
         ]
-        for place, kind in enumerate(dict.fromkeys(it.kind for _, it in mine)):
-            joined = sorted((x, it) for x, it in mine if it.kind == kind)
+        for place, kind in enumerate(dict.fromkeys(point.kind for _, point in mine)):
+            joined = sorted((x, point) for x, point in mine if point.kind == kind)
             axes.errorbar(
                 [x for x, _ in joined],
-                [it.accuracy for _, it in joined],
-                [it.deviation or 0.0 for _, it in joined],
+                [point.accuracy for _, point in joined],
+                [point.deviation or 0.0 for _, point in joined],
                 color=colour,
                 marker=marker,
                 linewidth=1,
                 capsize=3,
                 label=gate if place == 0 else None,
             )
-        for x, it in mine:
+        for x, point in mine:
             axes.annotate(
-                it.label.removeprefix(gate).strip(" ,"),
-                (x, it.accuracy),
+                point.label.removeprefix(gate).strip(" ,"),
+                (x, point.accuracy),
                 xytext=(4, 5),
                 textcoords="offset points",
                 fontsize="x-small",

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jsplit.analysis import plots
+from jsplit.analysis.comparison import Group, Setting
 from jsplit.analysis.report import markdown
-from jsplit.analysis.results import Group, Run, Setting
+from jsplit.analysis.results import FinishedRun
 from jsplit.data import Dataset
 from jsplit.errors import InputError
 from jsplit.experiment.build import Experiment, build, share_program
@@ -21,15 +22,20 @@ FORMAT = "jsplit-privacy-1"
 Figures = dict[str, Any]
 
 
-def check_checkpoints(runs: Iterable[Run]) -> None:
+def check_checkpoints(runs: Iterable[FinishedRun]) -> None:
     """Refuses a run that cannot be attacked before any other is."""
     from jsplit.analysis.privacy.view import last_checkpoint
 
     for run in runs:
+        if run.network is not None:
+            raise InputError(
+                f"{run.path} is the server's folder of a networked run, and the images "
+                "stayed with its clients; name runs of jsplit run or jsplit sweep"
+            )
         last_checkpoint(RunFolder(run.path), run.config.epochs)
 
 
-def left_to_attack(group: Group, *, again: bool) -> list[Run]:
+def left_to_attack(group: Group, *, again: bool) -> list[FinishedRun]:
     """The runs that were not attacked before, or in part; all of them if `again`."""
     plain = _plain(group).runs
     return [
@@ -42,8 +48,8 @@ def left_to_attack(group: Group, *, again: bool) -> list[Run]:
 
 
 def attacks(
-    group: Group, left: Iterable[Run], dataset: Callable[[], Dataset]
-) -> Iterator[tuple[Run, Figures]]:
+    group: Group, left: Iterable[FinishedRun], dataset: Callable[[], Dataset]
+) -> Iterator[tuple[FinishedRun, Figures]]:
     """Attacks each run when its turn comes, and keeps what was found beside it."""
     plain = _plain(group).runs
     earlier: Experiment | None = None
@@ -62,7 +68,7 @@ def _plain(group: Group) -> Setting:
     return group.baseline or group.settings[0]
 
 
-def _audited(experiment: Experiment, run: Run, *, first: bool) -> Figures:
+def _audited(experiment: Experiment, run: FinishedRun, *, first: bool) -> Figures:
     # Here, because only here the extra is known to be there.
     from jsplit.analysis.privacy.audit import audit
     from jsplit.analysis.privacy.view import ended
@@ -82,11 +88,11 @@ def _audited(experiment: Experiment, run: Run, *, first: bool) -> Figures:
     return figures
 
 
-def _kept(run: Run) -> Path:
+def _kept(run: FinishedRun) -> Path:
     return run.path / "privacy.json"
 
 
-def _read(run: Run) -> Figures:
+def _read(run: FinishedRun) -> Figures:
     try:
         figures: Figures = json.loads(_kept(run).read_text(encoding="utf-8"))
         if figures["format"] != FORMAT:
@@ -125,12 +131,13 @@ def page(groups: Sequence[Group]) -> str:
     summary = runs[0].summary
     every = [_read(run) for run in runs]
     shape = "x".join(map(str, summary["image_shape"]))
+    devices = sorted({figures["device"] for figures in every})
     seeds = sorted({run.config.seed for run in runs})
     parts = [
         "# What the server learns from what was sent",
         f"{len(runs)} run(s) on {summary['dataset']} ({summary['dataset_source']}), "
         f"images of {shape}, seeds {', '.join(map(str, seeds))}; attacked on "
-        f"{'; '.join(sorted({it['device'] for it in every}))}. Means over seeds and "
+        f"{'; '.join(devices)}. Means over seeds and "
         "sample standard deviations.",
         "The server is honest but curious, and is given the client part and the "
         f"held-out images ({every[0]['last']['public_images']}). It trains a decoder "
@@ -140,11 +147,11 @@ def page(groups: Sequence[Group]) -> str:
         "begins with). MSE, PSNR and SSIM compare its guesses with what entered the "
         "client part, pixels from 0 to 1; a blind guess is the mean of the held-out "
         "images. Distance correlation is 0 for independence (of shuffled pairs it is "
-        f"{_mean(every, lambda it: it['last']['distance_correlation']['shuffled'])}). "
+        f"{_mean(every, _shuffled)}). "
         "Information is a neural lower bound, which cannot exceed "
         f"{every[0]['last']['information']['ceiling']:.2f} bits with so many examples, "
         "and varies by about "
-        f"{_mean(every, lambda it: it['last']['information']['deviation'])} from "
+        f"{_mean(every, lambda one: one['last']['information']['deviation'])} from "
         "critic to critic. Labels are sent to the server once, in every run; the last "
         "column is for who would keep them at home: how often the nearest of the "
         "public examples, by the gradient that comes back, has the same label.",
@@ -156,13 +163,13 @@ def page(groups: Sequence[Group]) -> str:
 
 def _table(group: Group) -> str:
     everyone = [_read(run) for run in group.runs]
-    blind = [it["last"]["blind"] for it in everyone]
+    blind = [found["last"]["blind"] for found in everyone]
     rows = [
         [
             *("blind guess", "", "", "", ""),
-            _mean(blind, lambda it: it["mse"], 4),
-            _mean(blind, lambda it: it["psnr"], 2),
-            _mean(blind, lambda it: it["ssim"], 3),
+            _mean(blind, lambda one: one["mse"], 4),
+            _mean(blind, lambda one: one["psnr"], 2),
+            _mean(blind, lambda one: one["ssim"], 3),
             *("", "", ""),
         ]
     ]
@@ -183,8 +190,8 @@ def _table(group: Group) -> str:
                 str(len(setting.runs)),
                 _mean([run.summary for run in setting.runs], _accuracy, 2),
                 str(setting.reduction("communication_reduction")),
-                _mean(found, lambda it: it["epochs_sent"], 0),
-                *_cells([it["last"] for it in found]),
+                _mean(found, lambda one: one["epochs_sent"], 0),
+                *_cells([figures["last"] for figures in found]),
                 _mean(found, _labels, 1),
             ]
         )
@@ -202,6 +209,10 @@ def _accuracy(summary: Figures) -> float:
     return float(100 * summary["test_accuracy"])
 
 
+def _shuffled(figures: Figures) -> float:
+    return float(figures["last"]["distance_correlation"]["shuffled"])
+
+
 def _labels(figures: Figures) -> float:
     return float(100 * figures["last"]["labels_from_gradients"])
 
@@ -213,7 +224,7 @@ def _cells(views: Sequence[Figures]) -> list[str]:
 def _mean(
     found: Sequence[Figures], pick: Callable[[Figures], float], places: int = 2
 ) -> str:
-    values = [float(pick(it)) for it in found]
+    values = [float(pick(figures)) for figures in found]
     mean = f"{statistics.fmean(values):.{places}f}"
     if len(values) == 1 or places == 0:
         return mean

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from jsplit.analysis import plots, results
-from jsplit.analysis.results import Group, Setting
+from jsplit.analysis import plots
+from jsplit.analysis.comparison import Group, Setting, at_equal_traffic, controls
 from jsplit.experiment.progress import shortened
+from jsplit.experiment.writers import human_bytes
 
 LOSS = 0.005
 """Of test accuracy that a reduction may cost: the paper's half a percent."""
@@ -25,21 +26,23 @@ PAPER = {
 
 def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
     """The report as Markdown; its pictures are drawn into `out`."""
-    run = groups[0].settings[0].runs[0]
-    seeds = sorted({run.config.seed for group in groups for run in group.runs})
-    devices = sorted({run.summary["device"] for group in groups for run in group.runs})
+    every = [run for group in groups for run in group.runs]
+    # One that knows its data, where there is one.
+    run = next((run for run in every if run.fingerprint is not None), every[0])
+    networked = sum(run.network is not None for run in every)
+    data = run.summary["dataset"] or "data"
+    seeds = sorted({run.config.seed for run in every})
+    devices = sorted({run.summary["device"] for run in every})
     versions = sorted(
         {
             ", ".join(f"{name} {number}" for name, number in made.items())
-            for group in groups
-            for made in (run.summary["versions"] for run in group.runs)
+            for made in (run.summary["versions"] for run in every)
         }
     )
-    count = sum(len(group.runs) for group in groups)
     shape = "x".join(map(str, run.summary["image_shape"]))
     parts = [
         "# What the runs say",
-        f"{count} runs on {run.summary['dataset']} ({run.summary['train_examples']:,} "
+        f"{len(every)} runs on {data} ({run.summary['train_examples']:,} "
         f"training and {run.summary['test_examples']:,} test images of {shape}; "
         f"{run.summary['dataset_source']}), seeds {', '.join(map(str, seeds))}, on "
         f"{'; '.join(devices)}. Versions: {'; '.join(versions)}.",
@@ -50,6 +53,13 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
         "client computation in multiply-accumulates; where seeds differ, their "
         "geometric mean and their range.",
     ]
+    if networked:
+        parts.append(
+            f"{networked} of the runs went over a network. Their clients alone know "
+            "their data: here it was checked that they hold as many training images, "
+            "of the same shape. Their bytes are the ledger's prediction; what crossed "
+            "stands below each table."
+        )
     if left_out:
         parts.append(
             f"Not finished and left out: {len(left_out)} run(s), {left_out[0]} first."
@@ -61,10 +71,12 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
     for number, group in enumerate(groups, 1):
         parts.append(f"## {group.title}")
         parts.append(_table(group))
+        parts += _crossed(group)
         parts += _equal_traffic(group)
         name = f"accuracy-{number}.png"
-        _draw_accuracy(group, out / name)
-        parts.append(f"![accuracy against reductions: {group.title}]({name})")
+        if any(setting.accuracy is not None for setting in group.settings):
+            _draw_accuracy(group, out / name)
+            parts.append(f"![accuracy against reductions: {group.title}]({name})")
         name = f"states-{number}.png"
         rows = [
             (f"{setting.label}, seed {run.config.seed}", run.summary["states"])
@@ -107,16 +119,19 @@ STYLE = (
 def _draw_accuracy(group: Group, path: Path) -> None:
     points = [
         plots.Point(
-            setting.config.gate,
+            setting.config.gate.name,
+            setting.config.gate.style,
             setting.kind,
             setting.label,
-            *setting.accuracy,
+            *accuracy,
             setting.reduction("communication_reduction").middle,
             setting.reduction("client_compute_reduction").middle,
         )
         for setting in group.settings
+        if (accuracy := setting.accuracy) is not None
     ]
-    baseline = None if group.baseline is None else group.baseline.accuracy[0]
+    plain = None if group.baseline is None else group.baseline.accuracy
+    baseline = None if plain is None else plain[0]
     plots.accuracy_against_savings(
         points, path, title=group.title, baseline=baseline, loss=LOSS
     )
@@ -135,7 +150,7 @@ def _best(groups: Sequence[Group]) -> str:
             if best is not None:
                 row[-1] = (
                     f"/{best.reduction(reduction).middle:.4g} ({best.label}, "
-                    f"{_points(best.lost(group.baseline))})"
+                    f"{_points(best.lost(group.baseline), 'not evaluated')})"
                 )
             row.append(claim)
         rows.append(row)
@@ -156,12 +171,14 @@ def _table(group: Group) -> str:
     rows = []
     for setting in group.settings:
         lost = setting.lost(baseline)
+        unknown = baseline is None or None in (baseline.accuracy, setting.accuracy)
+        why_not = "not evaluated" if unknown else "not the same seeds"
         rows.append(
             [
                 setting.label,
                 str(len(setting.runs)),
                 _accuracy(setting),
-                "" if baseline in (None, setting) else _points(lost),
+                "" if baseline in (None, setting) else _points(lost, why_not),
                 *(
                     str(setting.reduction(name))
                     for name in (
@@ -188,25 +205,58 @@ def _table(group: Group) -> str:
     )
 
 
-def _equal_traffic(group: Group) -> list[str]:
-    """The loss gate beside the controls, if both were run."""
+def _crossed(group: Group) -> list[str]:
+    """What the networked runs of a group counted beside what was predicted."""
     rows = []
     for setting in group.settings:
-        if setting.config.gate != "loss":
+        for run in setting.runs:
+            if run.network is None:
+                continue
+            counted, saved = run.network["counted"], run.network["saved"]
+            rows.append(
+                [
+                    f"{setting.label}, seed {run.config.seed}",
+                    human_bytes(run.summary["bytes"]["total"]),
+                    human_bytes(counted["total"]),
+                    human_bytes(sum(sum(ways.values()) for ways in saved.values())),
+                    human_bytes(sum(counted["repeated"].values())),
+                    ", ".join(map(str, run.network["absent_epochs"])),
+                ]
+            )
+    if not rows:
+        return []
+    return [
+        "Over the network:",
+        markdown(
+            (
+                "run",
+                "predicted",
+                "crossed",
+                "spared by compression",
+                "repeated after disturbances",
+                "epochs absent, by client",
+            ),
+            rows,
+        ),
+    ]
+
+
+def _equal_traffic(group: Group) -> list[str]:
+    """Gates that heed the loss beside the controls, where both were run."""
+    others, rows = controls(), []
+    for setting in group.settings:
+        if setting.config.gate.control or not setting.config.gate.leaves_a:
             continue
-        found = [
-            results.at_equal_traffic(group, setting, control)
-            for control in results.CONTROLS
-        ]
+        found = [at_equal_traffic(group, setting, control) for control in others]
         if any(found):
             sent = str(setting.reduction("communication_reduction"))
             rows.append([setting.label, sent, *map(_difference, found)])
     if not rows:
         return []
     return [
-        "Points of accuracy that the loss gate is above the controls where those send "
-        "as much, between their own runs with the same seed:",
-        markdown(("gate", "communication", *results.CONTROLS), rows),
+        "Points of accuracy that a gate is above the controls where those send as "
+        "much, between their own runs with the same seed:",
+        markdown(("gate", "communication", *others), rows),
     ]
 
 
@@ -218,6 +268,8 @@ def _difference(found: tuple[float, float | None] | None) -> str:
 
 
 def _accuracy(setting: Setting) -> str:
+    if setting.accuracy is None:
+        return "not evaluated"
     mean, deviation = setting.accuracy
     return f"{100 * mean:.2f}" + _spread(deviation)
 
@@ -226,14 +278,16 @@ def _spread(deviation: float | None) -> str:
     return "" if deviation is None else f" ± {100 * deviation:.2f}"
 
 
-def _points(lost: float | None) -> str:
-    return "not the same seeds" if lost is None else f"{0.0 - 100 * lost:+.2f}"
+def _points(lost: float | None, why_not: str) -> str:
+    return why_not if lost is None else f"{0.0 - 100 * lost:+.2f}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_cell(it) for it in line)} |" for line in lines)
+    return "\n".join(
+        f"| {' | '.join(_cell(text) for text in line)} |" for line in lines
+    )
 
 
 def _cell(text: str) -> str:

@@ -93,9 +93,10 @@ def of_network(summary: Mapping[str, Any]) -> Table:
     table = Table(title=f"states {shortened(summary['states'])}")
     for name in ("", "predicted", "crossed", "spared by compression", "difference"):
         table.add_column(name, justify="left" if not name else "right")
-    counted, saved = summary["counted"], summary["saved"]
+    network = summary["network"]
+    counted, saved = network["counted"], network["saved"]
     nothing = {"up": 0, "down": 0}
-    kinds = {**summary["difference"], **counted}
+    kinds = {**network["difference"], **counted}
     for kind in kinds:
         if kind == "total":
             continue
@@ -106,7 +107,7 @@ def of_network(summary: Mapping[str, Any]) -> Table:
                 predicted,
                 counted.get(kind, nothing),
                 saved.get(kind, nothing),
-                summary["difference"].get(kind),
+                network["difference"].get(kind),
             )
         ]
         if any(word.strip("-0 B/") for word in row):

@@ -26,12 +26,13 @@ class CertsCommand:
     """`jsplit certs`."""
 
     folder: Annotated[
-        tyro.conf.Positional[str], argument("New folder for them.", "DIR")
+        tyro.conf.Positional[str], argument("New folder for the certificates.", "DIR")
     ]
     hosts: Annotated[
-        tuple[str, ...], argument("Names and addresses of the server.")
+        tuple[str, ...],
+        argument("Names and addresses under which clients reach the server."),
     ] = ("localhost", "127.0.0.1")
-    clients: Annotated[int, argument("How many clients.")] = 1
+    clients: Annotated[int, argument("Number of clients.")] = 1
 
 
 def command(argv: Sequence[str], prog: str) -> int:
@@ -41,7 +42,7 @@ def command(argv: Sequence[str], prog: str) -> int:
         raise InputError("name a new folder: jsplit certs FOLDER")
     check_clients(command.clients)
     folder = workdir.path_of(command.folder)
-    certificates.make(folder, list(command.hosts), command.clients)
+    certificates.make_certificates(folder, list(command.hosts), command.clients)
     say(
         f"made {folder}/authority, {folder}/server and {folder}/client-0"
         + f" to client-{command.clients - 1}" * (command.clients > 1)

@@ -18,15 +18,15 @@ from jsplit.experiment.build import check_names, load_dataset, shares_of
 from jsplit.experiment.config import RunConfig, agreement, argument, check
 from jsplit.experiment.writers import human_bytes
 from jsplit.net import certificates
-from jsplit.net.batches import Data
-from jsplit.net.channel import Line, SlowLine, Speed
+from jsplit.net.batches import ClientData
+from jsplit.net.channel import Channel
 from jsplit.net.client import Client
-from jsplit.net.client_store import Shelf
-from jsplit.net.config import MIB, JoinConfig, check_clients
-from jsplit.net.config import check as check_link
-from jsplit.net.grpc_channel import dialled
-from jsplit.net.handshake import Keys
-from jsplit.net.init import begin_joining
+from jsplit.net.client_store import ClientStateStore
+from jsplit.net.config import MIB, JoinConfig, check_clients, check_network
+from jsplit.net.credentials import Credentials
+from jsplit.net.grpc_channel import connect
+from jsplit.net.link_simulation import LinkSpeed, SlowChannel
+from jsplit.net.setup import prepare_client
 from jsplit.runtime import compilation_cache, device
 
 JOIN = """\
@@ -40,35 +40,33 @@ goes on from its --workdir.
 class JoinCommand:
     """`jsplit join`."""
 
-    settings: tyro.conf.OmitArgPrefixes[RunConfig]
+    settings: tyro.conf.OmitArgPrefixes[RunConfig] = RunConfig()
     link: tyro.conf.OmitArgPrefixes[JoinConfig] = JoinConfig()
     config: Annotated[str | None, argument("A TOML file of settings.")] = None
 
 
 def command(argv: Sequence[str], prog: str) -> int:
     """`jsplit join`: takes part in a run until the server says that it is over."""
-    command = parsing.parse(
-        JoinCommand(settings=parsing.settings(argv)), argv, prog, JOIN
-    )
+    command = parsing.parse(JoinCommand(), argv, prog, JOIN, parsing.settings(argv))
     config, link = command.settings, command.link
     check(config)
     check_names(config)
-    check_link(link)
+    check_network(link)
     check_clients(config.clients)
     if link.client >= config.clients:
         raise InputError(
             f"--client {link.client} is not one of --clients {config.clients}; give 0 "
             f"to {config.clients - 1}"
         )
-    speed = None if link.link is None else Speed.of(link.link)
-    keys = (
+    speed = None if link.link is None else LinkSpeed.from_text(link.link)
+    credentials = (
         None
         if link.certs is None
-        else certificates.read(Path(link.certs), server=False)
+        else certificates.read_credentials(Path(link.certs), server=False)
     )
     device.restrict(config.device)
     device.choose(config.device)
-    held = data_of(config, link)
+    held = load_client_data(config, link)
     path = (
         Path("runs") / f"client-{link.client}"
         if config.workdir is None
@@ -76,16 +74,18 @@ def command(argv: Sequence[str], prog: str) -> int:
     )
     workdir.make_folder(path, "--workdir")
     with workdir.lock(path), compilation_cache.kept(config.compile_cache, say):
-        shelf = Shelf(path)
-        client = client_of(config, link.client, held, shelf)
+        store = ClientStateStore(path)
+        client = make_client(config, link.client, held, store)
         say(
             f"client {link.client} with {len(held.labels)} examples, to the server at "
             f"{link.server}; what must last is in {path}"
         )
         try:
-            done = client.run(lambda: _line(link, keys, speed), link.patience)
+            done = client.run(
+                lambda: _open_channel(link, credentials, speed), link.patience
+            )
         except Refusal as refusal:
-            # Not by itself will it be taken next time.
+            # The server would refuse it again: only a person can change that.
             raise InputError(f"this client cannot take part: {refusal}") from refusal
         except KeyboardInterrupt:
             return complain(
@@ -102,25 +102,27 @@ def command(argv: Sequence[str], prog: str) -> int:
 
 
 @contextlib.contextmanager
-def _line(link: JoinConfig, keys: Keys | None, speed: Speed | None) -> Iterator[Line]:
-    with dialled(link.server, keys, link.message_limit * MIB) as line:
+def _open_channel(
+    link: JoinConfig, credentials: Credentials | None, speed: LinkSpeed | None
+) -> Iterator[Channel]:
+    with connect(link.server, credentials, link.message_limit * MIB) as channel:
         if speed is None:
-            yield line
+            yield channel
             return
-        slow = SlowLine(line, speed)
+        slow = SlowChannel(channel, speed)
         try:
             yield slow
         finally:
             slow.finish()
 
 
-def data_of(config: RunConfig, link: JoinConfig) -> Data:
-    """What the client holds: all of its dataset, or its share of a common one."""
+def load_client_data(config: RunConfig, link: JoinConfig) -> ClientData:
+    """Loads what the client holds: all of its dataset, or its share of a common one."""
     dataset = load_dataset(config, say)
     rows = np.arange(len(dataset.train_labels))
     if not link.own_data:
         rows = shares_of(config, dataset)[link.client]
-    return Data(
+    return ClientData(
         dataset.train_images[rows],
         dataset.train_labels[rows],
         dataset.test_images,
@@ -129,8 +131,10 @@ def data_of(config: RunConfig, link: JoinConfig) -> Data:
     )
 
 
-def client_of(config: RunConfig, number: int, held: Data, shelf: Shelf) -> Client:
-    """A client of a run with these settings."""
+def make_client(
+    config: RunConfig, number: int, held: ClientData, store: ClientStateStore
+) -> Client:
+    """Makes a client of a run with these settings."""
     image, classes = held.images.shape[1:], held.classes
     return Client(
         number,
@@ -138,7 +142,7 @@ def client_of(config: RunConfig, number: int, held: Data, shelf: Shelf) -> Clien
         held,
         agreement(config),
         data.channel_sums(held.images),
-        lambda moments: begin_joining(config, image, classes, moments),
-        shelf,
+        lambda moments: prepare_client(config, image, classes, moments),
+        store,
         say,
     )

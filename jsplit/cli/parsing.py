@@ -1,34 +1,61 @@
-"""The words of a command line, and what to say of those that are not understood."""
+"""The words of a command line, and what to say of those that are not understood.
+
+The parser finds out which flag has which text and prints `--help`; what a text means is
+decided here, by the same rules as for files, and so is what to say of a wrong one.
+"""
 
 import contextlib
 import dataclasses
 import difflib
 import io
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
+from jsplit.core.gates import GATES
+from jsplit.core.option import Described, Option, options_of
 from jsplit.errors import InputError
-from jsplit.experiment.config import RunConfig, read_toml, wanted
+from jsplit.experiment.config import (
+    all_options,
+    flag,
+    flat,
+    from_mapping,
+    tables_of,
+    unknown,
+    wanted,
+)
+from jsplit.experiment.run_config import RunConfig
 
 Command = TypeVar("Command")
 
+Given = dict[str, Any]
+"""Plain values of settings by name, as in a file."""
 
-def settings(argv: Sequence[str]) -> RunConfig:
-    """The defaults of a run's settings: those of `--config FILE`, if it is given.
+
+def settings(argv: Sequence[str]) -> Given:
+    """The settings that `--config FILE` states, if it is given.
 
     Raises:
         InputError: if that file cannot be used.
     """
     file = option(argv, "--config")
-    return RunConfig() if file is None else read_toml(Path(file))
+    if file is None:
+        return {}
+    source = f"--config {file}"
+    values = tables_of(Path(file), source, "configs/")
+    from_mapping(values, source)
+    return values
 
 
 def parse(
-    default: Command, argv: Sequence[str], prog: str, description: str
+    default: Command,
+    argv: Sequence[str],
+    prog: str,
+    description: str,
+    base: Mapping[str, Any] | None = None,
 ) -> Command:
     """The command that the words ask for.
 
@@ -37,29 +64,32 @@ def parse(
         argv: the words after the command's name.
         prog: that name.
         description: for `--help`.
+        base: settings of the run in plain values, instead of the default's own; those
+            of gates that are not chosen may be among them.
 
     Raises:
-        InputError: if a word is not understood.
+        InputError: if a word is not understood, or a setting belongs to another gate.
     """
-    fields = dict(_fields(type(default)))
-    said = io.StringIO()
+    shown = _shown(default, base or {})
+    known = dict(_options(default))
     try:
-        with contextlib.redirect_stderr(said):
-            command, unknown = tyro.cli(
-                type(default),
+        with contextlib.redirect_stderr(io.StringIO()):
+            found, rest = tyro.cli(
+                type(shown),
                 args=list(argv),
                 prog=prog,
                 description=description,
-                default=default,
+                default=shown,
                 return_unknown_args=True,
             )
     except SystemExit as stop:
         if not stop.code:
             raise
-        text = _unboxed(said.getvalue())
-        raise InputError(_misread(text, argv, fields)) from None
-    if unknown:
-        raise InputError(_unknown(unknown[0], fields))
+        # Every text is taken as it is, so only one that is missing can be refused.
+        raise InputError(_missing(argv, known)) from None
+    if rest:
+        raise InputError(_not_known(rest[0], known))
+    command: Command = _made(default, found, base or {})
     return command
 
 
@@ -73,40 +103,161 @@ def option(argv: Sequence[str], name: str) -> str | None:
     return value
 
 
-def _fields(kind: Any) -> Iterator[tuple[str, Any]]:
-    """Every setting of a command and of what it is made of: its name and type."""
-    for name, hint in get_type_hints(kind, include_extras=True).items():
-        inner = getattr(hint, "__origin__", hint)
-        if dataclasses.is_dataclass(inner):
-            yield from _fields(inner)
+class _Text(str):
+    """What somebody typed, as no default is."""
+
+
+def _shown(default: Any, base: Mapping[str, Any]) -> Any:
+    """A dataclass for the parser like the default's: texts for values, gates spread."""
+    kind: Any = type(default)
+    fields: list[tuple[str, Any]] = []
+    values: dict[str, Any] = {}
+    if kind is RunConfig:
+        for name, known in all_options().items():
+            fields.append((name, _annotation(name, known)))
+            values[name] = {**flat(default), **base}.get(name, known.default)
+    else:
+        hints, known_here = get_type_hints(kind, include_extras=True), options_of(kind)
+        for name, hint in hints.items():
+            value = getattr(default, name)
+            if dataclasses.is_dataclass(value):
+                value = _shown(value, base)
+                hint = Annotated[type(value), *get_args(hint)[1:]]
+            elif name in known_here:
+                notes = [
+                    note for note in get_args(hint)[1:] if not isinstance(note, Option)
+                ]
+                hint = _annotation(name, known_here[name], notes)
+            fields.append((name, hint))
+            values[name] = value
+    shown = dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
+    shown.__doc__ = kind.__doc__
+    return shown(**values)
+
+
+def _annotation(name: str, known: Described, notes: Sequence[Any] = ()) -> Any:
+    """The type by which the parser takes a setting."""
+    option = known.option
+    owners = [choice.name for choice in GATES.values() if name in options_of(choice)]
+    text = f"({' or '.join(owners)} gate) {option.help}" if owners else option.help
+    argument = tyro.conf.arg(help=text, metavar=option.metavar)
+    if notes or not known.types <= set(_METAVARS):
+        # A flag without a value, or words that the parser counts or gathers.
+        (kind,) = known.types
+        return Annotated[kind, argument, *notes]
+    metavar = option.metavar or (
+        f"{{{','.join(known.choices)}}}"
+        if known.choices is not None
+        else "|".join(sorted(_METAVARS[kind] for kind in known.types))
+    )
+    return Annotated[
+        Any,
+        argument,
+        PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=metavar,
+            instance_from_str=lambda words: _Text(words[0]),
+            is_instance=lambda value: True,
+            str_from_instance=lambda value: [str(value)],
+        ),
+    ]
+
+
+_METAVARS = {int: "INT", float: "FLOAT", str: "STR", type(None): "{None}"}
+
+
+def _made(default: Any, found: Any, base: Mapping[str, Any]) -> Any:
+    """The command from what the parser found."""
+    kind: Any = type(default)
+    known = options_of(kind)
+    if kind is RunConfig:
+        return _settings(default, vars(found), base)
+    values = {}
+    for name, value in vars(found).items():
+        usual = getattr(default, name)
+        if dataclasses.is_dataclass(usual):
+            values[name] = _made(usual, value, base)
         else:
-            yield name, hint
+            values[name] = _read(name, known[name], value) if name in known else value
+    return kind(**values)
 
 
-def _misread(text: str, argv: Sequence[str], fields: dict[str, Any]) -> str:
-    """What the parser says of a value, in our words."""
-    named = re.search(r"--[a-z-]+", text)
-    if named is None:
-        return f"{text}; see --help"
-    value = option(argv, named[0])
-    if value is None or "Missing" in text:
-        return f"{named[0]} needs a value; see --help"
-    kind = fields.get(named[0].removeprefix("--").replace("-", "_"))
-    if kind is None:
-        return f"{text}; see --help"
-    return f"{named[0]} must be {wanted(kind)}, got {value!r}; see --help"
+def _settings(
+    default: RunConfig, found: Mapping[str, Any], base: Mapping[str, Any]
+) -> RunConfig:
+    known, before = all_options(), {**flat(default), **base}
+    values = {name: _read(name, known[name], value) for name, value in found.items()}
+    gate = values["gate"]
+    of_gates = {
+        name: choice for choice in GATES.values() for name in options_of(choice)
+    }
+    for name, choice in of_gates.items():
+        if name in options_of(GATES[gate]):
+            continue
+        usual = before.get(name, known[name].default)
+        if isinstance(found[name], _Text) or found[name] != usual:
+            raise InputError(
+                f"{flag(name)} is for --gate {choice.name}, and this is --gate {gate}; "
+                "leave one of them out"
+            )
+    return from_mapping(values, "the command line")
 
 
-def _unknown(word: str, fields: dict[str, Any]) -> str:
-    known = ["--" + name.replace("_", "-") for name in fields] + ["--no-augment"]
+def _read(name: str, known: Described, value: Any) -> Any:
+    """The value that a text stands for; of a default, itself."""
+    if not isinstance(value, _Text):
+        return value
+    text = str(value)
+    if text == "None" and type(None) in known.types:
+        return None
+    if known.choices is not None and text not in known.choices:
+        raise InputError(unknown(name, text, known.choices))
+    kind = next(kind for kind in (int, float, str) if kind in known.types)
+    try:
+        return kind(text)
+    except ValueError:
+        raise InputError(
+            f"{flag(name)} must be {wanted(known)}, got {text!r}; see --help"
+        ) from None
+
+
+def _options(default: Any) -> Iterator[tuple[str, Described | None]]:
+    """Every flag of a command and of what it is made of, and what is known of it."""
+    if isinstance(default, RunConfig):
+        yield from all_options().items()
+        return
+    kind: Any = type(default)
+    known = options_of(kind)
+    for field in dataclasses.fields(default):
+        value = getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _options(value)
+        else:
+            yield field.name, known.get(field.name)
+
+
+def _missing(argv: Sequence[str], known: Mapping[str, Described | None]) -> str:
+    """Which of the flags has no value."""
+    takes = {
+        flag(name)
+        for name, option in known.items()
+        if option is None or option.types != {bool}
+    }
+    for word, after in zip(argv, [*argv[1:], "--"], strict=True):
+        if word.replace("_", "-") in takes and after.startswith("--"):
+            return f"{word.replace('_', '-')} needs a value; see --help"
+    return "these flags cannot be read; see --help"
+
+
+def _not_known(word: str, known: Mapping[str, Described | None]) -> str:
+    flags = [flag(name) for name in known]
+    flags += [
+        flag(f"no_{name}")
+        for name, option in known.items()
+        if option is not None and option.types == {bool}
+    ]
     if not word.startswith("-"):
         return f"{word!r} belongs to no option; see --help"
-    near = difflib.get_close_matches(word.split("=")[0], known, n=1)
+    near = difflib.get_close_matches(word.split("=")[0], flags, n=1)
     hint = f"did you mean {near[0]}?" if near else "see --help"
     return f"unknown option {word!r}; {hint}"
-
-
-def _unboxed(text: str) -> str:
-    """What a parser's box says, as one line."""
-    lines = [line.strip("│╭╮╰╯ ") for line in text.splitlines()]
-    return " ".join(line for line in lines if line.strip("─-"))

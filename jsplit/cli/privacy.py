@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from jsplit.analysis import results
+from jsplit.analysis.comparison import grouped
 from jsplit.analysis.privacy_report import (
     attacks,
     check_checkpoints,
@@ -17,6 +17,7 @@ from jsplit.analysis.privacy_report import (
     page,
 )
 from jsplit.analysis.report import self_contained
+from jsplit.analysis.results import read_results
 from jsplit.cli import parsing
 from jsplit.cli.terminal import say
 from jsplit.data import Dataset
@@ -65,8 +66,8 @@ def command(argv: Sequence[str], prog: str) -> int:
         raise InputError(f"{prog} needs the FOLDER of a run, or one with runs below it")
     path = workdir.path_of(asked.folder)
     out = workdir.path_of(asked.out) if asked.out else path / "privacy"
-    runs, _ = results.read(path, partial=asked.partial)
-    groups = results.grouped(runs)
+    runs, _ = read_results(path, partial=asked.partial)
+    groups = grouped(runs)
     _check_extra()
     device.restrict(asked.device)
     device.choose(asked.device)
@@ -74,7 +75,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_checkpoints(run for of_group in left for run in of_group)
     workdir.make_folder(out, "--out")
 
-    @functools.cache  # One for all runs: `results.read` lets no other pass.
+    @functools.cache  # One for all runs: `read_results` lets no other pass.
     def dataset() -> Dataset:
         loaded = load_dataset(runs[0].config, lambda line: None)
         folder, _, described = workdir.read_workdir(runs[0].path)

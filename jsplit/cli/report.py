@@ -6,8 +6,9 @@ from typing import Annotated
 
 import tyro
 
-from jsplit.analysis import results
+from jsplit.analysis.comparison import grouped
 from jsplit.analysis.report import page, self_contained
+from jsplit.analysis.results import read_results
 from jsplit.cli import parsing
 from jsplit.cli.terminal import say
 from jsplit.errors import InputError
@@ -45,8 +46,8 @@ def command(argv: Sequence[str], prog: str) -> int:
         raise InputError(f"{prog} needs a FOLDER with runs below it")
     path = workdir.path_of(asked.folder)
     out = workdir.path_of(asked.out) if asked.out else path / "report"
-    runs, left_out = results.read(path, partial=asked.partial)
-    groups = results.grouped(runs)
+    runs, left_out = read_results(path, partial=asked.partial)
+    groups = grouped(runs)
     workdir.make_folder(out, "--out")
     try:
         text = page(groups, left_out, out)

@@ -21,6 +21,7 @@ from jsplit.cli.terminal import (
     say,
     stop_at_signal,
 )
+from jsplit.core.option import Option
 from jsplit.data import Dataset
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import workdir
@@ -37,6 +38,7 @@ from jsplit.experiment.config import (
     check,
     check_cluster,
     differences,
+    flat,
     from_mapping,
 )
 from jsplit.experiment.progress import Progress
@@ -68,20 +70,20 @@ To look: --show-cuts prints what each cut of a model sends and computes.
 class RunCommand:
     """`jsplit run`: the run's settings, and how to go about it."""
 
-    settings: tyro.conf.OmitArgPrefixes[RunConfig]
+    settings: tyro.conf.OmitArgPrefixes[RunConfig] = RunConfig()
     cluster: tyro.conf.OmitArgPrefixes[ClusterConfig] = ClusterConfig()
     config: Annotated[
         str | None,
-        tyro.conf.arg(help="A TOML file of settings; flags override it. See configs/."),
+        Option("A TOML file of settings; flags override it. See configs/."),
     ] = None
     resume: Annotated[
         bool,
-        tyro.conf.arg(help="Go on with the run in --workdir from its last checkpoint."),
+        Option("The run in --workdir goes on from its last checkpoint."),
         tyro.conf.FlagCreatePairsOff,
     ] = False
     show_cuts: Annotated[
         bool,
-        tyro.conf.arg(help="Print the model's cuts for this dataset, and stop."),
+        Option("Only the model's cuts for this dataset are printed."),
         tyro.conf.FlagCreatePairsOff,
     ] = False
 
@@ -159,7 +161,7 @@ def _go_on(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
 
 def _agree(config: RunConfig) -> RunConfig:
     """Process 0's settings; only where things lie may differ between processes."""
-    theirs = multihost.share(lambda: dict(vars(config)))
+    theirs = multihost.share(lambda: flat(config))
     agreed = from_mapping(theirs, "process 0")
     with multihost.together():
         differing = differences(agreed, config)
@@ -235,8 +237,8 @@ def parse(argv: Sequence[str], prog: str) -> RunCommand:
     base = parsing.settings(argv)
     named = parsing.option(argv, "--workdir")
     if "--resume" in argv and named and parsing.option(argv, "--config") is None:
-        base = workdir.read_workdir(workdir.path_of(named))[1]
-    return parsing.parse(RunCommand(settings=base), argv, prog, DESCRIPTION)
+        base = flat(workdir.read_workdir(workdir.path_of(named))[1])
+    return parsing.parse(RunCommand(), argv, prog, DESCRIPTION, base)
 
 
 def _train(experiment: Experiment, folder: RunFolder, progress: Progress) -> bool:
@@ -280,10 +282,9 @@ def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -
     say(f"data: {dataset.name}, {dataset.source}")
     say(
         f"{config.model} cut after block {experiment.cut}, {config.clients} client(s), "
-        f"{config.gate} gate"
-        + f" (losses against: {config.reference})" * (config.gate == "loss")
-        + f", {config.codec} up, {config.grad_codec} down"
-        + f", mixup {config.mixup:g} in C" * (config.mixup > 0)
+        f"{config.gate.name} gate, {config.codec} up, {config.grad_codec} down"
+        + f", mixup {config.mixup:g} in C"
+        * (config.mixup > 0)
         + f", {config.epochs} epochs of server batches of "
         f"{layout.members * layout.batch}, in {folder.path}"
     )
@@ -292,6 +293,9 @@ def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -
         f"computing on {device.describe()}, in {config.precision}"
         + (", which a CPU only emulates: slower than float32" if emulated else "")
     )
+    caveat = config.gate.caveat(config.unlike)
+    if caveat is not None:
+        say(f"note: {caveat}")
     if config.mesh:
         say(
             f"sharing clients and batches over {jax.device_count()} devices"

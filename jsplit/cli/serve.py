@@ -19,11 +19,11 @@ from jsplit.experiment.config import RunConfig, argument, check
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter
 from jsplit.net import certificates
-from jsplit.net.config import MIB, ServeConfig, check_clients
-from jsplit.net.config import check as check_link
-from jsplit.net.grpc_channel import listening
-from jsplit.net.run import Run
+from jsplit.net.config import MIB, ServeConfig, check_clients, check_network
+from jsplit.net.grpc_channel import serve
+from jsplit.net.server_run import ServerRun
 from jsplit.net.summary import summarize
+from jsplit.net.tcp_meter import TcpMeter
 from jsplit.runtime import atomic, compilation_cache, device
 
 SERVE = """\
@@ -33,14 +33,14 @@ and waits for --clients clients. Give it and every client the same settings (a c
 """
 
 HELD_BY_CLIENTS = {"source": "held by the clients"}
-"""What a server's folder says of its data."""
+"""What the folder of a server says about its data."""
 
 
 @dataclass(frozen=True)
 class ServeCommand:
     """`jsplit serve`."""
 
-    settings: tyro.conf.OmitArgPrefixes[RunConfig]
+    settings: tyro.conf.OmitArgPrefixes[RunConfig] = RunConfig()
     link: tyro.conf.OmitArgPrefixes[ServeConfig] = ServeConfig()
     config: Annotated[str | None, argument("A TOML file of settings.")] = None
     resume: Annotated[
@@ -52,18 +52,18 @@ class ServeCommand:
 
 def command(argv: Sequence[str], prog: str) -> int:
     """`jsplit serve`: trains with the clients that come."""
-    command = parsing.parse(
-        ServeCommand(settings=parsing.settings(argv)), argv, prog, SERVE
-    )
+    command = parsing.parse(ServeCommand(), argv, prog, SERVE, parsing.settings(argv))
     config, link = command.settings, command.link
     check(config)
     check_names(config)
-    check_link(link)
+    check_network(link)
     check_clients(config.clients)
     if config.mesh:
         raise InputError("--mesh is for jsplit run; a server computes on one device")
-    keys = (
-        None if link.certs is None else certificates.read(Path(link.certs), server=True)
+    credentials = (
+        None
+        if link.certs is None
+        else certificates.read_credentials(Path(link.certs), server=True)
     )
     device.restrict(config.device)
     device.choose(config.device)
@@ -71,35 +71,40 @@ def command(argv: Sequence[str], prog: str) -> int:
         folder = stack.enter_context(_server_folder(config, resume=command.resume))
         stack.enter_context(compilation_cache.kept(config.compile_cache, say))
         stopping = stack.enter_context(stop_at_signal("stopping"))
-        run = Run(config, link, folder, say, stopping)
+        run = ServerRun(config, link, folder, say, stopping)
+        meter = TcpMeter(run.admission.handle_connection)
         listener = stack.enter_context(
-            listening(
+            serve(
                 link.listen,
-                keys,
+                credentials,
                 config.clients,
                 link.message_limit * MIB,
-                run.door.admit,
+                meter.handle_connection,
             )
         )
         host = link.listen.rpartition(":")[0]
+        caveat = config.gate.caveat(config.unlike)
+        if caveat is not None:
+            say(f"note: {caveat}")
         say(
             f"listening on {host}:{listener.port} for {config.clients} client(s); "
-            f"{config.model}, {config.gate} gate, {config.epochs} epochs, in "
+            f"{config.model}, {config.gate.name} gate, {config.epochs} epochs, in "
             f"{folder.path}"
         )
-        finished = run.carry_out(
+        finished = run.train(
             lambda epochs: (
                 JsonlWriter(folder.metrics),
                 TensorBoardWriter(folder.tensorboard, epochs),
                 ConsoleWriter(states=run.ledger.states if run.ledger else ""),
+                meter,
             )
         )
         if not finished:
             say(f"stopped; go on with the same command and --resume, in {folder.path}")
             return INTERRUPTED
-        # Else it was finished before, and only told those who did not know.
+        # A run that had finished before has its summary already.
         if not folder.summary.exists():
-            atomic.write_json(folder.summary, summarize(config, run))
+            atomic.write_json(folder.summary, summarize(config, run, meter.measure()))
         summary = _summary(folder)
         tables.show(tables.of_network(summary))
         say(f"all of it is in {folder.path}")

@@ -47,7 +47,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     if not asked.file:
         raise InputError(f"{prog} needs a FILE; the ready ones are in configs/sweeps/")
     file = Path(asked.file)
-    planned = sweep_spec.read(file)
+    planned = sweep_spec.read_sweep(file)
     check_planned(planned, file)
     path = workdir.path_of(asked.folder or str(Path("runs") / file.stem))
     check_kept(planned, path)

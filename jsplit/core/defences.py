@@ -1,12 +1,71 @@
-"""NoPeek's penalty: how much activations depend on the images (Vepakomma et al. 2020).
+"""What a client does so that its activations tell less of its examples.
 
-(arXiv:2008.09161.) The distance correlation of Szekely, Rizzo and Bakirov (2007) of a
-batch, from 0 for independence, which no small batch reaches, to 1.
+Gaussian noise, and NoPeek's penalty (Vepakomma et al. 2020, arXiv:2008.09161): the
+distance correlation of Szekely, Rizzo and Bakirov (2007) of a batch and its
+activations, from 0 for independence, which no small batch reaches, to 1.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+
+class Defence(NamedTuple):
+    """What a client does so that its activations tell less of its examples.
+
+    Attributes:
+        nopeek: weight of the distance correlation of a batch and its activations in
+            what the client minimises; its work is not counted as client computation.
+        noise: standard deviation of the Gaussian noise on activations before they are
+            coded, over their root mean square in the batch; new in every batch of A and
+            B, and there in evaluation too.
+    """
+
+    nopeek: float = 0.0
+    noise: float = 0.0
+
+
+NO_DEFENCE = Defence()
+
+
+def blank(smashed: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Zeroes padded rows: they are not sent, and must not sway the format search."""
+    if mask is None:
+        return smashed
+    kept = mask.reshape((-1,) + (1,) * (smashed.ndim - 1))
+    return jnp.where(kept, smashed, jnp.zeros_like(smashed))
+
+
+def blurred(
+    defence: Defence, smashed: jax.Array, mask: jax.Array | None, key: jax.Array
+) -> jax.Array:
+    """The activations with the defence's noise on them.
+
+    Args:
+        defence: says how much.
+        smashed: `[b, ...]`.
+        mask: which rows are real; None for all.
+        key: of the step.
+    """
+    if not defence.noise:
+        return smashed
+    # Not of what the part itself drew from.
+    draws = jax.random.normal(jax.random.fold_in(key, 2**31 - 1), smashed.shape)
+    squares = jnp.mean(jnp.square(blank(smashed, mask)))
+    share = 1.0 if mask is None else jnp.maximum(jnp.mean(mask), 1 / mask.size)
+    return smashed + defence.noise * jnp.sqrt(squares / share) * draws
+
+
+def penalty(
+    defence: Defence, x: jax.Array, smashed: jax.Array, mask: jax.Array | None
+) -> jax.Array | None:
+    """The gradient at the cut of NoPeek's penalty; None where there is none."""
+    if not defence.nopeek:
+        return None
+    gradient = jax.grad(lambda smashed: distance_correlation(x, smashed, mask))
+    return defence.nopeek * gradient(smashed)
 
 
 def distance_correlation(

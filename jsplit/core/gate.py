@@ -2,6 +2,7 @@
 
 A gate is a value made of two pure functions, as an optax transformation is. Its
 numbers (threshold, period, ...) ride in its state, so changing one never recompiles.
+What is chosen of a gate (`jsplit.core.gates`) makes it.
 """
 
 import math
@@ -12,6 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC
+
+Rule = Literal["abs", "drop"]
+Reference = Literal["decision", "previous", "same-state"]
 
 
 class GateState(NamedTuple):
@@ -91,7 +95,7 @@ _NO_LOSS = math.inf
 """The reference where there is none; nothing is compared with it."""
 
 
-def _of_alike(
+def _of_same_state(
     ran: jax.Array, opens: jax.Array, loss: jax.Array, references: jax.Array
 ) -> jax.Array:
     first = (ran == OFFLINE) & jnp.isinf(references[OFFLINE])
@@ -100,7 +104,11 @@ def _of_alike(
     return later.at[OFFLINE].set(jnp.where(ran == REFRESH, _NO_LOSS, later[OFFLINE]))
 
 
-_REMEMBER = {"decision": _of_decision, "previous": _of_previous, "alike": _of_alike}
+_REMEMBER = {
+    "decision": _of_decision,
+    "previous": _of_previous,
+    "same-state": _of_same_state,
+}
 
 REFERENCES = tuple(_REMEMBER)
 """What `loss_gate` may compare a loss with."""
@@ -110,8 +118,8 @@ def loss_gate(
     threshold: float,
     *,
     initial_loss: float,
-    rule: Literal["abs", "drop"] = "abs",
-    reference: Literal["decision", "previous", "alike"] = "decision",
+    rule: Rule = "abs",
+    reference: Reference = "decision",
     warmup: int = 0,
 ) -> Gate:
     """The paper's gate (arXiv 2107.09786): synchronise while the loss still moves.
@@ -128,10 +136,13 @@ def loss_gate(
         rule: `abs` as above, or `drop`: `delta = reference - mean_loss`, so that only
             a falling loss opens the gate.
         reference: the loss at the last `decision` for A, as in the paper; that of the
-            `previous` epoch; or that of an epoch `alike`, for states that learn from
-            different images (B from such as are not augmented, C from mixtures). Then
-            a loss of A is compared with that of the last A after which A was decided;
-            one of C with the first finite one of C since the last B; and B's with none.
+            `previous` epoch; or that of an epoch of the `same-state`, for states that
+            learn from different images (B from such as are not augmented, C from
+            mixtures). Then a loss of A is compared with that of the last A after which
+            A was decided; one of C with the first finite one of C since the last B; and
+            B's with none. This cannot reopen the gate once the threshold exceeds the
+            first loss of C, which can fall by no more than itself (only a loss that
+            grew by as much would): from there on it is a freeze gate in disguise.
         warmup: the first so many epochs run in A whatever the loss.
 
     A loss that is not finite never opens the gate (a warm-up epoch runs in A all the
@@ -153,7 +164,7 @@ def loss_gate(
 
     def init() -> GateState:
         references = jnp.full(len(STATES), initial_loss, jnp.float32)
-        if reference == "alike":
+        if reference == "same-state":
             references = references.at[jnp.array([REFRESH, OFFLINE])].set(_NO_LOSS)
         memory = _LossMemory(_float(threshold), references, _int(warmup), _int(0))
         return GateState(_int(SYNC), memory)

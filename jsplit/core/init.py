@@ -13,17 +13,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from jsplit.accounting.ledger import Prices
+from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.macs import macs
-from jsplit.core.model_part import Part
-from jsplit.core.steps import Party, init_party
+from jsplit.core.model_part import ModelPart
+from jsplit.core.state import SideState, init_side
 from jsplit.core.topology import Layout
 from jsplit.typing import Codec, PyTree
 from jsplit.wire import CODING_BYTES, label_bytes
-from jsplit.wire.messages import LABELS_BYTES, PART_BYTES, PLAN_BYTES, TENSOR_BYTES
+from jsplit.wire.messages import LABELS_BYTES, PLAN_BYTES, TENSOR_BYTES, WEIGHTS_BYTES
 
 
-class Keys(NamedTuple):
+class RunKeys(NamedTuple):
     """What all of a run's randomness follows from.
 
     Attributes:
@@ -37,29 +37,34 @@ class Keys(NamedTuple):
     run: Key[Array, ""]
 
 
-def keys_of(seed: int) -> Keys:
+def keys_of(seed: int) -> RunKeys:
     """The keys that follow from a seed."""
-    return Keys(*jax.random.split(jax.random.key(seed), 3))
+    return RunKeys(*jax.random.split(jax.random.key(seed), 3))
 
 
-def begin(
-    part: Part, optimizer: optax.GradientTransformation, key: jax.Array, x: jax.Array
-) -> Party:
+def init_compiled(
+    part: ModelPart,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    x: jax.Array,
+) -> SideState:
     """A side's first variables and optimizer state, for an example batch `x`."""
-    return jax.jit(lambda key, x: init_party(part, optimizer, key, x))(key, x)
+    return jax.jit(lambda key, x: init_side(part, optimizer, key, x))(key, x)
 
 
-def smashed_of(client: Part, party: Party, x: jax.Array) -> jax.ShapeDtypeStruct:
+def smashed_of(
+    client: ModelPart, side: SideState, x: jax.Array
+) -> jax.ShapeDtypeStruct:
     """Shape and dtype of the activations at the cut, for a batch like `x`.
 
     Raises:
         ValueError: if they are not one float32 array.
     """
     smashed = jax.eval_shape(
-        lambda party, x, key: client.apply(
-            party.variables, x, mask=None, key=key, train=False
+        lambda side, x, key: client.apply(
+            side.variables, x, mask=None, key=key, train=False
         )[0],
-        party,
+        side,
         x,
         jax.random.key(0),
     )
@@ -70,7 +75,7 @@ def smashed_of(client: Part, party: Party, x: jax.Array) -> jax.ShapeDtypeStruct
     return smashed
 
 
-class Begun(NamedTuple):
+class InitialSides(NamedTuple):
     """Both sides before the first step.
 
     Attributes:
@@ -79,40 +84,40 @@ class Begun(NamedTuple):
         smashed: shape and dtype of what crosses for one example, `[1, ...]`.
     """
 
-    client: Party
-    server: Party
+    client: SideState
+    server: SideState
     smashed: jax.ShapeDtypeStruct
 
 
-def begin_both(
-    client: Part,
-    server: Part,
+def init_both(
+    client: ModelPart,
+    server: ModelPart,
     optimizer: optax.GradientTransformation,
-    keys: Keys,
+    keys: RunKeys,
     x: jax.Array,
     layout: Layout,
-) -> Begun:
+) -> InitialSides:
     """Begins both sides of a run, for one transformed example `[1, ...]`.
 
     Raises:
         ValueError: if the client does not give one float32 array, or padded rows would
             enter a part's batch statistics.
     """
-    client_party = begin(client, optimizer, keys.client, x)
-    smashed = smashed_of(client, client_party, x)
-    server_party = begin(
+    client_side = init_compiled(client, optimizer, keys.client, x)
+    smashed = smashed_of(client, client_side, x)
+    server_side = init_compiled(
         server, optimizer, keys.server, jnp.zeros(smashed.shape, jnp.float32)
     )
-    for part, party in ((client, client_party), (server, server_party)):
-        _check_padding(part, party, layout)
-    return Begun(client_party, server_party, smashed)
+    for part, side in ((client, client_side), (server, server_side)):
+        _check_padding(part, side, layout)
+    return InitialSides(client_side, server_side, smashed)
 
 
-def _check_padding(part: Part, party: Party, layout: Layout) -> None:
+def _check_padding(part: ModelPart, side: SideState, layout: Layout) -> None:
     """Refuses a part whose batch statistics padded rows would enter."""
     if part.masks or not (layout.padded or layout.offline_padded):
         return
-    statistics = sorted(set(party.variables) - {"params"})
+    statistics = sorted(set(side.variables) - {"params"})
     if statistics:
         raise ValueError(
             f"a module with {', '.join(statistics)} must take the keyword `mask` where "
@@ -127,9 +132,9 @@ def head_bytes(codec: Codec) -> int:
     return TENSOR_BYTES + codec.header_bytes + CODING_BYTES
 
 
-def make_prices(
-    client: Part,
-    party: Party,
+def make_cost_model(
+    client: ModelPart,
+    side: SideState,
     x: jax.Array,
     smashed: jax.ShapeDtypeStruct,
     *,
@@ -138,12 +143,12 @@ def make_prices(
     codec: Codec,
     grad_codec: Codec,
     classes: int,
-) -> Prices:
+) -> CostModel:
     """What an epoch costs, as the wire format has it, without the lossless stage.
 
     Args:
         client: the client part.
-        party: its variables and optimizer state.
+        side: its variables and optimizer state.
         x: one transformed example, `[1, ...]`.
         smashed: what the client makes of it.
         sizes: examples of each client.
@@ -153,7 +158,7 @@ def make_prices(
         classes: that labels come from.
     """
     shape = smashed.shape[1:]
-    return Prices(
+    return CostModel(
         sizes=tuple(sizes),
         batch=layout.batch,
         sequential=layout.groups > 1,
@@ -164,22 +169,22 @@ def make_prices(
         grad_header_bytes=head_bytes(grad_codec),
         label_bytes=label_bytes(classes),
         labels_header_bytes=LABELS_BYTES,
-        part_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(party)),
-        part_header_bytes=PART_BYTES + CODING_BYTES,
+        part_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(side)),
+        part_header_bytes=WEIGHTS_BYTES + CODING_BYTES,
         plan_bytes=PLAN_BYTES,
-        kept_bytes=PART_BYTES,
-        **_work(client, party, x, smashed),
+        kept_bytes=WEIGHTS_BYTES,
+        **_work(client, side, x, smashed),
     )
 
 
 def _work(
-    client: Part, party: Party, x: jax.Array, smashed: jax.ShapeDtypeStruct
+    client: ModelPart, side: SideState, x: jax.Array, smashed: jax.ShapeDtypeStruct
 ) -> dict[str, int]:
     """A client's multiply-accumulates for one example: its part's, no codec's."""
-    params, key = party.variables["params"], jax.random.key(0)
+    params, key = side.variables["params"], jax.random.key(0)
 
     def forward(params: PyTree) -> jax.Array:
-        variables = {**party.variables, "params": params}
+        variables = {**side.variables, "params": params}
         return client.apply(variables, x, mask=None, key=key, train=True)[0]
 
     def sync(params: PyTree, gradient: jax.Array) -> PyTree:

@@ -1,4 +1,4 @@
-"""Scores on a held-out set."""
+"""Losses and scores: of a batch, of an epoch, of a held-out set."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,8 +6,69 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
 
-from jsplit.core.steps import Metrics, sum_up, total
+
+class Metrics(NamedTuple):
+    """Sums over the examples of a batch that are not padding.
+
+    Attributes:
+        loss: float32, sum of the examples' losses.
+        correct: int32, examples predicted right.
+        examples: int32, how many.
+    """
+
+    loss: jax.Array
+    correct: jax.Array
+    examples: jax.Array
+
+    @property
+    def mean_loss(self) -> jax.Array:
+        """Of an example, float32; NaN where there is none."""
+        return self.loss / self.examples.astype(jnp.float32)
+
+
+def no_metrics() -> Metrics:
+    """The sums over no examples."""
+    return Metrics(jnp.float32(0), jnp.int32(0), jnp.int32(0))
+
+
+def sum_up(
+    losses: Float[Array, " n"],
+    correct: Bool[Array, " n"],
+    rows: Bool[Array, " n"] | None,
+) -> Metrics:
+    """The metrics of a batch: `Float[n]`, `Bool[n]`, and which of them count."""
+    if rows is not None:
+        losses = jnp.where(rows, losses, 0.0)
+        correct = correct & rows
+    count = jnp.int32(losses.size) if rows is None else jnp.sum(rows, dtype=jnp.int32)
+    return Metrics(jnp.sum(losses), jnp.sum(correct, dtype=jnp.int32), count)
+
+
+def total(metrics: Metrics) -> Metrics:
+    """The sum of metrics stacked along a first axis."""
+    return Metrics(*(jnp.sum(leaf, axis=0, dtype=leaf.dtype) for leaf in metrics))
+
+
+def added(one: Metrics, other: Metrics) -> Metrics:
+    """The sum of two."""
+    return Metrics(*map(jnp.add, one, other))
+
+
+def cross_entropy(
+    logits: Float[Array, "n classes"], labels: Int[Array, " n"]
+) -> Float[Array, " n"]:
+    """Softmax cross-entropy of each example: `[n, classes]`, `Int[n]` to `[n]`."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def top_1(
+    logits: Float[Array, "n classes"], labels: Int[Array, " n"]
+) -> Bool[Array, " n"]:
+    """Whether the largest logit is the label's: `Bool[n]`."""
+    return jnp.argmax(logits, axis=-1) == labels
 
 
 class HeldOut(NamedTuple):

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jsplit.typing import PyTree, Variables
 
 
-class Part(NamedTuple):
+class ModelPart(NamedTuple):
     """One side of the cut as a value: `init` makes variables, `apply` uses them.
 
     Attributes:
@@ -31,8 +31,8 @@ class Part(NamedTuple):
     masks: bool
 
 
-def from_flax(module: nn.Module) -> Part:
-    """Makes a `Part` of any Flax linen module that maps one array to one array.
+def from_flax(module: nn.Module) -> ModelPart:
+    """Makes a `ModelPart` of any Flax linen module that maps one array to one array.
 
     The module's `__call__` may take the keywords `train` (or its opposites
     `deterministic` and `use_running_average`) and `mask` (`Bool[b]`); those it does
@@ -72,10 +72,10 @@ def from_flax(module: nn.Module) -> Part:
         )
         return y, {**variables, **updated}
 
-    return Part(init, apply, masks="mask" in takes)
+    return ModelPart(init, apply, masks="mask" in takes)
 
 
-def with_precision(part: Part, dtype: jax.typing.DTypeLike) -> Part:
+def with_precision(part: ModelPart, dtype: jax.typing.DTypeLike) -> ModelPart:
     """The same part, computing in `dtype`; all that it takes and gives stays as it is.
 
     Parameters and input are cast to `dtype` on the way in and the output to float32 on

@@ -5,13 +5,68 @@ holds one view of each example, and in every epoch of C the server sees it again
 learns it by heart. Mixtures of two are new each time, and cost no traffic.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jsplit.errors import InputError
+
+LossOf = Callable[[jax.Array], jax.Array]
+"""Maps labels `Int[n]` to the losses of a batch's outputs with them, `Float32[n]`."""
+
+
+class Replay(Protocol):
+    """What the server does to activations before it learns from them.
+
+    Takes the key of the step, the decoded activations `[n, ...]` and which rows are
+    real (None: all). Gives the activations to learn from, and how their losses follow
+    from labels: `(loss_of, labels) -> Float32[n]`.
+    """
+
+    def __call__(
+        self, key: jax.Array, smashed: jax.Array, rows: jax.Array | None, /
+    ) -> tuple[jax.Array, Callable[[LossOf, jax.Array], jax.Array]]:
+        """See the class."""
+        ...
+
+
+def as_received(
+    key: jax.Array, smashed: jax.Array, rows: jax.Array | None
+) -> tuple[jax.Array, Callable[[LossOf, jax.Array], jax.Array]]:
+    """The activations as they are."""
+    return smashed, lambda loss_of, labels: loss_of(labels)
+
+
+def mixup(alpha: float) -> Replay:
+    """Mixtures of pairs by shares of Beta(alpha, alpha); `as_received` where 0.
+
+    The loss of a mixture is that of both labels by their shares.
+
+    Raises:
+        InputError: as `check` does.
+    """
+    check(alpha)
+    if not alpha:
+        return as_received
+
+    def replay(
+        key: jax.Array, smashed: jax.Array, rows: jax.Array | None
+    ) -> tuple[jax.Array, Callable[[LossOf, jax.Array], jax.Array]]:
+        # Not of what the server's part itself draws from.
+        smashed, mixture = mixed(
+            jax.random.fold_in(key, 2**31 - 1), alpha, smashed, rows
+        )
+
+        def losses(loss_of: LossOf, labels: jax.Array) -> jax.Array:
+            own, others = loss_of(labels), loss_of(labels[mixture.partner])
+            return mixture.share * own + (1 - mixture.share) * others
+
+        return smashed, losses
+
+    return replay
 
 
 class Mixture(NamedTuple):

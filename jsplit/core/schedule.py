@@ -1,4 +1,17 @@
-"""Who holds which training example, and in what order an epoch takes them."""
+"""Who does what when in an epoch: every key, order, row and mask, from one place.
+
+All randomness of a run follows from its key by these functions alone:
+
+    epoch_key = fold_in(key, epoch)
+    client's key = fold_in(fold_in(epoch_key, 0), client)      numbered over groups
+        order of its examples: fold_in(client's key, 2**31 - 1)
+        step's keys = split(fold_in(client's key, step))       transform, part
+    server's key of a step in A or B = fold_in(fold_in(epoch_key, 1), step over groups)
+    state C: split(fold_in(epoch_key, 2))                      order, steps
+
+The simulation, the networked server and client, and the replay of what a server saw
+take their schedule from here, so that equal results follow from structure.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -53,6 +66,11 @@ def make_shards(
     )
 
 
+def epoch_key(key: Key[Array, ""], epoch: Int[Array, ""] | int) -> Key[Array, ""]:
+    """The key of an epoch, numbered from 0, of the run whose key this is."""
+    return jax.random.fold_in(key, epoch)
+
+
 def client_keys(key: Key[Array, ""], layout: Layout) -> Key[Array, "groups members"]:
     """Each client's key for the epoch whose key this is, `[groups, members]`."""
     base = jax.random.fold_in(key, 0)
@@ -61,58 +79,189 @@ def client_keys(key: Key[Array, ""], layout: Layout) -> Key[Array, "groups membe
     return keys.reshape(layout.groups, layout.members)
 
 
-def order_of(
+class ClientPlan(NamedTuple):
+    """What one client does in an epoch of A or B.
+
+    Attributes:
+        key: the client's for the epoch.
+        order: positions in its shard in the order in which it takes them,
+            `Int32[slots]`; those that stand for no example come last.
+        mask: which slots hold an example, `Bool[slots]`.
+    """
+
+    key: jax.Array
+    order: jax.Array
+    mask: jax.Array
+
+
+def plan_client(
     key: Key[Array, ""], count: Int[Array, ""] | int, slots: int
-) -> Int[Array, " slots"]:
-    """The order in which a client takes its own examples in an epoch.
+) -> ClientPlan:
+    """The plan of a client with so many examples.
 
     Args:
         key: the client's for the epoch.
         count: of its examples.
         slots: places for them, at least `count`.
-
-    Returns:
-        `Int32[slots]`, positions in its shard; those beyond `count` come last.
     """
+    mask = jnp.arange(slots) < count
     # Steps fold small numbers into the client's key; this is out of their reach.
-    return shuffled(jax.random.fold_in(key, 2**31 - 1), jnp.arange(slots) < count)
+    return ClientPlan(key, shuffled(jax.random.fold_in(key, 2**31 - 1), mask), mask)
 
 
-def step_keys(key: Key[Array, ""], number: Int[Array, ""] | int) -> Key[Array, "2"]:
-    """What a client draws from in one step: for its transform, then for its part."""
-    return jax.random.split(jax.random.fold_in(key, number))
+class ClientBatch(NamedTuple):
+    """What one client does in one step of A or B.
+
+    Attributes:
+        positions: in its shard, `Int32[batch]`.
+        mask: which of them stand for an example, `Bool[batch]`.
+        transform_key: what its transform draws from.
+        part_key: what its part of the network draws from.
+    """
+
+    positions: jax.Array
+    mask: jax.Array
+    transform_key: jax.Array
+    part_key: jax.Array
 
 
-def server_key(key: Key[Array, ""], number: Int[Array, ""] | int) -> Key[Array, ""]:
-    """What the server draws from in one step of A or B, numbered over all groups."""
-    return jax.random.fold_in(jax.random.fold_in(key, 1), number)
+def client_batch(
+    plan: ClientPlan, number: Int[Array, ""] | int, batch: int
+) -> ClientBatch:
+    """A client's step of this number, from 0, of `batch` slots."""
+
+    def slots_of(array: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(array, number * batch, batch)
+
+    keys = jax.random.split(jax.random.fold_in(plan.key, number))
+    return ClientBatch(slots_of(plan.order), slots_of(plan.mask), keys[0], keys[1])
 
 
-def epoch_order(
-    keys: Key[Array, "groups members"], shards: Shards
-) -> Int[Array, "groups members slots"]:
-    """Every client's examples in an epoch's order, its padding last.
+def server_key(
+    key: Key[Array, ""],
+    group: Int[Array, ""] | int,
+    number: Int[Array, ""] | int,
+    layout: Layout,
+) -> Key[Array, ""]:
+    """What the server draws from in a group's step of A or B, in this epoch's key."""
+    return jax.random.fold_in(jax.random.fold_in(key, 1), group * layout.steps + number)
+
+
+class EpochPlan(NamedTuple):
+    """What all parties do in an epoch of A or B.
+
+    Attributes:
+        key: of the epoch.
+        clients: the plan of each, leaves `[groups, members, ...]`.
+        rows: the examples in each client's order, `Int32[groups, members, slots]`,
+            indices into those of the shards.
+        labels: theirs, likewise.
+    """
+
+    key: jax.Array
+    clients: ClientPlan
+    rows: jax.Array
+    labels: jax.Array
+
+
+def plan_epoch(key: Key[Array, ""], shards: Shards, layout: Layout) -> EpochPlan:
+    """The plan of the epoch whose key this is."""
+
+    def plan(key: jax.Array, count: jax.Array) -> ClientPlan:
+        return plan_client(key, count, layout.slots)
+
+    clients = jax.vmap(jax.vmap(plan))(client_keys(key, layout), shards.counts)
+    rows = jnp.take_along_axis(shards.rows, clients.order, axis=2)
+    return EpochPlan(key, clients, rows, shards.labels[rows])
+
+
+class Batch(NamedTuple):
+    """What the members of a group and the server do in one step of A or B.
+
+    Attributes:
+        rows: indices of examples, `Int32[members, batch]`.
+        labels: theirs, likewise.
+        mask: which of them are there, `Bool[members, batch]`; None where no step of
+            the layout has padded rows.
+        transform_keys: `[members]`.
+        part_keys: `[members]`.
+        server_key: what the server's part draws from.
+    """
+
+    rows: jax.Array
+    labels: jax.Array
+    mask: jax.Array | None
+    transform_keys: jax.Array
+    part_keys: jax.Array
+    server_key: jax.Array
+
+
+def batch_of(
+    plan: EpochPlan,
+    group: Int[Array, ""] | int,
+    number: Int[Array, ""] | int,
+    layout: Layout,
+) -> Batch:
+    """A group's step of this number, from 0."""
+
+    def slots_of(array: jax.Array) -> jax.Array:
+        at = number * layout.batch
+        return jax.lax.dynamic_slice_in_dim(array[group], at, layout.batch, axis=1)
+
+    clients = jax.tree.map(lambda leaf: leaf[group], plan.clients)
+    own = jax.vmap(lambda client: client_batch(client, number, layout.batch))(clients)
+    return Batch(
+        slots_of(plan.rows),
+        slots_of(plan.labels),
+        own.mask if layout.padded else None,
+        own.transform_key,
+        own.part_key,
+        server_key(plan.key, group, number, layout),
+    )
+
+
+class OfflineBatches(NamedTuple):
+    """What the server does in an epoch of C, leaves `[steps, ...]`.
+
+    Attributes:
+        slots: of the store made flat, `Int32[steps, batch]`.
+        mask: which of them to learn from, `Bool[steps, batch, 1]`, each example as a
+            packet of its own; None for all.
+        keys: what the server's part draws from, `[steps]`.
+    """
+
+    slots: jax.Array
+    mask: jax.Array | None
+    keys: jax.Array
+
+
+def plan_offline(
+    key: Key[Array, ""],
+    filled: Bool[Array, "groups members slots"],
+    layout: Layout,
+    *,
+    padded: bool,
+) -> OfflineBatches:
+    """The plan of an epoch of C: all that is stored, one by one, in a new order.
 
     Args:
-        keys: each client's key for the epoch, `[groups, members]`.
-        shards: who holds what.
-
-    Returns:
-        `Int32[groups, members, slots]`, indices into `shards.examples`.
+        key: of the epoch.
+        filled: which slots of the store hold an example.
+        layout: static sizes.
+        padded: whether fewer slots may hold one than `layout.offline_steps` full
+            batches have.
     """
-
-    def one(key: jax.Array, rows: jax.Array, count: jax.Array) -> jax.Array:
-        return rows[order_of(key, count, rows.shape[0])]
-
-    return jax.vmap(jax.vmap(one))(keys, shards.rows, shards.counts)
-
-
-def held(
-    counts: Int[Array, "groups members"], slots: int
-) -> Bool[Array, "groups members slots"]:
-    """Which slots hold an example, `Bool[groups, members, slots]`."""
-    places = jax.lax.broadcasted_iota(jnp.int32, (*counts.shape, slots), counts.ndim)
-    return places < counts[..., None]
+    order_key, step_key = jax.random.split(jax.random.fold_in(key, 2))
+    order = shuffled(order_key, filled.reshape(-1))[: layout.examples]
+    wanted = layout.offline_steps * layout.offline_batch
+    order = jnp.pad(order, (0, wanted - layout.examples))
+    mask = jnp.arange(wanted) < jnp.sum(filled, dtype=jnp.int32)
+    numbers = jnp.arange(layout.offline_steps)
+    return OfflineBatches(
+        order.reshape(layout.offline_steps, layout.offline_batch),
+        mask.reshape(layout.offline_steps, -1, 1) if padded else None,
+        jax.vmap(jax.random.fold_in, (None, 0))(step_key, numbers),
+    )
 
 
 def shuffled(key: Key[Array, ""], valid: Bool[Array, "*n"]) -> Int[Array, "*n"]:

@@ -8,37 +8,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jsplit.accounting.ledger import Ledger, Prices
+from jsplit.accounting.cost_model import CostModel
+from jsplit.accounting.ledger import Ledger
 from jsplit.codecs import float8
-from jsplit.core.algorithm import (
-    IDENTITY_TRANSFORM,
-    EpochRecord,
-    Program,
-    TrainState,
-    Transform,
-    make_program,
-)
+from jsplit.core.defences import NO_DEFENCE, Defence
 from jsplit.core.gate import Gate
 from jsplit.core.init import (
-    begin_both,
+    init_both,
     keys_of,
-    make_prices,
+    make_cost_model,
 )
-from jsplit.core.metrics import HeldOut, make_held_out
-from jsplit.core.model_part import Part
+from jsplit.core.metrics import HeldOut, cross_entropy, make_held_out, top_1
+from jsplit.core.model_part import ModelPart
+from jsplit.core.program import Program, make_program
 from jsplit.core.schedule import Shards, make_shards
-from jsplit.core.steps import (
-    NO_DEFENCE,
-    Defence,
-    Steps,
-    cross_entropy,
-    ignore,
-    make_steps,
-    top_1,
-)
-from jsplit.core.topology import PARALLEL, Layout, Topology, lay_out
+from jsplit.core.state import EpochRecord, TrainState
+from jsplit.core.steps import Steps, ignore, make_steps
+from jsplit.core.topology import PARALLEL, Layout, Topology, make_layout
+from jsplit.core.transform import IDENTITY_TRANSFORM, Transform
 from jsplit.runtime import multihost
-from jsplit.runtime.sharding import BATCH, ONE_DEVICE, Placement, share_out
+from jsplit.runtime.sharding import BATCH, ONE_DEVICE, Placement, make_placement
 from jsplit.typing import STATES, Codec, Packet
 
 TEST_BATCH = 500
@@ -61,7 +50,7 @@ class Simulation(NamedTuple):
         test: the held-out set.
         key: that every epoch's randomness follows from.
         layout: static sizes of an epoch.
-        prices: for the ledger.
+        costs: for the ledger.
         placement: of all these arrays over the devices.
     """
 
@@ -72,7 +61,7 @@ class Simulation(NamedTuple):
     test: HeldOut
     key: jax.Array
     layout: Layout
-    prices: Prices
+    costs: CostModel
     placement: Placement
 
     def run(
@@ -98,12 +87,12 @@ class Simulation(NamedTuple):
             jnp.ones(sizes.shape, bool),
         )
         states = "".join(STATES[state] for state in np.asarray(record.state))
-        return state, record, Ledger.of(self.prices, states)
+        return state, record, Ledger.of(self.costs, states)
 
 
 def make_simulation(
-    client: Part,
-    server: Part,
+    client: ModelPart,
+    server: ModelPart,
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
     *,
@@ -162,10 +151,10 @@ def make_simulation(
     shares = [np.arange(len(train[0]))] if shares is None else shares
     _check(train, test, shares)
     sizes = [len(share) for share in shares]
-    layout = lay_out(sizes, topology, batch_size)
+    layout = make_layout(sizes, topology, batch_size)
     placement = ONE_DEVICE
     if devices is not None:
-        placement = share_out(layout.members, layout.batch, devices)
+        placement = make_placement(layout.members, layout.batch, devices)
     steps = make_steps(
         client,
         server,
@@ -182,7 +171,7 @@ def make_simulation(
     )
     keys = keys_of(seed)
     x = transform.evaluate(jnp.asarray(train[0][:1]))
-    begun = begin_both(client, server, optimizer, keys, x, layout)
+    begun = init_both(client, server, optimizer, keys, x, layout)
     program = make_program(
         steps,
         gate,
@@ -194,7 +183,7 @@ def make_simulation(
         correct=correct,
         placement=placement,
     )
-    prices = make_prices(
+    costs = make_cost_model(
         client,
         begun.client,
         x,
@@ -215,7 +204,7 @@ def make_simulation(
         ),
         key=placement.put(keys.run),
         layout=layout,
-        prices=prices,
+        costs=costs,
         placement=placement,
     )
 

@@ -65,7 +65,7 @@ class Layout(NamedTuple):
         return self.steps * self.batch
 
 
-def lay_out(sizes: Sequence[int], topology: Topology, batch_size: int) -> Layout:
+def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> Layout:
     """The layout for clients that hold `sizes` examples each.
 
     Args:

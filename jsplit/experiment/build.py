@@ -1,7 +1,6 @@
 """From a config to the values of the library: the one place that knows both."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,42 +13,18 @@ import optax
 from jsplit import data
 from jsplit.accounting.compression_tally import Tally
 from jsplit.codecs import CODECS
-from jsplit.core import gate
-from jsplit.core.algorithm import Transform
-from jsplit.core.model_part import Part, from_flax, with_precision
+from jsplit.core.defences import Defence
+from jsplit.core.model_part import ModelPart, from_flax, with_precision
+from jsplit.core.option import options_of
 from jsplit.core.replay import check as check_mixup
 from jsplit.core.simulation import Simulation, make_simulation
-from jsplit.core.steps import Defence, ignore
+from jsplit.core.steps import ignore
 from jsplit.core.topology import TOPOLOGIES
+from jsplit.core.transform import Transform
 from jsplit.data import Dataset
 from jsplit.errors import InputError
-from jsplit.experiment.config import SPEED_ONLY, TRACED, RunConfig, flag
-from jsplit.models import MODELS, USUAL_CUTS, Block, split
-from jsplit.runtime import device
-
-GATES: dict[str, Callable[[RunConfig, int], gate.Gate]] = {
-    "loss": lambda config, classes: gate.loss_gate(
-        config.threshold,
-        initial_loss=math.log(classes),
-        rule=config.loss_rule,  # type: ignore[arg-type]  # checked by its factory
-        reference=config.reference,  # type: ignore[arg-type]
-        warmup=config.warmup,
-    ),
-    "periodic": lambda config, classes: gate.periodic_gate(config.period),
-    "freeze": lambda config, classes: gate.freeze_gate(config.sync_epochs),
-    "always": lambda config, classes: gate.always_gate(),
-}
-
-READ_BY_GATE = {
-    "loss": ("threshold", "loss_rule", "loss_reference", "warmup"),
-    "periodic": ("period",),
-    "freeze": ("sync_epochs",),
-    "always": (),
-}
-"""Settings that a gate's states follow from."""
-
-READ_BEYOND_A = ("refresh_statistics", "refresh_augment", "mixup")
-"""Settings without effect in a run that is always in A."""
+from jsplit.experiment.config import RunConfig, all_options, check_choices, flat
+from jsplit.models import MODELS, Block, split
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -80,16 +55,7 @@ def check_names(config: RunConfig) -> None:
     Raises:
         InputError: naming the flag, its value and the choices.
     """
-    _one_of("model", config.model, MODELS)
-    _one_of("topology", config.topology, TOPOLOGIES)
-    _one_of("gate", config.gate, GATES)
-    _one_of("codec", config.codec, CODECS)
-    _one_of("grad_codec", config.grad_codec, CODECS)
-    _one_of("loss_rule", config.loss_rule, ("abs", "drop"))
-    _one_of("loss_reference", config.reference, gate.REFERENCES)
-    _one_of("refresh_statistics", config.refresh_statistics, ("running", "batch"))
-    _one_of("device", config.device, device.CHOICES)
-    _one_of("precision", config.precision, PRECISIONS)
+    check_choices(config)
     data.check_name(config.dataset)
     data.check_scheme(config.partition)
     check_mixup(config.mixup)
@@ -166,10 +132,10 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         server,
         (dataset.train_images, dataset.train_labels),
         (dataset.test_images, dataset.test_labels),
-        gate=GATES[config.gate](config, dataset.num_classes),
+        gate=config.gate.make(dataset.num_classes),
         optimizer=optimizer_of(config),
-        codec=CODECS[config.codec](),
-        grad_codec=CODECS[config.grad_codec](),
+        codec=CODECS[config.codec],
+        grad_codec=CODECS[config.grad_codec],
         shares=shares_of(config, dataset),
         topology=TOPOLOGIES[config.topology],
         batch_size=config.server_batch,
@@ -218,11 +184,17 @@ def share_program(experiment: Experiment, earlier: Experiment) -> Experiment:
 
 def shape_of(config: RunConfig) -> dict[str, object]:
     """The settings that the compiled program depends on."""
-    others = TRACED | SPEED_ONLY - {"mesh"}
-    return {name: value for name, value in vars(config).items() if name not in others}
+    known = all_options()
+    return {
+        name: value
+        for name, value in flat(config).items()
+        # A mesh changes the program, though not the result.
+        if name == "mesh"
+        or not (known[name].option.traced or known[name].option.speed_only)
+    }
 
 
-def parts_of(config: RunConfig, classes: int) -> tuple[Part, Part]:
+def parts_of(config: RunConfig, classes: int) -> tuple[ModelPart, ModelPart]:
     """The client's and the server's part of the config's network."""
     blocks = MODELS[config.model](classes)
     client, server = (
@@ -255,7 +227,7 @@ def shares_of(config: RunConfig, dataset: Dataset) -> list[np.ndarray]:
 
 def cut_index(config: RunConfig) -> int:
     """How many blocks the client holds; the model's usual cut where none is named."""
-    return config.cut or USUAL_CUTS[config.model]
+    return config.cut or MODELS[config.model].usual_cut
 
 
 def canonical(config: RunConfig) -> RunConfig:
@@ -266,33 +238,21 @@ def canonical(config: RunConfig) -> RunConfig:
     Args:
         config: whose names are known, see `check_names`.
     """
-    usual = RunConfig()
-    read = READ_BY_GATE[config.gate]
-    unread = {it for names in READ_BY_GATE.values() for it in names if it not in read}
-    unread |= SPEED_ONLY
-    if config.gate == "always":
-        unread |= set(READ_BEYOND_A)
-    if not config.augment:
-        unread.add("refresh_augment")
     batch = dataclasses.replace(config, batch_size=None).server_batch
     config = dataclasses.replace(
         config,
         cut=cut_index(config),
         batch_size=None if config.batch_size == batch else config.batch_size,
-        loss_reference=config.reference,
-        # The first epoch is one of A in any case.
-        warmup=0 if config.warmup == 1 else config.warmup,
+        gate=config.gate.canonical(),
     )
-    return dataclasses.replace(config, **{it: getattr(usual, it) for it in unread})
-
-
-def _one_of(name: str, value: str, choices: object) -> str:
-    known = list(choices)  # type: ignore[call-overload]
-    if value not in known:
-        raise InputError(
-            f"{flag(name)} {value!r} is unknown; choose {', '.join(known)}"
-        )
-    return value
+    unread = {
+        name: known.default
+        for name, known in options_of(RunConfig).items()
+        if known.option.speed_only
+        or (known.option.beyond_a and not config.gate.leaves_a)
+        or (name == "refresh_augment" and not config.augment)
+    }
+    return dataclasses.replace(config, **unread)
 
 
 def optimizer_of(config: RunConfig) -> optax.GradientTransformation:

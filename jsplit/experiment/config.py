@@ -1,231 +1,149 @@
-"""What a run is asked to do: one flat, frozen record, from file and flags."""
+"""A run's settings as plain values: from file and flags, checked, compared.
 
-import dataclasses
-import tomllib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
-
-from jsplit.errors import InputError
-
-
-def argument(text: str, metavar: str | None = None) -> Any:
-    """How a field of a config is described in `--help`, and its value called."""
-    return tyro.conf.arg(help=text, metavar=metavar)
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Every setting of a run. Unset ones (None) follow from the others."""
-
-    model: Annotated[
-        str, argument("Network: cnn, vgg11, vgg13, resnet18 or resnet50.")
-    ] = "resnet18"
-    cut: Annotated[
-        int | None,
-        argument(
-            "Blocks that the client holds; see --show-cuts. None: the model's usual."
-        ),
-    ] = None
-    dataset: Annotated[
-        str,
-        argument(
-            "auto, cifar10, fashion_mnist, fashion_mnist_10k (embedded), tfds:NAME "
-            "(any images that TFDS prepared), or the path of an .npz. auto: CIFAR-10 "
-            "if it can be had, else the embedded set."
-        ),
-    ] = "auto"
-    data_dir: Annotated[
-        str | None, argument("Where datasets lie. None: ~/tensorflow_datasets.")
-    ] = None
-    image_size: Annotated[
-        int | None, argument("Edge of the images in pixels. None: as they are.")
-    ] = None
-    train_examples: Annotated[
-        int | None, argument("Train on this many, balanced over classes. None: all.")
-    ] = None
-    test_examples: Annotated[
-        int | None, argument("Test on this many, balanced over classes. None: all.")
-    ] = None
-    augment: Annotated[
-        bool, argument("Random crops and flips of training images of state A.")
-    ] = True
-
-    clients: Annotated[int, argument("How many clients hold the training set.")] = 1
-    topology: Annotated[
-        str, argument("parallel (parts averaged after A) or sequential (in turns).")
-    ] = "parallel"
-    partition: Annotated[
-        str, argument("iid, dirichlet:ALPHA (label skew) or uneven:ALPHA (sizes).")
-    ] = "iid"
-
-    gate: Annotated[
-        str,
-        argument(
-            "loss (the paper's, see --loss-reference), periodic, freeze or always."
-        ),
-    ] = "loss"
-    threshold: Annotated[
-        float, argument("loss gate: change of the mean loss that opens it.")
-    ] = 0.05
-    loss_rule: Annotated[
-        str, argument("loss gate: abs, or drop (only a falling loss opens it).")
-    ] = "abs"
-    loss_reference: Annotated[
-        str | None,
-        argument(
-            "loss gate: change since the last decision for A, the previous epoch, or "
-            "an epoch alike. None: decision; alike where B or C see others than A."
-        ),
-    ] = None
-    warmup: Annotated[int, argument("loss gate: so many first epochs run in A.")] = 0
-    period: Annotated[int, argument("periodic gate: A every so many epochs.")] = 10
-    sync_epochs: Annotated[
-        int, argument("freeze gate: epochs of A before it shuts.")
-    ] = 5
-
-    codec: Annotated[
-        str,
-        argument("Activations: float8 (searched), e5m2, e4m3, e3m4, bf16, identity."),
-    ] = "float8"
-    grad_codec: Annotated[str, argument("Gradients: likewise.")] = "float8"
-    refresh_statistics: Annotated[
-        str, argument("State B normalises by running or batch statistics.")
-    ] = "running"
-    refresh_augment: Annotated[
-        bool,
-        argument("State B augments as A does; else C learns from images as they are."),
-    ] = False
-
-    mixup: Annotated[
-        float,
-        argument(
-            "State C mixes stored pairs, shares of Beta(M, M). 0: it does not.", "M"
-        ),
-    ] = 0.0
-
-    nopeek: Annotated[
-        float,
-        argument("Client: weight of how much its activations tell of its images."),
-    ] = 0.0
-    noise: Annotated[
-        float,
-        argument("Client: Gaussian noise on activations, over their root mean square."),
-    ] = 0.0
-
-    precision: Annotated[
-        str,
-        argument("float32, or bfloat16: networks compute in it, all else in float32."),
-    ] = "float32"
-
-    epochs: Annotated[int, argument("Epochs of any state.")] = 200
-    batch_size: Annotated[
-        int | None,
-        argument("Examples of a server step. None: 128, over several clients 100."),
-    ] = None
-    learning_rate: Annotated[
-        float, argument("SGD's, x0.2 after 30, 60 and 80 % of the epochs.")
-    ] = 0.05
-    momentum: Annotated[float, argument("SGD's.")] = 0.9
-    weight_decay: Annotated[float, argument("L2, on every parameter.")] = 5e-4
-    seed: Annotated[
-        int, argument("Of weights, partition, order, augmentation, dropout.")
-    ] = 0
-
-    workdir: Annotated[
-        str | None, argument("The run's folder. None: a new one under runs/.")
-    ] = None
-    device: Annotated[
-        str,
-        argument("auto (what JAX finds), cpu, gpu or tpu; one that is named must be."),
-    ] = "auto"
-    compile_cache: Annotated[
-        str | None,
-        argument(
-            "Folder of compiled programs, or off. None: $JAX_COMPILATION_CACHE_DIR, "
-            "else one under ~/.cache/jsplit."
-        ),
-    ] = None
-    chunk: Annotated[
-        int,
-        argument("Epochs per compiled call; progress and checkpoints come after each."),
-    ] = 1
-    lossless: Annotated[
-        bool,
-        argument(
-            "Also count payloads as the wire's lossless stage makes them; slower."
-        ),
-    ] = False
-    mesh: Annotated[
-        bool, argument("Share clients and batches over all devices of all processes.")
-    ] = False
-
-    @property
-    def reference(self) -> str:
-        """What the loss gate compares a loss with."""
-        if self.loss_reference is not None:
-            return self.loss_reference
-        unlike = self.augment and not self.refresh_augment
-        return "alike" if unlike or self.mixup > 0 else "decision"
-
-    @property
-    def server_batch(self) -> int:
-        """Examples of one server step."""
-        if self.batch_size is not None:
-            return self.batch_size
-        return 128 if self.clients == 1 else 100
-
-
-@dataclass(frozen=True)
-class ClusterConfig:
-    """Which of several processes this is; never kept with the run."""
-
-    coordinator: Annotated[
-        str | None,
-        argument("HOST:PORT of process 0, or auto (as jax detects the cluster)."),
-    ] = None
-    process_id: Annotated[
-        int | None, argument("This process; 0 leads, writes and prints.")
-    ] = None
-    num_processes: Annotated[int | None, argument("How many processes there are.")] = (
-        None
-    )
-    coordinator_timeout: Annotated[
-        int, argument("Seconds to wait for the other processes at the start.")
-    ] = 60
-
-
-_MOST = 1_000_000
-"""Of any count: far above what is used, far below what overflows."""
-
-SPEED_ONLY = frozenset(
-    {"chunk", "workdir", "data_dir", "device", "compile_cache", "mesh", "lossless"}
-)
-"""Fields that may differ when a run is resumed: they do not change its result.
-
-A mesh changes the order of sums, so results agree within rounding only.
+In a program the gate is a value that holds its own settings. On the command line, in
+files and in records all settings stand side by side, those of the gate too: `flat` and
+`from_mapping` go from one form to the other.
 """
 
+import math
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-TRACED = frozenset(
-    {"seed", "learning_rate", "epochs", "threshold", "warmup", "period", "sync_epochs"}
-)
-"""Fields that are arguments of the compiled program and no part of it."""
+from jsplit.core.gates import GATES, LossGate
+from jsplit.core.option import Described, Option, options_of
+from jsplit.errors import InputError
+from jsplit.experiment.run_config import ClusterConfig, RunConfig
+
+argument = Option
+"""How a setting of a command is described in `--help`, and its value called."""
 
 
-ONE_PARTY = SPEED_ONLY | {"dataset", "train_examples", "test_examples"}
-"""Fields that concern one party of a networked run alone: where its data comes from."""
+def all_options() -> dict[str, Described]:
+    """Every setting of a run by its flag's name: those of any gate follow `gate`."""
+    found: dict[str, Described] = {}
+    for name, known in options_of(RunConfig).items():
+        found[name] = known
+        if name == "gate":
+            found[name] = known._replace(
+                types=frozenset({str}), default=known.default.name
+            )
+            for choice in GATES.values():
+                found |= options_of(choice)
+    return found
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """A config as plain values side by side: the gate by its name, with its settings.
+
+    `from_mapping` makes the same config of them.
+    """
+    values: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        values[name] = value
+        if name == "gate":
+            kind: Any = type(value)
+            values[name] = kind.name
+            values |= {
+                option: getattr(value, known.field)
+                for option, known in options_of(kind).items()
+            }
+    return values
+
+
+def changed(config: RunConfig, **values: Any) -> RunConfig:
+    """The config with some settings otherwise, called as their flags are.
+
+    Raises:
+        InputError: if there is no such setting, or its value is of a wrong type.
+    """
+    return from_mapping(flat(config) | values, "a changed config")
+
+
+def from_mapping(values: Mapping[str, Any], source: str) -> RunConfig:
+    """A config from plain values, each checked for name and type.
+
+    Settings of another gate than the chosen one are checked likewise, and then left
+    out: a file may have them, so that a flag can choose that gate.
+
+    Raises:
+        InputError: naming `source`, the key and the value.
+    """
+    known = all_options()
+    plain = {}
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(
+                f"{source}: unknown setting {name!r}; the known ones are the flags of "
+                "--help, with _ for -"
+            )
+        if float in known[name].types and type(value) is int:
+            value = float(value)
+        if type(value) not in known[name].types:
+            raise InputError(
+                f"{source}: {name} must be {wanted(known[name])}, got {value!r}"
+            )
+        plain[name] = value
+    gate = plain.get("gate", LossGate.name)
+    if gate not in GATES:
+        raise InputError(f"{source}: {unknown('gate', gate, GATES)}")
+    mine = {
+        option.field: plain[name]
+        for name, option in options_of(GATES[gate]).items()
+        if name in plain
+    }
+    plain["gate"] = GATES[gate](**mine)
+    of_run = options_of(RunConfig)
+    return RunConfig(**{name: value for name, value in plain.items() if name in of_run})
+
+
+def from_kept(values: Mapping[str, Any], source: str) -> RunConfig:
+    """A config that an earlier version may have kept, as it was meant then.
+
+    Raises:
+        InputError: as `from_mapping` does.
+    """
+    values = dict(values)
+    if values.get("loss_reference", "") in (None, "alike"):
+        unlike = (
+            values["loss_reference"] is not None
+            or from_mapping(
+                {
+                    name: value
+                    for name, value in values.items()
+                    if name != "loss_reference"
+                },
+                source,
+            ).unlike
+        )
+        values["loss_reference"] = "same-state" if unlike else "decision"
+    return from_mapping(values, source)
 
 
 def agreement(config: RunConfig) -> str:
     """What both sides of a networked run must have set the same, a line each."""
+    known = all_options()
     return "\n".join(
-        f"{field.name}={getattr(config, field.name)!r}"
-        for field in dataclasses.fields(RunConfig)
-        if field.name not in ONE_PARTY
+        f"{name}={value!r}"
+        for name, value in flat(config).items()
+        if not (known[name].option.speed_only or known[name].option.one_party)
     )
+
+
+def differences(config: RunConfig, other: RunConfig) -> list[str]:
+    """Settings that change the result and are not the same, as `--flag a, not b`.
+
+    Of two gates their names differ; what only one of them has says no more.
+    """
+    known, theirs = all_options(), flat(other)
+    return [
+        f"{flag(name)} {theirs[name]}, not {value}"
+        for name, value in flat(config).items()
+        if not known[name].option.speed_only
+        and name in theirs
+        and theirs[name] != value
+    ]
 
 
 def check(config: RunConfig) -> None:
@@ -236,32 +154,45 @@ def check(config: RunConfig) -> None:
     Raises:
         InputError: naming the flag, its value and what is possible.
     """
-    for name in ("epochs", "clients", "period", "sync_epochs", "chunk"):
-        _in_range(config, name, 1, _MOST)
-    for name in ("batch_size", "train_examples", "test_examples", "cut"):
-        _in_range(config, name, 1, _MOST)
-    _in_range(config, "image_size", 4, 1024)
-    _in_range(config, "warmup", 0, _MOST)
-    _in_range(config, "seed", 0, 2**32 - 1)
-    for name in ("threshold", "momentum", "weight_decay", "nopeek", "noise"):
-        _in_range(config, name, 0, float("inf"))
-    for name in (
-        *("threshold", "learning_rate", "momentum", "weight_decay"),
-        *("nopeek", "noise"),
-    ):
-        value = getattr(config, name)
-        if not abs(value) < float("inf"):
-            raise InputError(f"{flag(name)} must be a finite number, got {value}")
-    if config.learning_rate <= 0:
-        raise InputError(
-            f"--learning-rate must be more than 0, got {config.learning_rate}"
-        )
-    if config.momentum >= 1:
-        raise InputError(f"--momentum must be less than 1, got {config.momentum}")
+    for name, known, value in _each(config):
+        _check_range(name, known, value)
     for name in ("workdir", "compile_cache"):
         value = getattr(config, name)
         if value is not None and (not value or "\0" in value):
             raise InputError(f"{flag(name)} must name a folder, got {value!r}")
+
+
+def check_choices(config: RunConfig) -> None:
+    """Refuses names that are none of the choices.
+
+    Raises:
+        InputError: naming the flag, its value and the choices.
+    """
+    for name, known, value in _each(config):
+        if known.choices is not None and value not in known.choices:
+            raise InputError(unknown(name, value, known.choices))
+
+
+def _each(config: RunConfig) -> Iterator[tuple[str, Described, Any]]:
+    known = all_options()
+    return ((name, known[name], value) for name, value in flat(config).items())
+
+
+def _check_range(name: str, known: Described, value: Any) -> None:
+    option = known.option
+    bounds = (option.least, option.most, option.above, option.below)
+    if value is None or all(bound is None for bound in bounds):
+        return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{flag(name)} must be a finite number, got {value}")
+    for bound, fits, words in (
+        (option.least, lambda bound: value >= bound, "at least"),
+        (option.most, lambda bound: value <= bound, "at most"),
+        (option.above, lambda bound: value > bound, "more than"),
+        (option.below, lambda bound: value < bound, "less than"),
+    ):
+        if bound is not None and not fits(bound):
+            raise InputError(f"{flag(name)} must be {words} {bound}, got {value}")
 
 
 def check_cluster(cluster: ClusterConfig) -> None:
@@ -270,8 +201,8 @@ def check_cluster(cluster: ClusterConfig) -> None:
     Raises:
         InputError: naming the flag, its value and what is possible.
     """
-    _in_range(cluster, "num_processes", 1, _MOST)
-    _in_range(cluster, "coordinator_timeout", 1, _MOST)
+    for name, known in options_of(ClusterConfig).items():
+        _check_range(name, known, getattr(cluster, name))
     address, number, count = (
         cluster.coordinator,
         cluster.process_id,
@@ -314,16 +245,6 @@ def host_and_port(address: str) -> tuple[str, int] | None:
     return host, int(port)
 
 
-def _in_range(
-    config: RunConfig | ClusterConfig, name: str, least: int, most: float
-) -> None:
-    value = getattr(config, name)
-    if value is not None and value < least:
-        raise InputError(f"{flag(name)} must be at least {least}, got {value}")
-    if value is not None and value > most:
-        raise InputError(f"{flag(name)} must be at most {most}, got {value}")
-
-
 def flag(name: str) -> str:
     """A field's name as it is typed: `batch_size` is `--batch-size`."""
     return "--" + name.replace("_", "-")
@@ -361,48 +282,12 @@ def tables_of(path: Path, source: str, ready: str) -> dict[str, Any]:
         raise InputError(f"{source} is not TOML: {error}") from error
 
 
-def from_mapping(values: dict[str, Any], source: str) -> RunConfig:
-    """A config from plain values, each checked for name and type.
-
-    Raises:
-        InputError: naming `source`, the key and the value.
-    """
-    kinds = {field.name: field.type for field in dataclasses.fields(RunConfig)}
-    plain = {}
-    for name, value in values.items():
-        if name not in kinds:
-            raise InputError(
-                f"{source}: unknown setting {name!r}; the known ones are the flags of "
-                "--help, with _ for -"
-            )
-        allowed = _types(kinds[name])
-        if float in allowed and type(value) is int:
-            value = float(value)
-        if type(value) not in allowed:
-            raise InputError(
-                f"{source}: {name} must be {wanted(kinds[name])}, got {value!r}"
-            )
-        plain[name] = value
-    return RunConfig(**plain)
-
-
-def _types(annotation: Any) -> set[type]:
-    kind = annotation.__origin__
-    return set(getattr(kind, "__args__", (kind,)))
-
-
-def wanted(annotation: Any) -> str:
-    """What a setting of this type takes, for people: `a whole number`."""
+def wanted(known: Described) -> str:
+    """What a setting takes, for people: `a whole number`."""
     said = {int: "a whole number", float: "a number", bool: "true or false"}
-    return next((said[kind] for kind in said if kind in _types(annotation)), "text")
+    return next((words for kind, words in said.items() if kind in known.types), "text")
 
 
-def differences(config: RunConfig, other: RunConfig) -> list[str]:
-    """Settings that change the result and are not the same, as `--flag a, not b`."""
-    return [
-        f"{flag(field.name)} {getattr(other, field.name)}, not "
-        f"{getattr(config, field.name)}"
-        for field in dataclasses.fields(RunConfig)
-        if field.name not in SPEED_ONLY
-        and getattr(config, field.name) != getattr(other, field.name)
-    ]
+def unknown(name: str, value: object, choices: Collection[str]) -> str:
+    """What to say of a name that is none of the choices."""
+    return f"{flag(name)} {value!r} is unknown; choose {', '.join(choices)}"

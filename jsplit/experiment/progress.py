@@ -3,7 +3,7 @@
 from typing import Any
 
 from jsplit.accounting.ledger import Ledger
-from jsplit.core.algorithm import TrainState
+from jsplit.core.state import TrainState
 from jsplit.experiment.build import Experiment
 
 Record = dict[str, Any]
@@ -16,7 +16,7 @@ class Progress:
     def __init__(self, experiment: Experiment):
         self.state: TrainState = experiment.simulation.state
         self.records: list[Record] = []
-        self.ledger = Ledger(experiment.simulation.prices)
+        self.ledger = Ledger(experiment.simulation.costs)
         # Whether the store was rewritten since it was last saved.
         self.store_changed = False
 

@@ -1,59 +1,113 @@
-"""A finished run in figures, beside plain split learning."""
+"""A finished run in figures, beside plain split learning: one form for every run."""
 
 import dataclasses
 import importlib.metadata
 import platform
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jsplit
-from jsplit.accounting.ledger import FLOAT32_BITS, Ledger, Prices
+from jsplit.accounting.cost_model import CostModel
+from jsplit.accounting.ledger import FLOAT32_BITS, Ledger
 from jsplit.codecs import identity
 from jsplit.core.init import head_bytes
-from jsplit.experiment.build import Experiment
+from jsplit.experiment.build import Experiment, cut_of
+from jsplit.experiment.config import RunConfig
 from jsplit.experiment.progress import Progress
 from jsplit.experiment.workdir import RunFolder
 from jsplit.runtime import device
 from jsplit.runtime.atomic import write_json
 
 
+class DataFacts(NamedTuple):
+    """What a summary says of a run's data.
+
+    Attributes:
+        name: of the dataset; None where only the clients know it.
+        source: where it is from.
+        train_examples: of all clients.
+        test_examples: that scores are of; 0 if there were none.
+        image_shape: `(h, w, c)`.
+    """
+
+    name: str | None
+    source: str
+    train_examples: int
+    test_examples: int
+    image_shape: Sequence[int]
+
+
 def summarize(experiment: Experiment, progress: Progress) -> dict[str, Any]:
-    """What `summary.json` holds: the run in figures, beside plain split learning."""
-    config, ledger = experiment.config, progress.ledger
-    plain = plain_ledger(experiment)
-    accuracies = [record["test_accuracy"] for record in progress.records]
+    """What `summary.json` holds of a run on one machine."""
+    dataset = experiment.dataset
+    facts = DataFacts(
+        dataset.name,
+        dataset.source,
+        len(dataset.train_labels),
+        len(dataset.test_labels),
+        dataset.image_shape,
+    )
+    return summary_of(experiment.config, facts, progress.ledger, progress.records)
+
+
+def summary_of(
+    config: RunConfig,
+    facts: DataFacts,
+    ledger: Ledger,
+    records: Sequence[Mapping[str, Any]],
+    network: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What `summary.json` holds: the run in figures, beside plain split learning.
+
+    Args:
+        config: of the run.
+        facts: of its data.
+        ledger: of its states.
+        records: one an epoch; those without a score have no `test_accuracy`.
+        network: what only a networked run counts; None for one on one machine.
+    """
+    plain = plain_ledger(ledger.costs, config.epochs)
+    last = records[-1]
+    scores = [
+        record["test_accuracy"]
+        for record in records
+        if record.get("test_accuracy") is not None
+    ]
     return {
-        "dataset": experiment.dataset.name,
-        "dataset_source": experiment.dataset.source,
-        "train_examples": len(experiment.dataset.train_labels),
-        "test_examples": len(experiment.dataset.test_labels),
-        "image_shape": list(experiment.dataset.image_shape),
+        "dataset": facts.name,
+        "dataset_source": facts.source,
+        "train_examples": facts.train_examples,
+        "test_examples": facts.test_examples,
+        "image_shape": list(facts.image_shape),
         "model": config.model,
-        "cut": experiment.cut,
+        "cut": cut_of(config),
         "clients": config.clients,
         "topology": config.topology,
         "partition": config.partition,
-        "gate": config.gate,
+        "gate": config.gate.name,
         "codec": config.codec,
         "grad_codec": config.grad_codec,
         "precision": config.precision,
         "epochs": config.epochs,
         "seed": config.seed,
         "states": ledger.states,
-        "test_accuracy": accuracies[-1],
-        "best_test_accuracy": max(accuracies),
+        "train_loss": last["train_loss"],
+        "test_accuracy": last.get("test_accuracy"),
+        "best_test_accuracy": max(scores, default=None),
         "communication_reduction": ledger.communication_reduction,
         "client_compute_reduction": ledger.client_compute_reduction,
         "wire_reduction": plain.wire_bytes / ledger.wire_bytes,
-        **spent(ledger),
-        "always_a_float32": spent(plain),
-        "compressed_payload": progress.records[-1].get("compressed_bytes"),
-        "seconds": progress.seconds,
+        **_spent(ledger),
+        "always_a_float32": _spent(plain),
+        "compressed_payload": last.get("compressed_bytes"),
+        "seconds": last["seconds"],
         "device": device.describe(),
         "versions": versions(),
+        "network": None if network is None else dict(network),
     }
 
 
-def spent(ledger: Ledger) -> dict[str, Any]:
+def _spent(ledger: Ledger) -> dict[str, Any]:
     """Bytes, by kind and direction and in all, and client work of one ledger."""
     return {
         "bytes": {
@@ -65,16 +119,11 @@ def spent(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def plain_ledger(experiment: Experiment) -> Ledger:
-    """The ledger of the same run as plain split learning: all A, float32."""
-    return plain_of(experiment.simulation.prices, experiment.config.epochs)
-
-
-def plain_of(prices: Prices, epochs: int) -> Ledger:
+def plain_ledger(costs: CostModel, epochs: int) -> Ledger:
     """The ledger of plain split learning with the same parts, examples and clients."""
-    bits = FLOAT32_BITS * prices.values
+    bits = FLOAT32_BITS * costs.values
     plain = dataclasses.replace(
-        prices,
+        costs,
         payload_bits=bits,
         grad_payload_bits=bits,
         header_bytes=head_bytes(identity()),

@@ -35,7 +35,7 @@ class Planned(NamedTuple):
     config: RunConfig
 
 
-def read(path: Path) -> list[Planned]:
+def read_sweep(path: Path) -> list[Planned]:
     """The runs of a sweep file, in its order.
 
     Raises:
@@ -65,7 +65,7 @@ def expand(values: Mapping[str, Any], source: str) -> list[Planned]:
     common, grids = values.get("settings", {}), values.get("grid", [])
     if not isinstance(common, dict):
         raise InputError(f"{source}: settings must be one table, [settings]")
-    if not isinstance(grids, list) or not all(isinstance(it, dict) for it in grids):
+    if not isinstance(grids, list) or not all(isinstance(grid, dict) for grid in grids):
         raise InputError(f"{source}: a grid stands in double brackets, [[grid]]")
     if not grids:
         raise InputError(f"{source} has no runs: add a [[grid]] with what is to vary")

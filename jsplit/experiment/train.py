@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.accounting.ledger import Ledger
-from jsplit.core.algorithm import STEPS_AXIS, EpochRecord, TrainState
+from jsplit.core.state import EpochRecord, TrainState
+from jsplit.core.store import STEPS_AXIS
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import Experiment
@@ -49,7 +50,7 @@ def resume(experiment: Experiment, folder: RunFolder) -> Progress:
             store = checkpoint.restore(folder.checkpoints, epochs, small, store)[2]
     progress.state = TrainState(**small, store=store)
     progress.records = multihost.share(lambda: rewind(folder.metrics, epochs))
-    progress.ledger = Ledger.of(experiment.simulation.prices, meta["states"])
+    progress.ledger = Ledger.of(experiment.simulation.costs, meta["states"])
     return progress
 
 

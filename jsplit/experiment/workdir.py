@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jsplit.errors import InputError
-from jsplit.experiment.config import RunConfig, differences, from_mapping
+from jsplit.experiment.config import RunConfig, differences, flat, from_kept
 from jsplit.runtime import atomic
 
 _FORMAT = "jsplit-run-1"
@@ -44,7 +44,7 @@ def open_new(config: RunConfig, dataset: dict[str, Any]) -> Iterator[RunFolder]:
     path = path_of(config.workdir) if config.workdir else _unused(config.model)
     check_unused(path)
     folder = RunFolder(path)
-    record = {"format": _FORMAT, "config": vars(config), "dataset": dataset}
+    record = {"format": _FORMAT, "config": flat(config), "dataset": dataset}
     made = not path.exists()
     with contextlib.ExitStack() as stack:
         try:
@@ -156,7 +156,7 @@ def read_workdir(path: Path) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
             f"--workdir {path}: its config.json is not a jsplit run's ({error}); put "
             "the right one back, or start a new run in another --workdir"
         ) from error
-    return folder, from_mapping(values, str(folder.config)), dataset
+    return folder, from_kept(values, str(folder.config)), dataset
 
 
 def check_same(folder: RunFolder, asked: RunConfig, kept: RunConfig) -> None:

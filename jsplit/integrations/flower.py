@@ -1,4 +1,4 @@
-"""Runs that Flower starts: its apps bring the parties together, our stream trains.
+"""Runs that Flower starts: its apps bring the parties together, jsplit's stream trains.
 
 Flower's messages take seconds each, so a run has one for each client. It holds the
 server's address and a certificate that the server made for that client; whom Flower
@@ -42,13 +42,13 @@ TERMINATION = 60.0
 """Seconds that a process has to save and end when it is asked to."""
 
 
-class Child(NamedTuple):
+class JsplitProcess(NamedTuple):
     """`jsplit` as a process of its own.
 
     Attributes:
-        process: it.
-        lines: the last one that it wrote, once there is one.
-        reader: the thread that reads them, until there are no more.
+        process: the process itself.
+        lines: the last line that it wrote, once there is one.
+        reader: the thread that reads the lines, until there are no more.
     """
 
     process: subprocess.Popen[str]
@@ -83,7 +83,9 @@ def serve(grid: Grid, context: Context) -> None:
     nodes = nodes_of(grid, clients, float(settings["patience"]))
     with tempfile.TemporaryDirectory(prefix="jsplit-") as base:
         certs = Path(base) / "certs"
-        certificates.make(certs, [address.rpartition(":")[0].strip("[]")], clients)
+        certificates.make_certificates(
+            certs, [address.rpartition(":")[0].strip("[]")], clients
+        )
         words = [*shlex.split(run), "--clients", str(clients)]
         invitations = [
             RecordDict(
@@ -102,7 +104,7 @@ def serve(grid: Grid, context: Context) -> None:
             )
             for number in range(clients)
         ]
-        with started(
+        with run_jsplit(
             *("serve", *words, "--listen", str(settings["listen"])),
             *("--certs", str(certs / "server")),
             *shlex.split(str(settings["serve"])),
@@ -131,7 +133,10 @@ def nodes_of(grid: Grid, clients: int, patience: float) -> list[int]:
 
 
 def invite(
-    grid: Grid, nodes: Sequence[int], invitations: Sequence[RecordDict], child: Child
+    grid: Grid,
+    nodes: Sequence[int],
+    invitations: Sequence[RecordDict],
+    child: JsplitProcess,
 ) -> None:
     """Asks every client to join, again if it failed, until the server has ended."""
     waiting: dict[str, int] = {}
@@ -169,7 +174,7 @@ def join(message: Message, context: Context) -> Message:
             path = Path(base) / name
             path.touch(mode=0o600)
             path.write_bytes(invitation[name])
-        with started(
+        with run_jsplit(
             *("join", *shlex.split(str(invitation["words"]))),
             *("--server", str(invitation["server"]), "--certs", base),
             *shlex.split(str(context.node_config.get("jsplit", ""))),
@@ -180,7 +185,7 @@ def join(message: Message, context: Context) -> Message:
 
 
 @contextlib.contextmanager
-def started(*words: str) -> Iterator[Child]:
+def run_jsplit(*words: str) -> Iterator[JsplitProcess]:
     """Starts `jsplit`, prints what it says, and lets it save and end when left."""
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "jsplit", *words],
@@ -202,7 +207,7 @@ def started(*words: str) -> Iterator[Child]:
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         try:
-            yield Child(process, lines, reader)
+            yield JsplitProcess(process, lines, reader)
         finally:
             process.terminate()
             try:

@@ -1,34 +1,31 @@
 """The networks: lists of named blocks that can be cut at any point."""
 
-from collections.abc import Callable
+from functools import partial
 
-from jsplit.models.blocks import Block, Chain, split
+from jsplit.models.blocks import Block, Chain, Model, split
 from jsplit.models.cnn import cnn
 from jsplit.models.cuts import Cut, cuts
 from jsplit.models.resnet import resnet18, resnet50
 from jsplit.models.vgg import vgg
 
-MODELS: dict[str, Callable[[int], tuple[Block, ...]]] = {
-    "cnn": cnn,
-    "vgg11": lambda classes: vgg("vgg11", classes),
-    "vgg13": lambda classes: vgg("vgg13", classes),
-    "resnet18": resnet18,
-    "resnet50": resnet50,
+MODELS: dict[str, Model] = {
+    model.name: model
+    for model in (
+        Model("cnn", cnn, usual_cut=1),
+        Model("vgg11", partial(vgg, "vgg11"), usual_cut=2),
+        Model("vgg13", partial(vgg, "vgg13"), usual_cut=4),
+        Model("resnet18", resnet18, usual_cut=3),
+        Model("resnet50", resnet50, usual_cut=4),
+    )
 }
-"""`MODELS[name](classes)`: every network by the name it has on the command line."""
-
-USUAL_CUTS = {"cnn": 1, "vgg11": 2, "vgg13": 4, "resnet18": 3, "resnet50": 4}
-"""Where each is cut unless told otherwise: after its first pooled or residual stages.
-
-The paper does not say where it cuts.
-"""
+"""Every network by the name it has on the command line."""
 
 __all__ = [
     "MODELS",
-    "USUAL_CUTS",
     "Block",
     "Chain",
     "Cut",
+    "Model",
     "cnn",
     "cuts",
     "resnet18",

@@ -19,6 +19,25 @@ class Block(NamedTuple):
     make: Callable[..., nn.Module]
 
 
+class Model(NamedTuple):
+    """A network to choose from; called with the number of classes it gives its blocks.
+
+    Attributes:
+        name: on the command line.
+        blocks: `blocks(classes)`, of the whole network.
+        usual_cut: so many blocks are the client's unless told otherwise. The paper does
+            not say where it cuts; here it is after the first pooled or residual stages.
+    """
+
+    name: str
+    blocks: Callable[[int], tuple[Block, ...]]
+    usual_cut: int
+
+    def __call__(self, classes: int) -> tuple[Block, ...]:
+        """The network's blocks, for so many classes."""
+        return self.blocks(classes)
+
+
 class Chain(nn.Module):
     """Blocks applied in order."""
 

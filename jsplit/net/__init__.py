@@ -1,6 +1,6 @@
-"""A client and a server in two processes: lines, sessions, certificates."""
+"""A server and its clients in processes of their own, over gRPC and mutual TLS."""
 
 import os
 
-# Broken handshakes are said in our own words. gRPC looks at it when it is loaded.
+# The package reports broken handshakes itself. gRPC reads this when it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -8,23 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.algorithm import Transform
-from jsplit.core.schedule import order_of, step_keys
+from jsplit.core import schedule
+from jsplit.core.schedule import ClientPlan
+from jsplit.core.transform import Transform
 from jsplit.net.tensors import padded
 from jsplit.typing import Packet
 
-_ORDER = jax.jit(order_of, static_argnums=2)
-_KEYS = jax.jit(step_keys)
+_PLAN = jax.jit(schedule.plan_client, static_argnums=(1, 2))
+_STEP = jax.jit(schedule.client_batch, static_argnums=2)
 
 
 def _gathered(
     transform: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> Callable[..., jax.Array]:
-    """Of the images at some rows: `(images, rows, key) -> [b, ...]`."""
+    """Transforms the images at some rows: `(images, rows, key) -> [b, ...]`."""
     return jax.jit(lambda images, rows, key: transform(key, images[rows]))
 
 
-class Data(NamedTuple):
+class ClientData(NamedTuple):
     """What a client holds.
 
     Attributes:
@@ -42,8 +43,8 @@ class Data(NamedTuple):
     classes: int
 
 
-class Sizes(NamedTuple):
-    """What the server says of a run's batches.
+class BatchSizes(NamedTuple):
+    """The sizes of a run's batches, which the server decides.
 
     Attributes:
         batch: a client's examples in a step.
@@ -52,18 +53,6 @@ class Sizes(NamedTuple):
 
     batch: int
     slots: int
-
-
-class Draws(NamedTuple):
-    """What chance decides of an epoch.
-
-    Attributes:
-        key: of the epoch.
-        order: the examples in the order in which they are taken, `Int32[slots]`.
-    """
-
-    key: jax.Array
-    order: np.ndarray
 
 
 class Batches:
@@ -80,7 +69,9 @@ class Batches:
         held_out_count: batches of the held-out set.
     """
 
-    def __init__(self, data: Data, transform: Transform, sizes: Sizes, test_batch: int):
+    def __init__(
+        self, data: ClientData, transform: Transform, sizes: BatchSizes, test_batch: int
+    ):
         self._data = data
         self._sizes = sizes
         self._examples = len(data.labels)
@@ -96,14 +87,13 @@ class Batches:
             -(-len(data.test_labels) // self._test_batch) if self._test_batch else 0
         )
 
-    def draw(self, key_data: bytes) -> Draws:
-        """What follows from an epoch's key data, as a plan has it."""
+    def plan(self, key_data: bytes) -> ClientPlan:
+        """What follows from the key data that the server sends for an epoch."""
         key = jax.random.wrap_key_data(jnp.asarray(np.frombuffer(key_data, np.uint32)))
-        order = np.asarray(_ORDER(key, self._examples, self._sizes.slots))
-        return Draws(key, order % self._examples)
+        return _PLAN(key, self._examples, self._sizes.slots)
 
     def rows(self, number: int) -> int:
-        """Examples of a training batch; only the last may have fewer than `batch`."""
+        """How many examples a training batch has; only the last may have fewer."""
         return min(self._examples - number * self._sizes.batch, self._sizes.batch)
 
     def mask(self, number: int) -> np.ndarray | None:
@@ -116,17 +106,17 @@ class Batches:
         return np.arange(self._sizes.batch) < self.rows(number)
 
     def training(
-        self, draws: Draws, number: int, *, sync: bool
+        self, plan: ClientPlan, number: int, *, sync: bool
     ) -> tuple[jax.Array, np.ndarray | None, jax.Array]:
         """A batch `[batch, ...]`, its mask, and the key that the part draws from.
 
         Of state A if `sync`, else of B.
         """
-        at = slice(number * self._sizes.batch, (number + 1) * self._sizes.batch)
-        for_transform, for_part = _KEYS(draws.key, number)
+        now = _STEP(plan, number, self._sizes.batch)
         take = self._sync if sync else self._refresh
-        x = take(self._images, draws.order[at], for_transform)
-        return x, self.mask(number), for_part
+        # A slot without an example repeats one; the mask leaves it out.
+        x = take(self._images, now.positions % self._examples, now.transform_key)
+        return x, self.mask(number), now.part_key
 
     def held_out(self, number: int) -> tuple[jax.Array, np.ndarray]:
         """A batch of the held-out set, and which of its rows are examples."""

@@ -1,8 +1,8 @@
 """A private authority and the certificates that client and server show each other.
 
 The authority signs one certificate for the server and one for each client; a client's
-names its number, so no client can come as another. Keys are readable by their owner
-alone. Give each party its own folder, and keep `authority/` at home.
+names its number, so no client can come as another. Private keys are readable by
+their owner alone. Give each party its own folder, and keep `authority/` at home.
 """
 
 import datetime
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jsplit.errors import InputError
-from jsplit.net.handshake import Keys
+from jsplit.net.credentials import Credentials
 
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
@@ -28,7 +28,7 @@ FILES = AUTHORITY, CERTIFICATE, PRIVATE = "authority.pem", "certificate.pem", "k
 """In each party's folder."""
 
 
-def make(folder: Path, hosts: list[str], clients: int) -> None:
+def make_certificates(folder: Path, hosts: list[str], clients: int) -> None:
     """Makes `authority/`, `server/` and `client-0/`, `client-1/`, ... in a new folder.
 
     Args:
@@ -90,7 +90,7 @@ def make(folder: Path, hosts: list[str], clients: int) -> None:
         raise InputError(f"{folder}: {error.strerror}; name another folder") from error
 
 
-def read(folder: Path, *, server: bool) -> Keys:
+def read_credentials(folder: Path, *, server: bool) -> Credentials:
     """One party's folder.
 
     Args:
@@ -102,10 +102,10 @@ def read(folder: Path, *, server: bool) -> Keys:
             of one another, or of the other kind of party.
     """
     try:
-        keys = Keys(*((folder / name).read_bytes() for name in FILES))
-        x509.load_pem_x509_certificate(keys.authority)
-        certificate = x509.load_pem_x509_certificate(keys.certificate)
-        private = serialization.load_pem_private_key(keys.private, None)
+        credentials = Credentials(*((folder / name).read_bytes() for name in FILES))
+        x509.load_pem_x509_certificate(credentials.authority)
+        certificate = x509.load_pem_x509_certificate(credentials.certificate)
+        private = serialization.load_pem_private_key(credentials.private_key, None)
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or "it holds no such certificates"
         raise InputError(
@@ -137,7 +137,7 @@ def read(folder: Path, *, server: bool) -> Keys:
             f"--certs {folder}: the certificate ended on {until:%Y-%m-%d}; make new "
             "ones with jsplit certs"
         )
-    return keys
+    return credentials
 
 
 def _name(host: str) -> x509.GeneralName:

@@ -5,11 +5,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jsplit.errors import Refusal, RunError
-from jsplit.net.account import Account
-from jsplit.net.client_session import Absent, Checked, Parcel, Peer, Task
-from jsplit.net.state import Side, State
-from jsplit.net.tensors import make_reader, parcel
-from jsplit.wire.messages import BEGINNING, Message, Place, Plan, Tensor
+from jsplit.net.client_session import (
+    CheckedMessage,
+    ClientAbsent,
+    ClientSession,
+    ModelUpdate,
+    Task,
+)
+from jsplit.net.state import ServerSetup, ServerState
+from jsplit.net.tensors import make_tensor_reader, weights_message
+from jsplit.net.traffic_counter import TrafficCounter
+from jsplit.wire.messages import INITIAL_WEIGHTS, Message, Place, Plan, Tensor
 
 POLL = 0.5
 """Seconds after which a waiting server looks whether it was asked to stop."""
@@ -19,7 +25,7 @@ class Stopped(Exception):
     """The server was asked to stop in the middle of an epoch."""
 
 
-class Patience(NamedTuple):
+class AbsencePolicy(NamedTuple):
     """How long to wait for a client in A and B, and what then.
 
     Attributes:
@@ -31,75 +37,75 @@ class Patience(NamedTuple):
     skip: bool
 
 
-class Roster:
-    """The clients of a run.
+class ClientManager:
+    """The clients of a run, as its training asks them.
 
     Args:
-        side: what the server computes with.
-        peers: by client.
-        account: of what crosses.
-        patience: with clients.
+        setup: what the server computes with.
+        sessions: the client sessions, by number.
+        counter: counts what crosses.
+        policy: what to do about clients that send nothing.
         stopping: whether the server was asked to stop.
 
     Attributes:
-        away: clients that did not come in time, when they were waited for last.
+        absent: clients that did not come in time, when they were waited for last.
     """
 
     def __init__(
         self,
-        side: Side,
-        peers: Sequence[Peer],
-        account: Account,
-        patience: Patience,
+        setup: ServerSetup,
+        sessions: Sequence[ClientSession],
+        counter: TrafficCounter,
+        policy: AbsencePolicy,
         stopping: Callable[[], bool],
     ):
-        self.away: frozenset[int] = frozenset()
-        self.peers = peers
-        self.patience = patience
-        self._account = account
+        self.absent: frozenset[int] = frozenset()
+        self.sessions = sessions
+        self.policy = policy
+        self._counter = counter
         self._stopping = stopping
         self._numbers = itertools.count()
-        self._read = make_reader(side.codec, side.smashed_shape)
+        self._read = make_tensor_reader(setup.codec, setup.smashed_shape)
 
-    def missing(self) -> frozenset[int]:
-        """Clients that were away and have not come back; none is waited for."""
-        return frozenset(n for n in self.away if not self.peers[n].connected)
+    def still_absent(self) -> frozenset[int]:
+        """The clients that were absent and have not come back yet."""
+        return frozenset(n for n in self.absent if not self.sessions[n].connected)
 
-    def ask(
+    def assign(
         self,
         client: int,
-        state: State,
+        state: ServerState,
         which: int,
         length: int,
-        check: Callable[[int, Message], Checked],
+        check: Callable[[int, Message], CheckedMessage],
         *,
         key: bytes = bytes(8),
         due: bool = False,
     ) -> Task:
-        """Asks a client for something; what it was asked for before is void.
+        """Asks a client for something, in place of what it was asked for before.
 
         Args:
             client: its number.
-            state: whose client part it is to use.
+            state: whose client weights it is to use.
             which: of the kinds of plan.
             length: messages that it then owes.
             check: of those.
             key: that its draws follow from.
-            due: whether an undisturbed client lacks the part that the state has.
+            due: whether an undisturbed client lacks the weights that the state has.
         """
         place = Place(state.epoch, next(self._numbers), 0)
         task = Task(
             Plan(place, which, key, state.digest),
             length,
             check,
-            _parcel(state),
+            _update(state),
             due=due,
         )
-        self.peers[client].begin(task)
+        self.sessions[client].assign(task)
         return task
 
-    def batch(self, message: Message, rows: int) -> Checked:
-        """A message as so many examples' activations.
+    def check_batch(self, message: Message, rows: int) -> CheckedMessage:
+        """Reads a message as the activations of so many examples.
 
         Raises:
             Refusal: if it is something else.
@@ -107,45 +113,45 @@ class Roster:
         if not isinstance(message, Tensor):
             raise Refusal("UNEXPECTED", "a batch is due")
         packet = self._read(message, rows)
-        return Checked(packet, packet.payload.nbytes)
+        return CheckedMessage(packet, packet.payload.nbytes)
 
-    def take(self, client: int) -> Any:
-        """The next that a client owes, as its task's check made it.
+    def next_message(self, client: int) -> Any:
+        """Returns the next message that a client owes, as its task's check made it.
 
         Raises:
-            Absent: if nothing came in time.
-            Restarted: if the client cannot go on with its task.
+            ClientAbsent: if nothing came in time.
+            ClientRestarted: if the client cannot go on with its task.
             Stopped: if the server was asked to stop.
         """
         waited = 0.0
         while True:
             try:
-                return self.peers[client].take(
-                    min(POLL, self.patience.seconds - waited)
+                return self.sessions[client].next_message(
+                    min(POLL, self.policy.seconds - waited)
                 )
-            except Absent:
+            except ClientAbsent:
                 waited += POLL
                 if self._stopping():
                     raise Stopped from None
-                if waited >= self.patience.seconds:
+                if waited >= self.policy.seconds:
                     raise
 
-    def call_off(self) -> None:
-        """Nobody owes anything, and what came since the last epoch was for nothing."""
+    def cancel_tasks(self) -> None:
+        """Cancels all tasks; what came since the last epoch was for nothing."""
         # First, so that what some send meanwhile counts for nothing too.
-        for peer in self.peers:
-            peer.end()
-        self._account.abandon()
+        for session in self.sessions:
+            session.clear()
+        self._counter.discard()
 
-    def gone(self, client: int, what: str) -> RunError:
-        """That a run cannot go on without a client."""
+    def absence_error(self, client: int, what: str) -> RunError:
+        """The error that a run cannot go on without a client."""
         return RunError(
-            f"client {client} sent nothing for {self.patience.seconds:g} s in {what}; "
+            f"client {client} sent nothing for {self.policy.seconds:g} s in {what}; "
             "start it again and then this server, or give it a longer --wait"
         )
 
 
-def _parcel(state: State) -> Parcel | None:
-    if state.client is None or state.digest == BEGINNING:
+def _update(state: ServerState) -> ModelUpdate | None:
+    if state.client is None or state.digest == INITIAL_WEIGHTS:
         return None
-    return Parcel(*parcel(state.client, Place(0, 0, 0)))
+    return ModelUpdate(*weights_message(state.client, Place(0, 0, 0)))

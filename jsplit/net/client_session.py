@@ -1,60 +1,61 @@
 """One client as the server knows it, connected or not.
 
 A thread for each connection reads what the client sends, checks it and puts it in
-order; the training's thread takes it from there and answers. A line that breaks takes
-nothing with it: the client says hello again and is told where to go on.
+order; the training's thread takes it from there and answers. A channel that breaks
+takes nothing with it: the client says hello again and is told where to go on.
 """
 
 import collections
+import dataclasses
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jsplit.errors import Refusal
-from jsplit.net.account import Account
-from jsplit.net.channel import Line, Lost
+from jsplit.net.channel import Channel, ConnectionLost
+from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.typing import SYNC
 from jsplit.wire.messages import (
-    EXAMINE,
-    NOBODY,
+    EVALUATE,
+    UNNAMED,
+    ClientWeights,
     Done,
     Hello,
-    Kept,
     Message,
-    Part,
     Plan,
     Tensor,
-    write,
+    WeightsKept,
+    write_message,
 )
 
-WINDOW = 8
+UNPROCESSED_LIMIT = 8
 """Messages of one client that may wait for the training; then the client waits."""
 
-SHELF = 4
-"""Client parts that a client keeps in its folder: those it met last."""
+STORED_WEIGHTS = 4
+"""How many client weights a client keeps in its folder: those that it had last."""
 
 
-class Absent(Exception):
+class ClientAbsent(Exception):
     """A client has not sent what is due in the time that it is given."""
 
 
-class Restarted(Exception):
+class ClientRestarted(Exception):
     """A client lost what it had computed of an epoch; all must begin it again."""
 
 
-class Parcel(NamedTuple):
-    """A client part, ready to be sent.
+class ModelUpdate(NamedTuple):
+    """Client weights, ready to be sent.
 
     Attributes:
         message: with its digest and compressed arrays.
         plain: bytes of the arrays.
     """
 
-    message: Part
+    message: ClientWeights
     plain: int
 
 
-class Checked(NamedTuple):
+class CheckedMessage(NamedTuple):
     """What the training takes from a message.
 
     Attributes:
@@ -72,18 +73,18 @@ class Task:
     Args:
         plan: that announces it; its number is 0.
         length: messages that the client owes.
-        check: `(number, message) -> Checked`, or a `Refusal`.
-        parcel: the part to begin with, for a client that lacks it; None where only
-            the client has it.
-        due: whether a client that nothing has happened to lacks it.
+        check: `(number, message) -> CheckedMessage`, or a `Refusal`.
+        update: the weights to begin with, for a client that lacks them; None where
+            only the client has them.
+        due: whether a client that nothing has happened to lacks those weights.
     """
 
     def __init__(
         self,
         plan: Plan,
         length: int,
-        check: Callable[[int, Message], Checked],
-        parcel: Parcel | None,
+        check: Callable[[int, Message], CheckedMessage],
+        update: ModelUpdate | None,
         *,
         due: bool = False,
     ):
@@ -91,7 +92,7 @@ class Task:
         self.due = due
         self.length = length
         self.check = check
-        self.parcel = parcel
+        self.update = update
         self.read = 0
         self.announced = False
         self.answer: tuple[Tensor, int] | None = None  # and its payload's plain bytes
@@ -99,169 +100,175 @@ class Task:
 
     @property
     def evaluation(self) -> bool:
-        """Whether it is for a score."""
-        return self.plan.state == EXAMINE
+        """Whether the task is for a score."""
+        return self.plan.state == EVALUATE
 
     def goes_on_without_memory(self) -> bool:
         """Whether a client that lost its memory can go on where it was."""
         return self.plan.state != SYNC or self.read in (0, self.length)
 
 
-class Peer:
-    """A client of the run.
+class ClientSession:
+    """A client of the run, over all its connections.
 
     Args:
         client: its number.
-        account: of what crosses.
-        notify: takes a line for people.
+        counter: counts what crosses.
+        notify: takes a line of text for people.
     """
 
-    def __init__(self, client: int, account: Account, notify: Callable[[str], None]):
+    def __init__(
+        self, client: int, counter: TrafficCounter, notify: Callable[[str], None]
+    ):
         self.client = client
-        self._account = account
+        self._counter = counter
         self._notify = notify
         self._changed = threading.Condition()
-        self._line: Line | None = None
-        self._token = NOBODY
-        self._held: collections.deque[bytes] = collections.deque(maxlen=SHELF)
+        self._channel: Channel | None = None
+        self._token = UNNAMED
+        self._stored: collections.deque[bytes] = collections.deque(
+            maxlen=STORED_WEIGHTS
+        )
         self._task: Task | None = None
         self._newest = (-1, -1)  # epoch and task of the last one
         self._room = 0  # messages that its tasks so far had, less those that came
         self._done: Done | None = None
         self._ended = False  # whether it was told so
-        self._inbox: collections.deque[Any] = collections.deque()
+        self._checked: collections.deque[Any] = collections.deque()
         self._restarted = False
 
     @property
     def connected(self) -> bool:
-        """Whether there is a line to it."""
-        return self._line is not None
+        """Whether there is a channel to the client."""
+        return self._channel is not None
 
-    def knows(self, token: bytes) -> bool:
+    def is_same_process(self, token: bytes) -> bool:
         """Whether the token is that of the client's present process.
 
         Raises:
             Refusal: IN_USE if it is not, and the present process is connected.
         """
         with self._changed:
-            known = token != NOBODY and token == self._token
-            if not known and self._line is not None:
+            known = token != UNNAMED and token == self._token
+            if not known and self._channel is not None:
                 raise Refusal(
                     "IN_USE",
                     f"client {self.client} is connected already from "
-                    f"{self._line.peer}; stop that one, or wait until it is found "
+                    f"{self._channel.remote}; stop that one, or wait until it is found "
                     "to be gone",
                 )
             return known
 
-    def attach(self, line: Line, token: bytes, hello: Hello, *, live: bool) -> None:
-        """Gives the client a line, and tells it where to go on.
+    def attach(
+        self, channel: Channel, token: bytes, hello: Hello, *, live: bool
+    ) -> None:
+        """Gives the client a channel, and tells it where to go on.
 
         Args:
-            line: on which it has been welcomed.
+            channel: on which it has been welcomed.
             token: that it was given there.
             hello: what it said there.
             live: whether it is the same process as before.
         """
         with self._changed:
-            before, self._line = self._line, line
+            before, self._channel = self._channel, channel
             self._token = token
-            self._held.clear()
-            self._held.extend(hello.held[-SHELF:])
+            self._stored.clear()
+            self._stored.extend(hello.stored[-STORED_WEIGHTS:])
             task = self._task
             if task and not live and not task.goes_on_without_memory():
                 self._restarted = True
             elif task:
                 same = live and hello.task == task.plan.place.task
-                self._tell(task, hello.answered if same else 0)
+                self._announce(task, hello.answered if same else 0)
             elif self._done:
-                self._tell_end(self._done)
+                self._send_done(self._done)
             self._changed.notify_all()
         if before is not None:
             before.close(Refusal("SUPERSEDED", "the client made a newer connection"))
 
-    def detach(self, line: Line) -> bool:
-        """Forgets a line that is broken; whether it was the present one."""
+    def detach(self, channel: Channel) -> bool:
+        """Forgets a broken channel; returns whether it was the present one."""
         with self._changed:
-            if self._line is not line:
+            if self._channel is not channel:
                 return False
-            self._line = None
+            self._channel = None
             self._changed.notify_all()
             return True
 
     def drop(self) -> None:
-        """Breaks the line, of a client that is connected and does nothing."""
+        """Closes the channel of a client that is connected and does nothing."""
         with self._changed:
-            line = self._line
-        if line is not None:
-            line.close(Refusal("IDLE", "nothing came in the time that is given"))
-            self.detach(line)
+            channel = self._channel
+        if channel is not None:
+            channel.close(Refusal("IDLE", "nothing came in the time that is given"))
+            self.detach(channel)
 
-    def begin(self, task: Task) -> None:
-        """Asks the client for something; what it was asked for before is void."""
+    def assign(self, task: Task) -> None:
+        """Asks the client for something, in place of what it was asked for before."""
         with self._changed:
             self._task = task
             self._newest = task.plan.place[:2]
             self._room += task.length
-            self._inbox.clear()
+            self._checked.clear()
             self._restarted = False
-            self._tell(task)
+            self._announce(task)
             self._changed.notify_all()
 
-    def end(self) -> None:
-        """The client owes nothing."""
+    def clear(self) -> None:
+        """Drops the task: the client owes nothing."""
         with self._changed:
             self._task = None
-            self._inbox.clear()
+            self._checked.clear()
             self._changed.notify_all()
 
-    def take(self, timeout: float) -> Any:
-        """The next that the client owes, as its task's check made it.
+    def next_message(self, timeout: float) -> Any:
+        """Returns the next message that the client owes, as its task's check made it.
 
         Raises:
-            Absent: if nothing came in that many seconds.
-            Restarted: if the client cannot go on with its task.
+            ClientAbsent: if nothing came in that many seconds.
+            ClientRestarted: if the client cannot go on with its task.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._inbox or self._restarted, timeout)
+            self._changed.wait_for(lambda: self._checked or self._restarted, timeout)
             if self._restarted:
-                raise Restarted(self.client)
-            if not self._inbox:
-                raise Absent(self.client)
-            value = self._inbox.popleft()
+                raise ClientRestarted(self.client)
+            if not self._checked:
+                raise ClientAbsent(self.client)
+            value = self._checked.popleft()
             self._changed.notify_all()
             return value
 
     def answer(self, reply: Tensor, plain: int) -> None:
-        """Answers what was taken last, unless who asked was killed since."""
+        """Answers the last message, unless its sender was killed since."""
         with self._changed:
             assert self._task is not None
             self._task.answer, self._task.answered = (reply, plain), False
             if not self._restarted:  # The process that came back knows of no task yet.
                 self._send_answer(self._task)
 
-    def hand(self, parcel: Parcel) -> None:
-        """Gives the client a part beyond its task; one that is away gets it later."""
+    def send_update(self, update: ModelUpdate) -> None:
+        """Sends weights beyond the task; a client that is away gets them later."""
         with self._changed:
-            if parcel.message.digest not in self._held and self._send(*parcel):
-                self._hold(parcel.message.digest)
+            if update.message.digest not in self._stored and self._send(*update):
+                self._note_stored(update.message.digest)
             else:
-                self._account.spare(*parcel)
+                self._counter.add_saved(*update)
 
     def finish(self, done: Done) -> None:
         """Tells the client that the run is over, now or when it comes back."""
         with self._changed:
             self._task, self._done = None, done
-            self._tell_end(done)
+            self._send_done(done)
 
-    def read(self, line: Line, message: Message, length: int) -> None:
-        """Takes in a message of the client's.
+    def receive(self, channel: Channel, message: Message, length: int) -> None:
+        """Takes in a message from the client.
 
         Raises:
             Refusal: if it is not the one that is due, or not as was agreed.
-            Lost: if the client has made a newer line.
+            ConnectionLost: if the client has made a newer channel.
         """
-        if not isinstance(message, Tensor | Part | Kept):
+        if not isinstance(message, Tensor | ClientWeights | WeightsKept):
             raise Refusal("UNEXPECTED", f"{type(message).__name__} after the hello")
         with self._changed:
             place, task = message.place, self._task
@@ -270,7 +277,7 @@ class Peer:
                 self._room -= 1
                 if self._room < 0:
                     raise Refusal("SEQUENCE", "more of older tasks than those had")
-                self._account.add(message, length, up=True, repeated=True)
+                self._counter.add(message, length, up=True, repeated=True)
                 return
             if task is None or place != task.plan.place._replace(number=task.read):
                 due = "nothing" if task is None else task.plan.place
@@ -281,55 +288,55 @@ class Peer:
         with self._changed:
             self._changed.wait_for(
                 lambda: (
-                    len(self._inbox) < WINDOW
+                    len(self._checked) < UNPROCESSED_LIMIT
                     or self._task is not task
-                    or self._line is not line
+                    or self._channel is not channel
                 )
             )
-            if self._line is not line:
-                raise Lost("superseded")
+            if self._channel is not channel:
+                raise ConnectionLost("superseded")
             if self._task is not task:
                 self._room -= 1
-                self._account.add(message, length, up=True, repeated=True)
+                self._counter.add(message, length, up=True, repeated=True)
                 return
-            self._account.add(
+            self._counter.add(
                 message, length, checked.plain, up=True, evaluation=task.evaluation
             )
             task.read += 1
             self._room -= 1
-            if isinstance(message, Part | Kept):
-                self._hold(message.digest)
-            self._inbox.append(checked.value)
+            if isinstance(message, ClientWeights | WeightsKept):
+                self._note_stored(message.digest)
+            self._checked.append(checked.value)
             self._changed.notify_all()
 
-    def _tell(self, task: Task, answered: int = 0) -> None:
+    def _announce(self, task: Task, answered: int = 0) -> None:
         """Announces a task, or where to go on with it after so many answers."""
-        if self._line is None:
+        if self._channel is None:
             return
-        digest = task.plan.part
-        if digest not in self._held and any(digest):
-            if task.parcel is None:
-                line, self._line = self._line, None
+        digest = task.plan.weights
+        if digest not in self._stored and any(digest):
+            if task.update is None:
+                channel, self._channel = self._channel, None
                 refusal = Refusal(
                     "NO_COMMON_POINT",
-                    f"client {self.client} has no longer the part that the run "
-                    "stands at; give it the --workdir that it trained in",
+                    f"client {self.client} no longer has the weights that the "
+                    "run stands at; give it the --workdir that it trained in",
                 )
                 self._notify(f"refused client {self.client}: {refusal}")
-                line.close(refusal)
+                channel.close(refusal)
                 return
-            if self._send(*task.parcel, repeated=not task.due):
-                self._hold(digest)
+            if self._send(*task.update, repeated=not task.due):
+                self._note_stored(digest)
                 task.due = False
         elif any(digest):
             if task.due:
-                assert task.parcel is not None
-                self._account.spare(*task.parcel)
-            self._hold(digest)
+                assert task.update is not None
+                self._counter.add_saved(*task.update)
+            self._note_stored(digest)
             task.due = False
         place = task.plan.place._replace(number=task.read)
         if self._send(
-            task.plan._replace(place=place),
+            dataclasses.replace(task.plan, place=place),
             None,
             repeated=task.announced,
             evaluation=task.evaluation,
@@ -338,7 +345,7 @@ class Peer:
         if task.answer and answered <= task.answer[0].place.number:
             self._send_answer(task)
 
-    def _tell_end(self, done: Done) -> None:
+    def _send_done(self, done: Done) -> None:
         if self._send(done, None, repeated=self._ended):
             self._ended = True
 
@@ -356,14 +363,14 @@ class Peer:
         repeated: bool = False,
         evaluation: bool = False,
     ) -> bool:
-        if self._line is None:
+        if self._channel is None:
             return False
-        data = write(message)
+        data = write_message(message)
         try:
-            self._line.send(data)
-        except Lost:
+            self._channel.send(data)
+        except ConnectionLost:
             return False  # Its own thread finds out, and makes it absent.
-        self._account.add(
+        self._counter.add(
             message,
             len(data),
             plain,
@@ -373,7 +380,7 @@ class Peer:
         )
         return True
 
-    def _hold(self, digest: bytes) -> None:
-        if digest in self._held:
-            self._held.remove(digest)
-        self._held.append(digest)
+    def _note_stored(self, digest: bytes) -> None:
+        if digest in self._stored:
+            self._stored.remove(digest)
+        self._stored.append(digest)

@@ -1,4 +1,4 @@
-"""The client's own durable memory: its newest parts, each under its digest."""
+"""What a client keeps on disk: its newest weights, each under their digest."""
 
 import contextlib
 import os
@@ -8,22 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jsplit.errors import InputError, Refusal, RunError
-from jsplit.net.client_session import SHELF
+from jsplit.net.client_session import STORED_WEIGHTS
 from jsplit.runtime.atomic import write_bytes
 from jsplit.typing import PyTree
-from jsplit.wire import digest_of, part_bytes, part_of
-from jsplit.wire.messages import NAME_BYTES, NOBODY
+from jsplit.wire import digest_of, weights_from_bytes, weights_to_bytes
+from jsplit.wire.messages import NAME_BYTES, UNNAMED
 
 _SUFFIX = ".part"
 
 _OURS = re.compile(r"([0-9a-f]{32}\.part|run|over)((\.[0-9a-f]{32})?\.tmp)?")
 
 
-class Shelf:
-    """Client parts in a folder of the client's; what it holds survives `kill -9`.
+class ClientStateStore:
+    """Client weights in a folder of the client's, which survive `kill -9`.
 
-    A part is written under a temporary name, synced and renamed. A torn one cannot
-    come about, and one that is damaged later is not offered.
+    Weights are written under a temporary name, synced and renamed, so no torn file can
+    come about. Those that are damaged later are not offered to the server.
 
     Args:
         folder: of this client and this run alone, held by this process; made if
@@ -60,66 +60,68 @@ class Shelf:
                 f"--workdir {folder}: {error.strerror}; name another folder"
             ) from error
         whole.sort(key=lambda path: path.stat().st_mtime_ns)
-        self._held = [bytes.fromhex(path.stem) for path in whole]
+        self._stored = [bytes.fromhex(path.stem) for path in whole]
 
     @property
-    def held(self) -> tuple[bytes, ...]:
-        """Digests, the newest last."""
-        return tuple(self._held[-SHELF:])
+    def stored(self) -> tuple[bytes, ...]:
+        """The digests of the weights, the newest last."""
+        return tuple(self._stored[-STORED_WEIGHTS:])
 
     @property
     def run(self) -> bytes:
-        """The run that the folder belongs to; `NOBODY` while it belongs to none."""
+        """The run that the folder belongs to; `UNNAMED` while it belongs to none."""
         path = self._folder / "run"
-        name = path.read_bytes() if path.exists() else NOBODY
-        return name if len(name) == NAME_BYTES else NOBODY
+        name = path.read_bytes() if path.exists() else UNNAMED
+        return name if len(name) == NAME_BYTES else UNNAMED
 
-    def belong_to(self, run: bytes) -> None:
-        """From now on the folder is this run's."""
+    def bind_to_run(self, run: bytes) -> None:
+        """Notes that the folder belongs to this run."""
         if self.run != run:
             self._write(self._folder / "run", run)
 
-    def ending(self, settings: str) -> bytes:
-        """What `end` was given with these settings; empty before, or with others."""
+    def result(self, settings: str) -> bytes:
+        """What `save_result` was given with these settings; empty without it."""
         path, asked = self._folder / "over", digest_of(settings.encode())
         kept = path.read_bytes() if path.exists() else b""
         return kept.removeprefix(asked) if kept.startswith(asked) else b""
 
-    def end(self, settings: str, message: bytes) -> None:
-        """Keeps the server's word that the run with these settings is over."""
+    def save_result(self, settings: str, message: bytes) -> None:
+        """Keeps the server's message that the run with these settings is over."""
         self._write(self._folder / "over", digest_of(settings.encode()) + message)
 
-    def put(self, part: PyTree) -> bytes:
-        """Keeps a part; returns its digest. The oldest beyond `SHELF` goes."""
-        data = part_bytes(part)
+    def save(self, weights: PyTree) -> bytes:
+        """Stores weights, drops the oldest beyond the limit; returns their digest."""
+        data = weights_to_bytes(weights)
         digest = digest_of(data)
-        if digest not in self._held:
+        if digest not in self._stored:
             self._write(self._path(digest), data)
-        self.use(digest)
+        self.mark_used(digest)
         return digest
 
-    def use(self, digest: bytes) -> None:
-        """Counts a part as the newest."""
-        if digest in self._held:
-            self._held.remove(digest)
+    def mark_used(self, digest: bytes) -> None:
+        """Counts these weights as the newest."""
+        if digest in self._stored:
+            self._stored.remove(digest)
             with self._usable():
                 os.utime(self._path(digest))
-        self._held.append(digest)
-        while len(self._held) > SHELF:
+        self._stored.append(digest)
+        while len(self._stored) > STORED_WEIGHTS:
             with self._usable():
-                self._path(self._held.pop(0)).unlink(missing_ok=True)
+                self._path(self._stored.pop(0)).unlink(missing_ok=True)
 
-    def get(self, digest: bytes, like: PyTree) -> PyTree:
-        """A part that is held; `like` has its structure, shapes and dtypes.
+    def load(self, digest: bytes, like: PyTree) -> PyTree:
+        """Loads weights that are stored; `like` has their structure, shapes and dtypes.
 
         Raises:
-            Refusal: NO_COMMON_POINT if it is not.
+            Refusal: NO_COMMON_POINT if they are not.
         """
-        if digest not in self._held:
-            raise Refusal("NO_COMMON_POINT", "the server names a part that is not here")
+        if digest not in self._stored:
+            raise Refusal(
+                "NO_COMMON_POINT", "the server names weights that are not here"
+            )
         with self._usable():
             data = self._path(digest).read_bytes()
-        return part_of(data, like)
+        return weights_from_bytes(data, like)
 
     def _write(self, path: Path, data: bytes) -> None:
         with self._usable():

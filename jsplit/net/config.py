@@ -16,69 +16,85 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class LinkConfig:
-    """What server and client both have."""
+    """Settings of the connection that server and client both have."""
 
     certs: Annotated[
-        str | None, argument("This party's folder of those that jsplit certs made.")
+        str | None,
+        argument("Folder with this party's certificates, made by jsplit certs."),
     ] = None
     insecure: Annotated[
         tyro.conf.UseCounterAction[int],
-        argument("No certificates, no encryption: on loopback; said twice, anywhere."),
+        argument(
+            "Use neither certificates nor encryption; given once, this is for "
+            "loopback alone, given twice, for any address."
+        ),
     ] = 0
-    message_limit: Annotated[int, argument("MiB of the largest message.")] = 64
+    message_limit: Annotated[int, argument("Largest message, in MiB.")] = 64
 
 
 @dataclass(frozen=True)
 class ServeConfig(LinkConfig):
-    """`jsplit serve`, beside the run's settings."""
+    """Settings of `jsplit serve` beside those of the run."""
 
-    listen: Annotated[str, argument("HOST:PORT to listen on.")] = "127.0.0.1:7070"
+    listen: Annotated[str, argument("HOST:PORT that the server listens on.")] = (
+        "127.0.0.1:7070"
+    )
     wait: Annotated[
         float,
         argument(
-            "Seconds to wait in A and B for a client that sends nothing, or for labels."
+            "Seconds that the server waits in A and B for a client that sends nothing, "
+            "or for a client's labels."
         ),
     ] = 300.0
     absent: Annotated[
-        str, argument("Then: stop the run, or skip the client for the epoch.")
+        str,
+        argument(
+            "What the server does after --wait: stop (it stops the run) or skip (the "
+            "epoch goes on without the client)."
+        ),
     ] = "stop"
     greeting: Annotated[
-        float, argument("Seconds that a connection has to say who it is.")
+        float, argument("Seconds within which a connection must say hello.")
     ] = 10.0
     linger: Annotated[
-        float, argument("Seconds at the end in which clients can fetch the result.")
+        float,
+        argument("Seconds that the server waits at the end for clients to hear of it."),
     ] = 60.0
     evaluate: Annotated[
         int,
-        argument("Score the held-out set after every so many epochs; 0: at the end."),
+        argument("Epochs between scores of the held-out set; 0 scores it at the end."),
     ] = 0
     examples_limit: Annotated[
-        int, argument("Training examples that one client may have.")
+        int, argument("Most training examples that one client may have.")
     ] = 1_000_000
     memory_limit: Annotated[
-        int, argument("MiB that the stored activations of all clients may take.")
+        int, argument("Most memory for the stored activations of all clients, in MiB.")
     ] = 8192
 
 
 @dataclass(frozen=True)
 class JoinConfig(LinkConfig):
-    """`jsplit join`, beside the run's settings."""
+    """Settings of `jsplit join` beside those of the run."""
 
     server: Annotated[str, argument("HOST:PORT of the server.")] = "127.0.0.1:7070"
     client: Annotated[int, argument("This client's number, from 0.")] = 0
     own_data: Annotated[
         bool,
-        argument("All of --dataset is this client's; else its share of a common one."),
+        argument(
+            "Take all of --dataset as this client's own, not its share of a common one."
+        ),
     ] = False
     patience: Annotated[
-        float, argument("Seconds without a server after which to give up.")
+        float,
+        argument("Seconds without a server after which the client gives up."),
     ] = 600.0
     link: Annotated[
-        str | None, argument("Simulate a slow link, like 10mbit/40ms (one way).")
+        str | None,
+        argument("Simulate a slow link, such as 10mbit/40ms (rate, one-way delay)."),
     ] = None
 
 
-def check(config: ServeConfig | JoinConfig) -> None:
+def check_network(config: ServeConfig | JoinConfig) -> None:
     """Refuses what cannot be used.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Lines over gRPC: one bidirectional stream for each client, under mutual TLS.
+"""Channels over gRPC: a bidirectional stream for each client, under mutual TLS.
 
-The messages are ours, byte for byte; gRPC carries them, and its HTTP/2 keeps order,
-limits their size and lets a slow reader slow the writer down. Keepalive alone does not
-notice a peer that hangs while its system still acknowledges: the ping's own time-out
-does, so all three are set.
+The messages are those of `jsplit.wire`, byte for byte; gRPC carries them. Its HTTP/2
+keeps order, limits their size and lets a slow reader slow the writer down. Keepalive
+alone does not notice a party that hangs while its system still acknowledges: the ping's
+own time-out does, so all three are set.
 """
 
 import contextlib
@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import grpc
 
 from jsplit.errors import InputError, Refusal
-from jsplit.net.admission import EACH
-from jsplit.net.channel import Inbox, Line, Lost
-from jsplit.net.handshake import Keys, refusal_of
+from jsplit.net.admission import CONNECTIONS_PER_CLIENT
+from jsplit.net.channel import Channel, ConnectionLost, MessageQueue
+from jsplit.net.credentials import Credentials
+from jsplit.net.tls_diagnosis import tls_refusal
 
 METHOD = "/jsplit.v1.Split/Train"
 REFUSED = "jsplit-refusal"
@@ -28,7 +29,7 @@ IDENTITY = re.compile(r"jsplit://client/(\d{1,5})")
 """In a client's certificate, as a URI among its alternative names."""
 
 KEEPALIVE, PING_TIMEOUT = 10_000, 5_000
-"""Milliseconds between pings on a line, and until the answer to one is missed."""
+"""Milliseconds between pings on a channel, and until the answer to one is missed."""
 
 UNREAD = 16
 """Messages to a client that may wait; it reads each before it is sent more."""
@@ -62,13 +63,14 @@ def _options(limit: int) -> list[tuple[str, int]]:
     ]
 
 
-class _ServerLine:
+class _ServerChannel:
     """The server's end of a stream; gRPC's thread for it sends what is put here."""
 
     def __init__(self, requests: Iterator[bytes], context: grpc.ServicerContext):
-        self.peer = context.peer()
-        self.out = Inbox(limit=UNREAD + 1)
-        self._in = Inbox(limit=2)  # Nothing is known of their size but the limit.
+        self.remote = context.peer()
+        self.out = MessageQueue(limit=UNREAD + 1)
+        # Nothing is known of the size of these messages but the limit.
+        self._in = MessageQueue(limit=2)
         self._context = context
         threading.Thread(target=self._read, args=(requests,), daemon=True).start()
 
@@ -76,26 +78,26 @@ class _ServerLine:
         try:
             for data in requests:
                 self._in.put(data)
-        except (grpc.RpcError, Lost):
-            pass  # Said by the end, whatever it was.
-        # What gRPC raises for a stream that broke is a bare Exception.
+        except (grpc.RpcError, ConnectionLost):
+            pass  # Whatever it was, the reader hears that the connection broke.
+        # gRPC raises a bare Exception for a stream that broke.
         except Exception:  # noqa: BLE001
             pass
         finally:
-            self._in.close(Lost("the connection broke"))
+            self._in.close(ConnectionLost("the connection broke"))
 
     def send(self, data: bytes) -> None:
-        """As `Line.send`; a client that does not read loses its line."""
+        """As `Channel.send`; a client that does not read loses its channel."""
         if self.out.waiting >= UNREAD:
             self.close(Refusal("IDLE", f"{UNREAD} messages were sent and not read"))
         self.out.put(data)
 
     def receive(self, timeout: float | None = None) -> bytes:
-        """As `Line.receive`."""
+        """As `Channel.receive`."""
         return self._in.get(timeout)
 
     def close(self, reason: Refusal | None = None) -> None:
-        """As `Line.close`."""
+        """As `Channel.close`."""
         self.out.close(reason)
         self._in.close()
 
@@ -113,51 +115,53 @@ class Listener(NamedTuple):
 
 
 @contextlib.contextmanager
-def listening(
+def serve(
     address: str,
-    keys: Keys | None,
+    credentials: Credentials | None,
     clients: int,
     limit: int,
-    admit: Callable[[Line, int | None], None],
+    handle_connection: Callable[[Channel, int | None], None],
 ) -> Iterator[Listener]:
-    """Listens for clients until left.
+    """Serves clients until the context is left.
 
     Args:
         address: `HOST:PORT`; port 0 takes a free one.
-        keys: for mutual TLS; None for none at all.
+        credentials: for mutual TLS; None to go without TLS.
         clients: how many there may be.
         limit: bytes of a message.
-        admit: serves a line until it ends; also given the client that the certificate
-            names, None without certificates.
+        handle_connection: serves a channel until it ends. It is also given the client
+            that the certificate names, or None without certificates.
 
     Raises:
-        InputError: if the address cannot be listened on, or the keys are none.
+        InputError: if the address cannot be listened on, or the credentials are none.
     """
 
     def train(
         requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         try:
-            identity = None if keys is None else _identity(context)
+            identity = None if credentials is None else _identity(context)
         except Refusal as refusal:
             _abort(context, refusal)
-        line = _ServerLine(requests, context)
-        context.add_callback(line.close)
-        serving = threading.Thread(target=admit, args=(line, identity), daemon=True)
+        channel = _ServerChannel(requests, context)
+        context.add_callback(channel.close)
+        serving = threading.Thread(
+            target=handle_connection, args=(channel, identity), daemon=True
+        )
         serving.start()
         try:
             while True:
-                yield line.out.get()
-        except Lost:
+                yield channel.out.get()
+        except ConnectionLost:
             return
         except Refusal as refusal:
             _abort(context, refusal)
         finally:
-            line.close()
+            channel.close()
 
     handler = grpc.stream_stream_rpc_method_handler(train)
     name, method = METHOD[1:].split("/")
-    most = EACH * clients + SPARE
+    most = CONNECTIONS_PER_CLIENT * clients + SPARE
     server = grpc.server(
         ThreadPoolExecutor(most),
         options=_options(limit),
@@ -165,14 +169,14 @@ def listening(
         handlers=(grpc.method_handlers_generic_handler(name, {method: handler}),),
     )
     try:
-        if keys is None:
+        if credentials is None:
             port = server.add_insecure_port(address)
         else:
             port = server.add_secure_port(
                 address,
                 grpc.ssl_server_credentials(
-                    [(keys.private, keys.certificate)],
-                    root_certificates=keys.authority,
+                    [(credentials.private_key, credentials.certificate)],
+                    root_certificates=credentials.authority,
                     require_client_auth=True,
                 ),
             )
@@ -203,24 +207,26 @@ def _abort(context: grpc.ServicerContext, refusal: Refusal) -> Any:
     )
 
 
-class _ClientLine:
+class _ClientChannel:
     """The client's end of a stream."""
 
-    def __init__(self, channel: grpc.Channel, address: str, keys: Keys | None):
-        self.peer = address
-        self._keys = keys
-        self._out = Inbox(limit=2)
-        self._in = Inbox()
-        self._call = channel.stream_stream(METHOD)(self._requests())
+    def __init__(
+        self, transport: grpc.Channel, address: str, credentials: Credentials | None
+    ):
+        self.remote = address
+        self._credentials = credentials
+        self._out = MessageQueue(limit=2)
+        self._in = MessageQueue()
+        self._call = transport.stream_stream(METHOD)(self._requests())
         threading.Thread(target=self._read, daemon=True).start()
 
     def _requests(self) -> Iterator[bytes]:
-        with contextlib.suppress(Lost, Refusal):
+        with contextlib.suppress(ConnectionLost, Refusal):
             while True:
                 yield self._out.get()
 
     def _read(self) -> None:
-        reason: Exception = Lost("the server ended the connection")
+        reason: Exception = ConnectionLost("the server ended the connection")
         heard = False
         try:
             for data in self._call:
@@ -228,27 +234,27 @@ class _ClientLine:
                 self._in.put(data)
         except grpc.RpcError as error:
             reason = _reason(error)
-            if isinstance(reason, Lost) and not heard:
-                reason = refusal_of(self.peer, self._keys) or reason
-        except Lost as error:
+            if isinstance(reason, ConnectionLost) and not heard:
+                reason = tls_refusal(self.remote, self._credentials) or reason
+        except ConnectionLost as error:
             reason = error
         finally:
             self._in.close(reason)
             self._out.close(reason)
 
     def send(self, data: bytes) -> None:
-        """As `Line.send`."""
+        """As `Channel.send`."""
         try:
             self._out.put(data)
-        except Lost as error:
+        except ConnectionLost as error:
             raise self._in.reason or error from None
 
     def receive(self, timeout: float | None = None) -> bytes:
-        """As `Line.receive`."""
+        """As `Channel.receive`."""
         return self._in.get(timeout)
 
     def close(self, reason: Refusal | None = None) -> None:
-        """As `Line.close`."""
+        """As `Channel.close`."""
         self._out.close()
         self._in.close()
         self._call.cancel()
@@ -256,7 +262,7 @@ class _ClientLine:
     def finish(self) -> None:
         """Lets what was sent arrive, then ends."""
         self._out.close()
-        with contextlib.suppress(Lost, Refusal, TimeoutError):
+        with contextlib.suppress(ConnectionLost, Refusal, TimeoutError):
             self._in.get(5.0)
         self.close()
 
@@ -275,34 +281,36 @@ def _reason(error: grpc.RpcError) -> Exception:
         )
     if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Refusal("FULL", "the server has no place for another connection")
-    return Lost(" ".join((call.details() or call.code().name).split())[:200])
+    return ConnectionLost(" ".join((call.details() or call.code().name).split())[:200])
 
 
 @contextlib.contextmanager
-def dialled(address: str, keys: Keys | None, limit: int) -> Iterator[_ClientLine]:
-    """A line to the server at an address.
+def connect(
+    address: str, credentials: Credentials | None, limit: int
+) -> Iterator[_ClientChannel]:
+    """Opens a channel to the server at an address.
 
     Args:
         address: `HOST:PORT`.
-        keys: for mutual TLS; None for none at all.
+        credentials: for mutual TLS; None to go without TLS.
         limit: bytes of a message.
 
-    What it receives may be a `Refusal` by either side's TLS, as `refusal_of`.
+    What `receive` raises may be a `Refusal` by either side's TLS, as `tls_refusal`.
     """
-    if keys is None:
-        channel = grpc.insecure_channel(address, options=_options(limit))
+    if credentials is None:
+        transport = grpc.insecure_channel(address, options=_options(limit))
     else:
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=keys.authority,
-            private_key=keys.private,
-            certificate_chain=keys.certificate,
+        tls = grpc.ssl_channel_credentials(
+            root_certificates=credentials.authority,
+            private_key=credentials.private_key,
+            certificate_chain=credentials.certificate,
         )
-        channel = grpc.secure_channel(address, credentials, options=_options(limit))
-    with channel:
-        line = _ClientLine(channel, address, keys)
+        transport = grpc.secure_channel(address, tls, options=_options(limit))
+    with transport:
+        channel = _ClientChannel(transport, address, credentials)
         try:
-            yield line
+            yield channel
         except BaseException:
-            line.close()
+            channel.close()
             raise
-        line.finish()
+        channel.finish()

@@ -12,19 +12,19 @@ import numpy as np
 
 from jsplit import data
 from jsplit.errors import RunError
-from jsplit.net.account import Account
-from jsplit.net.admission import Door
+from jsplit.net.admission import SessionAdmission
+from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.runtime.atomic import write_bytes, write_json
-from jsplit.wire.messages import NAME_BYTES, NOBODY, Hello
+from jsplit.wire.messages import NAME_BYTES, UNNAMED, Hello
 
 MEMBERS, LABELS = "members.json", "labels.npz"
 
 _OF_A_CONNECTION: dict[str, Any] = {
-    "token": NOBODY,
-    "run": NOBODY,
+    "token": UNNAMED,
+    "run": UNNAMED,
     "task": 0,
     "answered": 0,
-    "held": (),
+    "stored": (),
 }
 """What a hello says of its connection, and not of its client."""
 
@@ -47,26 +47,32 @@ def moments_of(hellos: dict[int, Hello]) -> data.Moments:
     return data.moments(pixels, sums)
 
 
-def save(folder: Path, run: bytes, door: Door, account: Account) -> None:
+def save_members(
+    folder: Path, run: bytes, admission: SessionAdmission, counter: TrafficCounter
+) -> None:
     """Keeps who takes part, their labels, and what it cost to learn that."""
-    arrays = {f"client_{client}": labels for client, labels in door.labels.items()}
-    if door.held_out is not None:
-        arrays["held_out"] = door.held_out
+    arrays = {f"client_{client}": labels for client, labels in admission.labels.items()}
+    if admission.held_out is not None:
+        arrays["held_out"] = admission.held_out
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
     write_bytes(folder / LABELS, file.getvalue())
-    hellos = {str(client): hello._asdict() for client, hello in door.hellos.items()}
+    hellos = {
+        str(client): dict(vars(hello)) for client, hello in admission.hellos.items()
+    }
     for hello in hellos.values():
         for name in _OF_A_CONNECTION:
             del hello[name]
     write_json(
         folder / MEMBERS,
-        {"run": run.hex(), "clients": hellos, "account": account.record()},
+        {"run": run.hex(), "clients": hellos, "account": counter.record()},
     )
 
 
-def load(folder: Path, door: Door, account: Account) -> bytes | None:
-    """Takes up what `save` kept; the run's name, or None where nothing is kept.
+def load_members(
+    folder: Path, admission: SessionAdmission, counter: TrafficCounter
+) -> bytes | None:
+    """Takes up what `save_members` kept; the run's name, or None where nothing is kept.
 
     Raises:
         RunError: if what is kept is damaged.
@@ -80,17 +86,17 @@ def load(folder: Path, door: Door, account: Account) -> bytes | None:
             values["image"] = tuple(values["image"])
             values["sums"] = tuple(map(tuple, values["sums"]))
             hello = Hello(**values, **_OF_A_CONNECTION)
-            door.hellos[int(client)] = hello
+            admission.hellos[int(client)] = hello
         # By bytes: NumPy leaves a file open that it cannot read.
         archive = io.BytesIO((folder / LABELS).read_bytes())
         with np.load(archive, allow_pickle=False) as arrays:
-            door.labels = {
+            admission.labels = {
                 client: arrays[f"client_{client}"]
-                for client in door.hellos
+                for client in admission.hellos
                 if f"client_{client}" in arrays
             }
-            door.held_out = arrays["held_out"] if "held_out" in arrays else None
-        account.go_on_from(record["account"])
+            admission.held_out = arrays["held_out"] if "held_out" in arrays else None
+        counter.restore(record["account"])
         return bytes.fromhex(record["run"])
     # Of what is no archive or a torn one NumPy says whatever its libraries do.
     except (

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.steps import Metrics, sum_up, total
-from jsplit.net.account import Account
-from jsplit.net.client_manager import Roster
-from jsplit.net.client_session import Absent
-from jsplit.net.state import Side, State
+from jsplit.core.metrics import Metrics, sum_up, total
+from jsplit.net.client_manager import ClientManager
+from jsplit.net.client_session import ClientAbsent
+from jsplit.net.state import ServerSetup, ServerState
 from jsplit.net.tensors import padded
+from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.typing import Packet
-from jsplit.wire.messages import EXAMINE
+from jsplit.wire.messages import EVALUATE
 
 _TOTAL = jax.jit(total)
 
@@ -27,70 +27,72 @@ class Scorer:
     """Scores what the server and the last client, who has the current part, make.
 
     Args:
-        side: what to compute with.
-        roster: the clients.
-        account: of what crosses.
+        setup: what to compute with.
+        manager: the clients.
+        counter: counts what crosses.
     """
 
-    def __init__(self, side: Side, roster: Roster, account: Account):
-        self._side = side
-        self._roster = roster
-        self._account = account
+    def __init__(
+        self, setup: ServerSetup, manager: ClientManager, counter: TrafficCounter
+    ):
+        self._setup = setup
+        self._manager = manager
+        self._counter = counter
         self._sent: tuple[bytes, list[Packet]] = (b"", [])
         self._score = jax.jit(
             lambda outputs, labels, mask: sum_up(
-                side.loss(outputs, labels), side.correct(outputs, labels), mask
+                setup.loss(outputs, labels), setup.correct(outputs, labels), mask
             )
         )
 
-    def score(self, state: State, labels: np.ndarray) -> Metrics:
+    def score(self, state: ServerState, labels: np.ndarray) -> Metrics:
         """Sums over the held-out set.
 
-        Activations that were sent for the same client part before are used again.
+        Activations that were sent with the same client weights before are used again.
 
         Args:
             state: of both parts.
             labels: of the held-out set, `Int32[m]`.
 
         Raises:
-            Absent: if the client is away, and the run goes on without it.
+            ClientAbsent: if the client is away, and the run goes on without it.
             RunError: if it is away, and the run does not.
             Stopped: if the server was asked to stop.
         """
         if self._sent[0] != state.digest:
             self._sent = (state.digest, self._ask(state, len(labels)))
-        batch, scores = self._side.test_batch, []
+        batch, scores = self._setup.test_batch, []
         for number, packet in enumerate(self._sent[1]):
             some = labels[number * batch : (number + 1) * batch]
             mask = np.arange(min(batch, len(labels))) < len(some)
-            outputs = self._side.steps.server_examine(
+            outputs = self._setup.steps.server_evaluate(
                 state.server, padded(packet, len(mask))
             )
             scores.append(self._score(outputs, np.resize(some, len(mask)), mask))
         return summed(scores)
 
-    def _ask(self, state: State, count: int) -> list[Packet]:
-        batch, roster = self._side.test_batch, self._roster
-        client = len(roster.peers) - 1
-        if client in roster.missing():
-            raise Absent(client)
-        task = roster.ask(
+    def _ask(self, state: ServerState, count: int) -> list[Packet]:
+        batch, manager = self._setup.test_batch, self._manager
+        client = len(manager.sessions) - 1
+        if client in manager.still_absent():
+            raise ClientAbsent(client)
+        task = manager.assign(
             client,
             state,
-            EXAMINE,
+            EVALUATE,
             -(-count // batch),
-            lambda number, message: roster.batch(
+            lambda number, message: manager.check_batch(
                 message, min(batch, count - number * batch)
             ),
         )
         try:
-            packets = [roster.take(client) for _ in range(task.length)]
-        except Absent:
-            roster.call_off()
-            if roster.patience.skip:
-                roster.away |= {client}
+            packets = [manager.next_message(client) for _ in range(task.length)]
+        except ClientAbsent:
+            manager.cancel_tasks()
+            if manager.policy.skip:
+                manager.absent |= {client}
                 raise
-            raise roster.gone(client, "the score") from None
-        roster.peers[client].end()
-        self._account.settle()
+            raise manager.absence_error(client, "the score") from None
+        manager.sessions[client].clear()
+        self._counter.commit()
         return packets

@@ -1,9 +1,9 @@
-"""The server's training: the same algorithm as `protocol`, over lines.
+"""The server's training: the algorithm of `core`, with clients over channels.
 
 An epoch of A or B asks each client for its batches and trains as they come; one of C
 trains on what is stored and needs nobody. An epoch begins from a state that is kept
-until it is over, so that it can be begun again: after a client lost its memory, or went
-away for good. All of it is a function of that state, so the result is the same.
+until it is over, so that it can begin again after a client lost its memory or went away
+for good. All of it is a function of that state, so the result is the same.
 """
 
 import functools
@@ -13,35 +13,65 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.algorithm import offline_epoch
-from jsplit.core.schedule import client_keys, order_of, server_key
-from jsplit.core.steps import Metrics
-from jsplit.core.topology import average
+from jsplit.core import schedule
+from jsplit.core.algorithm import learn_from_store
+from jsplit.core.metrics import Metrics
+from jsplit.core.state import SideState
+from jsplit.core.steps import Steps
+from jsplit.core.store import Store
+from jsplit.core.topology import Layout, average
 from jsplit.errors import Refusal
-from jsplit.net.account import Account
-from jsplit.net.client_manager import Roster
-from jsplit.net.client_session import Absent, Checked, Parcel, Restarted, Task
+from jsplit.net.client_manager import ClientManager
+from jsplit.net.client_session import (
+    CheckedMessage,
+    ClientAbsent,
+    ClientRestarted,
+    ModelUpdate,
+    Task,
+)
 from jsplit.net.scoring import summed
-from jsplit.net.state import Side, State
+from jsplit.net.state import ServerSetup, ServerState
 from jsplit.net.store import HostStore
-from jsplit.net.tensors import on_host, padded, parcel, tensor, unpack
+from jsplit.net.tensors import (
+    on_host,
+    padded,
+    read_weights,
+    tensor_message,
+    weights_message,
+)
+from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.typing import OFFLINE, SYNC, Packet
-from jsplit.wire.messages import Kept, Message, Part, Place
+from jsplit.wire.messages import ClientWeights, Message, Place, WeightsKept
 
-_ORDER = jax.jit(order_of, static_argnums=2)
+_PLAN = jax.jit(schedule.plan_client, static_argnums=2)
 _AVERAGE = jax.jit(average)
-_OFFLINE = jax.jit(offline_epoch, static_argnums=(0, 1), static_argnames="padded")
 
 
-class Trainer:
+@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="padded")
+def _offline(
+    steps: Steps,
+    layout: Layout,
+    stored: Store,
+    filled: jax.Array,
+    server: SideState,
+    key: jax.Array,
+    step_size: jax.Array,
+    *,
+    padded: bool,
+) -> tuple[SideState, Metrics]:
+    batches = schedule.plan_offline(key, filled, layout, padded=padded)
+    return learn_from_store(steps, stored, batches, server, step_size)
+
+
+class ServerTrainer:
     """Runs epochs with the clients of a run.
 
     Args:
-        side: what to compute with.
-        roster: the clients.
+        setup: what to compute with.
+        manager: the clients.
         labels: each client's, in its own order, `Int32[size]`.
-        account: of what crosses.
-        notify: takes a line for people.
+        counter: counts what crosses.
+        notify: takes a line of text for people.
 
     Attributes:
         store: what was sent last, of all examples.
@@ -49,24 +79,24 @@ class Trainer:
 
     def __init__(
         self,
-        side: Side,
-        roster: Roster,
+        setup: ServerSetup,
+        manager: ClientManager,
         labels: Sequence[np.ndarray],
-        account: Account,
+        counter: TrafficCounter,
         notify: Callable[[str], None],
     ):
-        self.store = HostStore(side.layout, side.codec, side.smashed_shape)
-        self._side = side
-        self._roster = roster
+        self.store = HostStore(setup.layout, setup.codec, setup.smashed_shape)
+        self._setup = setup
+        self._manager = manager
         self._labels = labels
-        self._account = account
+        self._counter = counter
         self._notify = notify
-        self._update = jax.jit(side.gate.update)
-        self._alone = functools.partial(_OFFLINE, side.steps, side.layout)
+        self._update = jax.jit(setup.gate.update)
+        self._alone = functools.partial(_offline, setup.steps, setup.layout)
 
-    def epoch(
-        self, state: State, step_size: float
-    ) -> tuple[State, Metrics, frozenset[int]]:
+    def run_epoch(
+        self, state: ServerState, step_size: float
+    ) -> tuple[ServerState, Metrics, frozenset[int]]:
         """Runs the next epoch, in the state that the gate names.
 
         Returns:
@@ -78,7 +108,7 @@ class Trainer:
             Stopped: if the server was asked to stop.
         """
         size, absent = jnp.float32(step_size), frozenset[int]()
-        key = jax.random.fold_in(self._side.key, state.epoch)
+        key = schedule.epoch_key(self._setup.key, state.epoch)
         if int(state.gate.state) == OFFLINE:
             server, metrics = self._alone(
                 self.store.on_device(),
@@ -86,43 +116,44 @@ class Trainer:
                 state.server,
                 key,
                 size,
-                padded=self._side.layout.offline_padded or not self.store.full,
+                padded=self._setup.layout.offline_padded or not self.store.full,
             )
             state = state._replace(server=server)
         else:
             state, metrics = self._with_clients(state, key, size)
-            absent = self._roster.away
+            absent = self._manager.absent
         mean = metrics.loss / metrics.examples.astype(jnp.float32)
         gate = self._update(state.gate, mean)
-        self._account.settle()
+        self._counter.commit()
         return state._replace(gate=gate, epoch=state.epoch + 1), metrics, absent
 
     def _with_clients(
-        self, state: State, key: jax.Array, step_size: jax.Array
-    ) -> tuple[State, Metrics]:
-        # Who was away is not waited for again until it is back.
-        absent, everyone = set(self._roster.missing()), len(self._roster.peers)
+        self, state: ServerState, key: jax.Array, step_size: jax.Array
+    ) -> tuple[ServerState, Metrics]:
+        # Nobody waits again for clients that were absent until they are back.
+        absent = set(self._manager.still_absent())
+        everyone = len(self._manager.sessions)
         if len(absent) == everyone:
             absent.clear()
         while True:
             try:
                 result = self._attempt(state, key, step_size, frozenset(absent))
-                self._roster.away = frozenset(absent)
+                self._manager.absent = frozenset(absent)
                 return result
-            except Restarted as error:
+            except ClientRestarted as error:
                 self._notify(
                     f"client {error.args[0]} came back without its memory: epoch "
                     f"{state.epoch + 1} begins again"
                 )
-            except Absent as error:
+            except ClientAbsent as error:
                 client = error.args[0]
-                self._roster.peers[client].drop()
+                self._manager.sessions[client].drop()
                 if (
-                    not self._roster.patience.skip
+                    not self._manager.policy.skip
                     or self.store.lacks(client)
                     or len(absent) + 1 == everyone
                 ):
-                    raise self._roster.gone(
+                    raise self._manager.absence_error(
                         client, f"epoch {state.epoch + 1}"
                     ) from None
                 absent.add(client)
@@ -130,18 +161,18 @@ class Trainer:
                     f"client {client} is gone: epoch {state.epoch + 1} begins again "
                     "without it"
                 )
-            self._roster.call_off()
+            self._manager.cancel_tasks()
 
     def _attempt(
         self,
-        state: State,
+        state: ServerState,
         key: jax.Array,
         step_size: jax.Array,
         absent: frozenset[int],
-    ) -> tuple[State, Metrics]:
+    ) -> tuple[ServerState, Metrics]:
         """One try at an epoch of A or B; `state` is not touched."""
-        layout = self._side.layout
-        keys = client_keys(key, layout)
+        layout = self._setup.layout
+        keys = schedule.client_keys(key, layout)
         sync = int(state.gate.state) == SYNC
         metrics: list[Metrics] = []
         for group in range(layout.groups):
@@ -152,11 +183,11 @@ class Trainer:
             tasks = self._begin(state, keys[group], present, sync)
             orders = {
                 client: np.asarray(
-                    _ORDER(
+                    _PLAN(
                         keys[group][client - members[0]],
-                        self._side.sizes[client],
+                        self._setup.sizes[client],
                         layout.slots,
-                    )
+                    ).order
                 )
                 for client in present
             }
@@ -172,33 +203,33 @@ class Trainer:
                     packets,
                     labels,
                     mask if layout.padded or absent else None,
-                    server_key(key, group * layout.steps + number),
+                    schedule.server_key(key, group, number, layout),
                     step_size,
                 )
                 if sync:
-                    server, found, replies = self._side.steps.server_step_with_reply(
+                    server, found, replies = self._setup.steps.server_step_with_reply(
                         *given
                     )
                     self._answer(tasks, members, replies, number)
                 else:
-                    server, found = self._side.steps.server_step(*given)
+                    server, found = self._setup.steps.server_step(*given)
                 metrics.append(found)
             state = state._replace(server=server)
             state = state._replace(holders=state.holders | set(present))
             if sync:
-                state = self._collect_parts(state, present)
+                state = self._collect_weights(state, present)
             for client in present:
-                self._roster.peers[client].end()
+                self._manager.sessions[client].clear()
         return state, summed(metrics)
 
     def _begin(
-        self, state: State, keys: jax.Array, present: Sequence[int], sync: bool
+        self, state: ServerState, keys: jax.Array, present: Sequence[int], sync: bool
     ) -> dict[int, Task]:
-        layout, tasks = self._side.layout, {}
+        layout, tasks = self._setup.layout, {}
         for client in present:
-            batches = -(-self._side.sizes[client] // layout.batch)
+            batches = -(-self._setup.sizes[client] // layout.batch)
             member = client % layout.members
-            tasks[client] = self._roster.ask(
+            tasks[client] = self._manager.assign(
                 client,
                 state,
                 int(not sync),
@@ -211,23 +242,23 @@ class Trainer:
 
     def _check(
         self, client: int, batches: int, number: int, message: Message
-    ) -> Checked:
-        """What a client sends in an epoch, in the thread of its connection."""
+    ) -> CheckedMessage:
+        """Checks what a client sends in an epoch, in the thread of its connection."""
         if number < batches:
             rows = self._rows(client, number)
-            return self._roster.batch(message, rows)
-        if len(self._roster.peers) == 1:
-            if not isinstance(message, Kept):
-                raise Refusal("UNEXPECTED", "a client alone keeps its part")
-            return Checked((message.digest, None), None)
-        if not isinstance(message, Part):
-            raise Refusal("UNEXPECTED", "a client part is due")
-        part, plain = unpack(message, self._side.client)
-        return Checked((message.digest, part), plain)
+            return self._manager.check_batch(message, rows)
+        if len(self._manager.sessions) == 1:
+            if not isinstance(message, WeightsKept):
+                raise Refusal("UNEXPECTED", "a single client keeps its weights")
+            return CheckedMessage((message.digest, None), None)
+        if not isinstance(message, ClientWeights):
+            raise Refusal("UNEXPECTED", "client weights are due")
+        weights, plain = read_weights(message, self._setup.client)
+        return CheckedMessage((message.digest, weights), plain)
 
     def _rows(self, client: int, number: int) -> int:
-        batch = self._side.layout.batch
-        return min(max(self._side.sizes[client] - number * batch, 0), batch)
+        batch = self._setup.layout.batch
+        return min(max(self._setup.sizes[client] - number * batch, 0), batch)
 
     def _collect(
         self,
@@ -240,21 +271,21 @@ class Trainer:
 
         Padded rows are zeros, as those that nobody sends.
         """
-        layout, side = self._side.layout, self._side
+        layout, setup = self._setup.layout, self._setup
         packets, mask = [], np.zeros((len(members), layout.batch), bool)
         labels = np.zeros((len(members), layout.batch), np.int32)
         for place, client in enumerate(members):
             rows = self._rows(client, number) if client in present else 0
             if rows:
-                packet = self._roster.take(client)
+                packet = self._manager.next_message(client)
                 mask[place, :rows] = True
                 at = slice(number * layout.batch, (number + 1) * layout.batch)
                 own = self._labels[client]
                 labels[place] = own[orders[client][at] % len(own)]
             else:
                 packet = on_host(
-                    np.zeros((0, *side.smashed_shape), side.codec.payload_dtype),
-                    np.zeros(side.codec.header_bytes, np.uint8),
+                    np.zeros((0, *setup.smashed_shape), setup.codec.payload_dtype),
+                    np.zeros(setup.codec.header_bytes, np.uint8),
                 )
             packets.append(padded(packet, layout.batch))
         if not mask.any():
@@ -272,26 +303,30 @@ class Trainer:
                 at = client - members[0]
                 place = task.plan.place._replace(number=number)
                 reply = Packet(payloads[at], headers[at])
-                self._roster.peers[client].answer(
-                    *tensor(self._side.grad_codec, reply, place, rows)
+                self._manager.sessions[client].answer(
+                    *tensor_message(self._setup.grad_codec, reply, place, rows)
                 )
 
-    def _collect_parts(self, state: State, present: Sequence[int]) -> State:
-        """The client part after an epoch of A, or after a client's turn in it."""
-        handed = [self._roster.take(client) for client in present]
-        if handed[0][1] is None or self._side.layout.members == 1:
-            digest, part = handed[0]
+    def _collect_weights(
+        self, state: ServerState, present: Sequence[int]
+    ) -> ServerState:
+        """Takes the weights after an epoch of A, or after a client's turn in it."""
+        received = [self._manager.next_message(client) for client in present]
+        if received[0][1] is None or self._setup.layout.members == 1:
+            digest, weights = received[0]
             return state._replace(
-                digest=digest, client=part, holders=frozenset(present)
+                digest=digest, client=weights, holders=frozenset(present)
             )
         counts = jnp.asarray(
-            [self._side.sizes[client] for client in present], jnp.float32
+            [self._setup.sizes[client] for client in present], jnp.float32
         )
-        parts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p for _, p in handed))
-        mean = _AVERAGE(parts, counts / counts.sum())
-        made = Parcel(*parcel(mean, Place(0, 0, 0)))
+        stacked = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(w for _, w in received)
+        )
+        mean = _AVERAGE(stacked, counts / counts.sum())
+        made = ModelUpdate(*weights_message(mean, Place(0, 0, 0)))
         for client in present:
-            self._roster.peers[client].hand(made)
+            self._manager.sessions[client].send_update(made)
         return state._replace(
             digest=made.message.digest, client=mean, holders=frozenset(present)
         )

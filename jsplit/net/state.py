@@ -6,12 +6,13 @@ from typing import NamedTuple
 import jax
 
 from jsplit.core.gate import Gate, GateState
-from jsplit.core.steps import Party, Steps
+from jsplit.core.state import SideState
+from jsplit.core.steps import Steps
 from jsplit.core.topology import Layout
 from jsplit.typing import Codec
 
 
-class Side(NamedTuple):
+class ServerSetup(NamedTuple):
     """What the server computes with.
 
     Attributes:
@@ -36,28 +37,28 @@ class Side(NamedTuple):
     layout: Layout
     sizes: tuple[int, ...]
     smashed_shape: tuple[int, ...]
-    client: Party
+    client: SideState
     key: jax.Array
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     correct: Callable[[jax.Array, jax.Array], jax.Array]
     test_batch: int
 
 
-class State(NamedTuple):
+class ServerState(NamedTuple):
     """What an epoch begins with.
 
     Attributes:
         server: the server part.
         gate: its state names the state of the epoch.
-        digest: of the current client part.
-        client: that part; None where it never leaves its one client.
-        holders: clients that have it, unless something happened to them.
+        digest: of the current client weights.
+        client: the client part; None where it never leaves its one client.
+        holders: clients that have those weights, unless something happened to them.
         epoch: epochs finished.
     """
 
-    server: Party
+    server: SideState
     gate: GateState
     digest: bytes
-    client: Party | None
+    client: SideState | None
     holders: frozenset[int]
     epoch: int

@@ -1,10 +1,10 @@
-"""What the server received last, on the host, in the layout of `protocol.Store`."""
+"""What the server received last, on the host, as `core.algorithm.Store` has it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.algorithm import Store
+from jsplit.core.store import Store
 from jsplit.core.topology import Layout
 from jsplit.typing import Codec, Packet
 

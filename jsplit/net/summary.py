@@ -2,18 +2,16 @@
 
 from typing import Any
 
-from jsplit.experiment.build import cut_of
 from jsplit.experiment.config import RunConfig
-from jsplit.experiment.summary import plain_of, spent, versions
-from jsplit.net.account import by_kind
-from jsplit.net.run import Run
-from jsplit.net.sockets import Measured
-from jsplit.runtime import device
+from jsplit.experiment.summary import DataFacts, summary_of
+from jsplit.net.server_run import ServerRun
+from jsplit.net.tcp_meter import ByteCounts
+from jsplit.net.traffic_counter import by_kind
 
 
-def _socket(measured: Measured) -> dict[str, Any] | None:
+def _socket(measured: ByteCounts | None) -> dict[str, Any] | None:
     """TCP's bytes beside those of the messages in them; None where nobody counts."""
-    if not measured.messages:
+    if measured is None or not measured.messages:
         return None
     return {
         "tcp_bytes": measured.tcp,
@@ -22,54 +20,50 @@ def _socket(measured: Measured) -> dict[str, Any] | None:
     }
 
 
-def summarize(config: RunConfig, run: Run) -> dict[str, Any]:
+def summarize(
+    config: RunConfig, run: ServerRun, measured: ByteCounts | None = None
+) -> dict[str, Any]:
     """What `summary.json` holds after a networked run.
 
-    `bytes` is the ledger's prediction from the states alone. `counted` is what crossed,
-    by kind, as compressed, of messages that were taken and not refused; `saved` what
-    compression spared of it, so that the sum of both is what was predicted;
-    `difference` is what is left, and is 0 for every kind that the ledger predicts.
-    `absent_epochs` says of each client how many epochs of A and B went on without it;
-    neither it nor its traffic is in the ledger of those, and reductions compare with
-    plain split learning that has everybody. `repeated` is what
-    only disturbances cost, what a server that was killed had not saved too. `socket`
-    has what TCP carried beside the messages in it: TLS, HTTP/2 and gRPC, of this
-    process and the lines that it saw end.
+    It is that of any run; `network` holds what only a networked one counts. There
+    `counted` is what crossed, by kind, as compressed, of messages that were taken and
+    not refused; `saved` what compression spared of it, so that the sum of both is what
+    the ledger predicted (`bytes`, from the states alone); `difference` is what is left,
+    and is 0 for every kind that the ledger predicts. `absent_epochs` says of each
+    client how many epochs of A and B went on without it; neither it nor its traffic is
+    in the ledger of those, and reductions compare with plain split learning that has
+    everybody. `repeated`, in `counted`, is what only disturbances cost, what a server
+    that was killed had not saved too. `socket` has what TCP carried beside the messages
+    in it: TLS, HTTP/2 and gRPC.
+
+    Args:
+        config: of the run.
+        run: that ended.
+        measured: bytes of this process's connections; None where nobody measured them.
     """
-    ledger, hellos = run.ledger, run.door.hellos
+    ledger, hellos = run.ledger, run.admission.hellos
     assert ledger is not None
-    plain = plain_of(ledger.prices, config.epochs)
-    account = run.account
-    crossed, saved = by_kind(account.crossed), by_kind(account.saved)
-    last = run.records[-1]
-    return {
-        "model": config.model,
-        "cut": cut_of(config),
-        "clients": config.clients,
+    counter, clients = run.counter, range(config.clients)
+    crossed, saved = by_kind(counter.crossed), by_kind(counter.saved)
+    examples = [hellos[client].examples for client in clients]
+    held_out = run.admission.held_out
+    facts = DataFacts(
+        name=None,
+        source="held by the clients",
+        train_examples=sum(examples),
+        test_examples=0 if held_out is None else len(held_out),
+        image_shape=hellos[0].image,
+    )
+    network = {
+        "examples_by_client": examples,
         "absent_epochs": [
             sum(client in record["absent"] for record in run.records)
-            for client in range(config.clients)
+            for client in clients
         ],
-        "train_examples": [hellos[n].examples for n in range(config.clients)],
-        "image_shape": list(hellos[0].image),
-        "topology": config.topology,
-        "gate": config.gate,
-        "codec": config.codec,
-        "grad_codec": config.grad_codec,
-        "precision": config.precision,
-        "epochs": config.epochs,
-        "seed": config.seed,
-        "states": ledger.states,
-        "test_accuracy": last.get("test_accuracy"),
-        "train_loss": last["train_loss"],
-        "communication_reduction": ledger.communication_reduction,
-        "client_compute_reduction": ledger.client_compute_reduction,
-        **spent(ledger),
-        "always_a_float32": spent(plain),
         "counted": {
             **crossed,
-            "total": account.total,
-            "repeated": by_kind(account.repeated).get("repeated", {"up": 0, "down": 0}),
+            "total": counter.total,
+            "repeated": by_kind(counter.repeated).get("repeated", {"up": 0, "down": 0}),
         },
         "saved": saved,
         "difference": {
@@ -81,8 +75,6 @@ def summarize(config: RunConfig, run: Run) -> dict[str, Any]:
             }
             for kind, ways in ledger.wire.items()
         },
-        "socket": _socket(run.door.measured),
-        "seconds": last["seconds"],
-        "device": device.describe(),
-        "versions": versions(),
+        "socket": _socket(measured),
     }
+    return summary_of(config, facts, ledger, run.records, network)

@@ -1,4 +1,4 @@
-"""Packets as messages, and messages of a peer that may send anything as packets."""
+"""Packets and weights as messages, and back from whatever a sender may send."""
 
 from collections.abc import Callable
 
@@ -13,16 +13,18 @@ from jsplit.wire import (
     digest_of,
     expand,
     parse,
-    part_bytes,
-    part_of,
     serialize,
+    weights_from_bytes,
+    weights_to_bytes,
 )
-from jsplit.wire.messages import DTYPES, Part, Place, Tensor
+from jsplit.wire.messages import DTYPES, ClientWeights, Place, Tensor
 
 Reader = Callable[[Tensor, int], Packet]
 
 
-def tensor(codec: Codec, packet: Packet, place: Place, rows: int) -> tuple[Tensor, int]:
+def tensor_message(
+    codec: Codec, packet: Packet, place: Place, rows: int
+) -> tuple[Tensor, int]:
     """The message of a batch's first rows, and its payload's bytes if left plain."""
     data = serialize(Packet(packet.payload[:rows], packet.header))
     header, payload = data[: codec.header_bytes], data[codec.header_bytes :]
@@ -37,7 +39,7 @@ def tensor(codec: Codec, packet: Packet, place: Place, rows: int) -> tuple[Tenso
     return message, len(payload)
 
 
-def make_reader(codec: Codec, shape: tuple[int, ...]) -> Reader:
+def make_tensor_reader(codec: Codec, shape: tuple[int, ...]) -> Reader:
     """Reads tensors of examples of this shape: `(message, rows) -> Packet[rows]`.
 
     The packet's arrays are on the host. What it raises is a Refusal: DTYPE, SHAPE,
@@ -89,20 +91,22 @@ def padded(packet: Packet, rows: int) -> Packet:
     return on_host(np.pad(payload, missing), np.asarray(packet.header))
 
 
-def parcel(part: PyTree, place: Place) -> tuple[Part, int]:
-    """The message that hands a client part over, and its bytes if left plain."""
-    data = part_bytes(part)
-    return Part(place, digest_of(data), compress(data)), len(data)
+def weights_message(weights: PyTree, place: Place) -> tuple[ClientWeights, int]:
+    """The message that sends a client's weights, and their bytes if left plain."""
+    data = weights_to_bytes(weights)
+    return ClientWeights(place, digest_of(data), compress(data)), len(data)
 
 
-def unpack(message: Part, like: PyTree) -> tuple[PyTree, int]:
-    """The part that was handed over, and its bytes if left plain.
+def read_weights(message: ClientWeights, like: PyTree) -> tuple[PyTree, int]:
+    """The weights that a message holds, and their bytes if left plain.
 
     Raises:
-        Refusal: SIZE, MALFORMED, NON_FINITE, or DIGEST if it is not what it is named.
+        Refusal: SIZE, MALFORMED, NON_FINITE, or DIGEST if the digest is another.
     """
     length = sum(leaf.nbytes for leaf in jax.tree.leaves(like))
     data = expand(message.body, length)
     if digest_of(data) != message.digest:
-        raise Refusal("DIGEST", "a client part that is not the one that it is named")
-    return part_of(data, like), length
+        raise Refusal(
+            "DIGEST", "client weights that do not have the digest that names them"
+        )
+    return weights_from_bytes(data, like), length

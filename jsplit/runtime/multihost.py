@@ -65,8 +65,7 @@ def joined(
         coordinator: `HOST:PORT` of process 0, or `auto`, where the next two are None.
         process_id: of this process.
         num_processes: of the run.
-        timeout: seconds to wait for the others; without them all, the process ends with
-            exit code 2.
+        timeout: seconds until the process ends with code 2 if they have not all come.
         last_words: takes the line for people before such an end.
 
     Raises:

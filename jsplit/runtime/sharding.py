@@ -51,7 +51,7 @@ class Placement(NamedTuple):
             return None
         return NamedSharding(self.mesh, PartitionSpec(*axes))
 
-    def lay(self, tree: Tree, *axes: Axis) -> Tree:
+    def constrain(self, tree: Tree, *axes: Axis) -> Tree:
         """Inside jit: the same arrays, laid out so."""
         sharding = self.of(*axes)
         if sharding is None:
@@ -81,7 +81,9 @@ class Placement(NamedTuple):
 ONE_DEVICE = Placement()
 
 
-def share_out(members: int, batch: int, devices: Sequence[jax.Device]) -> Placement:
+def make_placement(
+    members: int, batch: int, devices: Sequence[jax.Device]
+) -> Placement:
     """A mesh of these devices: clients side by side first, then each one's batch.
 
     Args:

@@ -1,8 +1,8 @@
-"""What crosses the network: packets, messages, and the lossless stage."""
+"""The format of what crosses the network: packets, messages, lossless compression."""
 
 from jsplit.wire.coder import CODING_BYTES, compress, expand
 from jsplit.wire.packets import label_bytes, parse, serialize
-from jsplit.wire.weights import digest_of, part_bytes, part_of
+from jsplit.wire.weights import digest_of, weights_from_bytes, weights_to_bytes
 
 __all__ = [
     "CODING_BYTES",
@@ -11,7 +11,7 @@ __all__ = [
     "expand",
     "label_bytes",
     "parse",
-    "part_bytes",
-    "part_of",
+    "weights_to_bytes",
+    "weights_from_bytes",
     "serialize",
 ]

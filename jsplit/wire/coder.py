@@ -66,7 +66,7 @@ def expand(data: bytes, length: int) -> bytes:
     """What `compress` was given.
 
     Args:
-        data: its result, from a peer that may send anything.
+        data: its result, from a sender that may send anything.
         length: that the result must have, agreed beforehand.
 
     Raises:

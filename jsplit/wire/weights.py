@@ -1,4 +1,4 @@
-"""A client part as bytes: its arrays one after another, in the order of its tree."""
+"""Client weights as bytes: the arrays one after another, in the order of the tree."""
 
 import hashlib
 
@@ -11,16 +11,16 @@ from jsplit.typing import PyTree
 from jsplit.wire.messages import DIGEST_BYTES
 
 
-def part_bytes(tree: PyTree) -> bytes:
+def weights_to_bytes(tree: PyTree) -> bytes:
     """All leaves in the tree's order, each row-major and little-endian."""
     return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
 
 
-def part_of(data: bytes, like: PyTree) -> PyTree:
-    """The tree that `part_bytes` made bytes of.
+def weights_from_bytes(data: bytes, like: PyTree) -> PyTree:
+    """The tree that `weights_to_bytes` made bytes of.
 
     Args:
-        data: the bytes, from a peer that may send anything.
+        data: the bytes, from a sender that may send anything.
         like: a tree of the same structure, shapes and dtypes.
 
     Raises:
@@ -28,7 +28,9 @@ def part_of(data: bytes, like: PyTree) -> PyTree:
     """
     expected = sum(leaf.nbytes for leaf in jax.tree.leaves(like))
     if len(data) != expected:
-        raise Refusal("SIZE", f"a part of {expected} bytes was agreed, got {len(data)}")
+        raise Refusal(
+            "SIZE", f"weights of {expected} bytes were agreed, got {len(data)}"
+        )
     at = 0
 
     def take(leaf: jax.Array) -> jax.Array:
@@ -38,12 +40,12 @@ def part_of(data: bytes, like: PyTree) -> PyTree:
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.all(
             np.isfinite(array.astype(np.float32))
         ):
-            raise Refusal("NON_FINITE", "a client part with inf or NaN in it")
+            raise Refusal("NON_FINITE", "client weights with inf or NaN in them")
         return jnp.asarray(array.reshape(leaf.shape))
 
     return jax.tree.map(take, like)
 
 
 def digest_of(data: bytes) -> bytes:
-    """The name of the part that has these bytes."""
+    """The digest of the weights that have these bytes."""
     return hashlib.sha256(data).digest()[:DIGEST_BYTES]

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from jsplit.errors import InputError
-from jsplit.runtime.sharding import share_out
+from jsplit.runtime.sharding import make_placement
 from tests.mesh.runs import IDENTITY, SECONDS, TINY, arrays_of, assert_same, on_mesh
 from tests.runs import ROOT, run_here
 
@@ -31,7 +31,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param("one client", marks=pytest.mark.slow), "four clients"]
+)
 def test_a_mesh_of_8_ends_as_one_device_does(
     case, one_device, devices, cache, tmp_path
 ):
@@ -41,6 +43,7 @@ def test_a_mesh_of_8_ends_as_one_device_does(
     assert_same(tmp_path / "run", one_device(*flags), parameters=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clients", [1, 4])
 def test_in_8_bits_a_mesh_of_8_ends_with_the_bits_of_one_device_where_sums_are_exact(
     clients, devices
@@ -64,6 +67,7 @@ def places(codes):
     return np.where(codes < 128, codes, 128 - codes)
 
 
+@pytest.mark.slow
 def test_one_step_of_a_network_in_8_bits_on_a_mesh_of_8_changes_few_codes_by_one(
     one_device, devices, cache, tmp_path
 ):
@@ -108,6 +112,7 @@ for leaf in jax.tree.leaves(state):
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_8_devices_goes_on_on_1_and_on_4_and_back(
     one_device, devices, cache, tmp_path
 ):
@@ -157,6 +162,7 @@ print(program.as_text())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clients", [1, 4])
 def test_no_device_ever_gets_the_whole_store(clients, devices):
     devices(8)
@@ -205,4 +211,4 @@ def test_no_device_ever_gets_the_whole_store(clients, devices):
 )
 def test_what_cannot_be_shared_equally_is_refused(members, batch, count, problem):
     with pytest.raises(InputError, match=problem):
-        share_out(members, batch, [None] * count)
+        make_placement(members, batch, [None] * count)

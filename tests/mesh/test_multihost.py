@@ -115,6 +115,7 @@ def test_what_one_refuses_all_refuse_with_its_reason():
             assert (code, said.splitlines()[-1]) == (2, reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [0, 1])
 def test_one_that_fails_alone_gives_its_reason_and_the_other_ends(failing):
     whats = ["fail" if place == failing else "work" for place in range(2)]
@@ -125,6 +126,7 @@ def test_one_that_fails_alone_gives_its_reason_and_the_other_ends(failing):
     check_ended_for_another(*both[1 - failing])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_one_is_killed_the_other_ends(killed):
     with members("work", "work") as processes:

@@ -39,6 +39,7 @@ def test_two_processes_end_as_one_device_does_and_only_one_writes(
     assert len(list((path / "tensorboard").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_signal_to_either_process_stops_both_and_both_go_on(
     one_device, devices, cache, tmp_path
 ):
@@ -58,6 +59,7 @@ def test_a_signal_to_either_process_stops_both_and_both_go_on(
     assert_same(path, one_device(*IDENTITY), parameters=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_when_one_process_is_killed_the_other_ends_and_both_can_go_on(
     killed, one_device, devices, cache, tmp_path
@@ -77,6 +79,7 @@ def test_when_one_process_is_killed_the_other_ends_and_both_can_go_on(
     assert_same(path, one_device(*IDENTITY), parameters=2e-5)
 
 
+@pytest.mark.slow
 def test_when_nobody_reads_what_process_0_prints_both_end(devices, cache, tmp_path):
     devices(1)
     with pair(*TINY, "--workdir", tmp_path / "run", cache=cache) as processes:
@@ -87,6 +90,7 @@ def test_when_nobody_reads_what_process_0_prints_both_end(devices, cache, tmp_pa
     assert other != 1 or GONE in unsaid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["auto", "gpu"])
 def test_a_device_that_does_not_start_is_refused_as_on_one_process(
     name, cache, tmp_path
@@ -102,6 +106,7 @@ def test_a_device_that_does_not_start_is_refused_as_on_one_process(
     assert files_under(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_both_in_one_line(devices, cache, tmp_path):
     devices(1)
     flags = (*TINY, "--learning-rate", 1e30, "--workdir", tmp_path / "run")

@@ -26,7 +26,7 @@ def told_by_gradients(run: Ended, private: View, public: View) -> float:
 
 def _gradients(run: Ended, view: View) -> np.ndarray:
     """Of unit length, `[n, values]`."""
-    codec = CODECS[run.experiment.config.grad_codec]()
+    codec = CODECS[run.experiment.config.grad_codec]
     step = run.experiment.simulation.steps.server_step_with_reply
     decode = jax.jit(jax.vmap(codec.decode))
     found, at = [], 0

@@ -1,5 +1,6 @@
 """What the server sees: activations as they crossed, beside the images behind them."""
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.codecs import CODECS
-from jsplit.core.algorithm import Transform
-from jsplit.core.schedule import client_keys, epoch_order, held, step_keys
-from jsplit.core.steps import Party
+from jsplit.core import schedule
+from jsplit.core.state import SideState
+from jsplit.core.transform import Transform
 from jsplit.data import normalization
 from jsplit.errors import InputError
 from jsplit.experiment import checkpoint
@@ -47,8 +48,8 @@ class Ended(NamedTuple):
     """
 
     experiment: Experiment
-    client: Party
-    server: Party
+    client: SideState
+    server: SideState
     states: str
 
 
@@ -86,7 +87,9 @@ def last_sent(states: str) -> int:
     return max(n for n, state in enumerate(states) if state != STATES[OFFLINE])
 
 
-def private(run: Ended, client: Party, epoch: int, limit: int | None = None) -> View:
+def private(
+    run: Ended, client: SideState, epoch: int, limit: int | None = None
+) -> View:
     """What the run's clients sent in an epoch, with this client part.
 
     With the final part and the run's last epoch of B it is to the bit what the server
@@ -102,31 +105,31 @@ def private(run: Ended, client: Party, epoch: int, limit: int | None = None) -> 
     experiment = run.experiment
     simulation = experiment.simulation
     layout, shards = simulation.layout, simulation.shards
-    key = jax.random.fold_in(simulation.key, epoch)
-    keys, sync = client_keys(key, layout), run.states[epoch] == STATES[SYNC]
-    order = np.asarray(epoch_order(keys, shards))
-    kept = np.asarray(held(shards.counts, layout.slots))
-    labels = np.asarray(shards.labels)
+    key = schedule.epoch_key(simulation.key, epoch)
+    plan = schedule.plan_epoch(key, shards, layout)
+    sync = run.states[epoch] == STATES[SYNC]
+    batch_of = jax.jit(schedule.client_batch, static_argnums=2)
     transform, undo = _transforms(experiment)
 
     def batches() -> Iterator[Batch]:
         for group, member in np.ndindex(layout.groups, layout.members):
+            own = jax.tree.map(operator.itemgetter((group, member)), plan.clients)
             for number in range(layout.steps):
-                rows = slice(number * layout.batch, (number + 1) * layout.batch)
-                mask = kept[group, member, rows]
+                now = batch_of(own, number, layout.batch)
+                mask = np.asarray(now.mask)
                 if not mask.any():
                     continue
-                for_transform, for_part = step_keys(keys[group, member], number)
-                at = order[group, member, rows]
-                x = transform.training(sync=sync)(for_transform, shards.examples[at])
-                given = (client, x, mask if layout.padded else None, for_part)
+                rows = shards.rows[group, member, now.positions]
+                raw = shards.examples[rows]
+                x = transform.training(sync=sync)(now.transform_key, raw)
+                given = (client, x, mask if layout.padded else None, now.part_key)
                 packet = _send(experiment, given, sync)
-                yield undo(x)[mask], packet, mask, labels[at][mask]
+                yield undo(x)[mask], packet, mask, np.asarray(shards.labels[rows])[mask]
 
     return _collected(experiment, batches(), limit)
 
 
-def public(run: Ended, client: Party, epoch: int) -> View:
+def public(run: Ended, client: SideState, epoch: int) -> View:
     """The held-out images as the server itself would send them, given the client part.
 
     Without augmentation, in batches and in the state of the epoch.
@@ -173,7 +176,7 @@ def _transforms(
 def _collected(
     experiment: Experiment, batches: Iterator[Batch], limit: int | None
 ) -> View:
-    decode = jax.jit(CODECS[experiment.config.codec]().decode)
+    decode = jax.jit(CODECS[experiment.config.codec].decode)
     images, smashed, labels, packets = [], [], [], []
     for image, packet, mask, label in batches:
         images.append(image)

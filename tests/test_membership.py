@@ -5,41 +5,48 @@ import pytest
 
 from jsplit.errors import RunError
 from jsplit.net import membership
-from jsplit.net.account import Account
-from jsplit.net.admission import Door, Terms
-from jsplit.net.client_session import Peer
-from tests.networked import TINY, hello_of
+from jsplit.net.admission import AdmissionRules, SessionAdmission
+from jsplit.net.client_session import ClientSession
+from jsplit.net.traffic_counter import TrafficCounter
+from jsplit.testing import TINY_RUN, hello_of
 
 
-def door():
-    terms = Terms("", 1, None, lambda hello: None)
-    return Door([Peer(0, Account(), print)], terms, Account(), 1.0, 1.0, print)
+def admission():
+    rules = AdmissionRules(1, "", 1, None, lambda hello: None)
+    return SessionAdmission(
+        [ClientSession(0, TrafficCounter(), print)],
+        rules,
+        TrafficCounter(),
+        1.0,
+        1.0,
+        print,
+    )
 
 
 @pytest.fixture
 def kept(tmp_path):
     """A folder with a run of one client."""
-    known = door()
-    known.hellos[0] = hello_of(TINY)
+    known = admission()
+    known.hellos[0] = hello_of(TINY_RUN)
     known.labels[0] = np.arange(200, dtype=np.int32)
     known.held_out = np.arange(7, dtype=np.int32)
-    account = Account()
-    account.repeated["repeated", "up"] = 3
-    membership.save(tmp_path, b"n" * 16, known, account)
+    counter = TrafficCounter()
+    counter.repeated["repeated", "up"] = 3
+    membership.save_members(tmp_path, b"n" * 16, known, counter)
     return tmp_path
 
 
 def test_what_is_kept_is_taken_up(kept):
-    new, account = door(), Account()
-    assert membership.load(kept, new, account) == b"n" * 16
-    assert new.hellos == {0: hello_of(TINY)}
+    new, counter = admission(), TrafficCounter()
+    assert membership.load_members(kept, new, counter) == b"n" * 16
+    assert new.hellos == {0: hello_of(TINY_RUN)}
     assert np.array_equal(new.labels[0], np.arange(200))
     assert new.held_out is not None and np.array_equal(new.held_out, np.arange(7))
-    assert account.repeated["repeated", "up"] == 3
+    assert counter.repeated["repeated", "up"] == 3
 
 
 def test_where_nothing_is_kept_there_is_no_name(tmp_path):
-    assert membership.load(tmp_path, door(), Account()) is None
+    assert membership.load_members(tmp_path, admission(), TrafficCounter()) is None
 
 
 DAMAGES = {
@@ -56,5 +63,5 @@ def test_a_damaged_file_is_said_in_one_line(name, damage, kept):
     path = kept / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(RunError, match="is damaged") as caught:
-        membership.load(kept, door(), Account())
+        membership.load_members(kept, admission(), TrafficCounter())
     assert "\n" not in str(caught.value) and "pickle" not in str(caught.value)

@@ -8,28 +8,30 @@ import threading
 
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter
-from jsplit.net.channel import Lost
-from jsplit.net.grpc_channel import dialled, listening
-from jsplit.net.run import Run
-from tests.networked import SERVING, TINY, clients_of, flags
+from jsplit.net.channel import ConnectionLost
+from jsplit.net.grpc_channel import connect, serve
+from jsplit.net.server_run import ServerRun
+from jsplit.net.tcp_meter import TcpMeter
+from jsplit.testing import TINY_RUN, make_clients, words_for
+from jsplit.testing.network import SERVING
 
 LIMIT = 2**20
 
 
-def test_a_client_that_does_not_read_loses_its_line():
+def test_a_client_that_does_not_read_loses_its_channel():
     sent, ended = [], threading.Event()
 
-    def admit(line, identity):
+    def handle_connection(channel, identity):
         try:
             while len(sent) < 1000:
-                line.send(bytes(100_000))
-                sent.append(line.out.waiting)
-        except Lost:
+                channel.send(bytes(100_000))
+                sent.append(channel.out.waiting)
+        except ConnectionLost:
             ended.set()
 
     with (
-        listening("127.0.0.1:0", None, 1, LIMIT, admit) as listener,
-        dialled(f"127.0.0.1:{listener.port}", None, LIMIT),
+        serve("127.0.0.1:0", None, 1, LIMIT, handle_connection) as listener,
+        connect(f"127.0.0.1:{listener.port}", None, LIMIT),
     ):
         assert ended.wait(30)
     assert len(sent) < 100 and max(sent) <= 16
@@ -38,7 +40,7 @@ def test_a_client_that_does_not_read_loses_its_line():
 def test_a_server_that_cannot_listen_says_so_in_a_line_and_leaves_nothing(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        words = ("serve", "--insecure", "--listen", address, *flags(TINY))
+        words = ("serve", "--insecure", "--listen", address, *words_for(TINY_RUN))
         ended = subprocess.run(
             [sys.executable, "-m", "jsplit", *words, "--workdir", tmp_path / "server"],
             env={k: v for k, v in os.environ.items() if k != "GRPC_VERBOSITY"},
@@ -59,22 +61,23 @@ def test_in_state_c_nothing_crosses_the_socket(tmp_path):
 
         def write(self, record):
             super().write(record)
-            seen.append(run.door.measure())
+            seen.append(meter.measure())
 
     seen = []
     folder = RunFolder(tmp_path / "server")
     folder.path.mkdir()
-    run = Run(TINY, SERVING, folder, print, lambda: False)
-    (client,) = clients_of(TINY, tmp_path)
-    with listening("127.0.0.1:0", None, 1, 64 * LIMIT, run.door.admit) as listener:
+    run = ServerRun(TINY_RUN, SERVING, folder, print, lambda: False)
+    meter = TcpMeter(run.admission.handle_connection)
+    (client,) = make_clients(TINY_RUN, tmp_path)
+    with serve("127.0.0.1:0", None, 1, 64 * LIMIT, meter.handle_connection) as listener:
         address = f"127.0.0.1:{listener.port}"
         thread = threading.Thread(
             target=client.run,
-            args=(lambda: dialled(address, None, 64 * LIMIT), 60.0),
+            args=(lambda: connect(address, None, 64 * LIMIT), 60.0),
             daemon=True,
         )
         thread.start()
-        assert run.carry_out(lambda epochs: (Watching(folder.metrics),))
+        assert run.train(lambda epochs: (Watching(folder.metrics),))
         thread.join(30)
     assert not thread.is_alive() and run.ledger.states == "AABCCC"
     assert len({measured.messages for measured in seen[2:5]}) == 1

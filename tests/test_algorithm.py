@@ -10,91 +10,23 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jsplit import data
-from jsplit.codecs import float8, identity
-from jsplit.core.algorithm import Transform
-from jsplit.core.gate import always_gate, freeze_gate, loss_gate, periodic_gate
+from jsplit.codecs import float8
+from jsplit.core.gate import freeze_gate, loss_gate, periodic_gate
 from jsplit.core.model_part import from_flax
-from jsplit.core.schedule import client_keys, epoch_order
-from jsplit.core.simulation import make_simulation
+from jsplit.core.schedule import plan_epoch
 from jsplit.core.topology import PARALLEL, SEQUENTIAL
-from jsplit.typing import STATES
-from tests.nets import OPTIMIZER, blobs, dense_parts, images, normed_parts
-
-TRAIN, TEST = blobs(60), blobs(30, seed=1)
-LR = 0.05
-
-
-def simulate(parts=None, train=TRAIN, test=TEST, **more):
-    client, server = parts or dense_parts()
-    settings = {
-        "gate": always_gate(),
-        "optimizer": OPTIMIZER,
-        "batch_size": 20,
-        # Quick to compile; the tests that are about a codec name it.
-        "codec": identity(),
-        "grad_codec": identity(),
-    }
-    return make_simulation(client, server, train, test, **{**settings, **more})
-
-
-def states_of(record):
-    return "".join(STATES[state] for state in np.asarray(record.state))
-
-
-def deal(sizes):
-    return np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-
-
-def by_hand(simulation, epochs, train=TRAIN):
-    """State A of one client, by the step functions alone: no scan, no topology."""
-    steps, layout = simulation.steps, simulation.layout
-    client, server = simulation.state.client, simulation.state.server
-    for epoch in range(epochs):
-        key = jax.random.fold_in(simulation.key, epoch)
-        keys = client_keys(key, layout)
-        order = np.asarray(epoch_order(keys, simulation.shards))[0, 0]
-        for number in range(layout.steps):
-            rows = order[number * layout.batch : (number + 1) * layout.batch]
-            draw = jax.random.split(jax.random.fold_in(keys[0, 0], number))[1]
-            packet, residual = steps.client_forward(client, train[0][rows], None, draw)
-            server_key = jax.random.fold_in(jax.random.fold_in(key, 1), number)
-            packets = jax.tree.map(lambda leaf: leaf[None], packet)
-            server, _, replies = steps.server_step_with_reply(
-                server,
-                packets,
-                train[1][rows][None],
-                None,
-                server_key,
-                jnp.float32(LR),
-            )
-            reply = jax.tree.map(lambda leaf: leaf[0], replies)
-            client = steps.client_backward(
-                client, residual, reply, None, jnp.float32(LR)
-            )
-    return client, server
-
-
-@pytest.mark.parametrize("topology", [PARALLEL, SEQUENTIAL], ids=lambda t: t.name)
-def test_one_client_in_any_topology_equals_no_topology_at_all(topology):
-    """The scan against the bare steps: the same floats up to XLA's fusing, 1e-6."""
-    simulation = simulate(topology=topology, codec=float8(), grad_codec=float8())
-    state, _, _ = simulation.run([LR] * 3)
-    client, server = by_hand(simulation, 3)
-    chex.assert_trees_all_close(
-        (state.client, state.server), (client, server), atol=1e-6
-    )
-
-
-def test_one_client_parallel_equals_one_client_sequential_to_the_bit():
-    ends = [
-        simulate(topology=topology).run([LR] * 3)[0]
-        for topology in (PARALLEL, SEQUENTIAL)
-    ]
-    chex.assert_trees_all_equal(*ends)
+from jsplit.core.transform import Transform
+from tests.nets import OPTIMIZER, dense_parts, images, normed_parts
+from tests.simulations import (
+    LR,
+    TRAIN,
+    called,
+    loops_of_an_epoch,
+    simulate,
+    states_of,
+)
 
 
 def test_state_a_with_the_identity_codec_is_plain_unsplit_training():
@@ -111,8 +43,9 @@ def test_state_a_with_the_identity_codec_is_plain_unsplit_training():
     params = tuple(side.variables["params"]["Dense_0"] for side in sides)
     opt_state = OPTIMIZER.init(params)
     for epoch in range(3):
-        keys = client_keys(jax.random.fold_in(simulation.key, epoch), simulation.layout)
-        order = np.asarray(epoch_order(keys, simulation.shards)).reshape(3, 20)
+        key = jax.random.fold_in(simulation.key, epoch)
+        plan = plan_epoch(key, simulation.shards, simulation.layout)
+        order = np.asarray(plan.rows).reshape(3, 20)
         for rows in order:
             gradients = jax.grad(mean_loss)(params, TRAIN[0][rows], TRAIN[1][rows])
             updates, opt_state = OPTIMIZER.update(gradients, opt_state, params)
@@ -166,7 +99,7 @@ def test_trace_shows_that_state_c_calls_no_client_code_and_b_no_gradient():
         jnp.ones(1),
         jnp.ones(1, bool),
     )
-    called = [_called(loop) for loop in _loops_of_an_epoch(jaxpr.jaxpr)]
+    called = [called(loop) for loop in loops_of_an_epoch(jaxpr.jaxpr)]
     clients = {"client_forward", "client_refresh", "client_backward"}
     assert called[0] & clients == {"client_forward", "client_backward"}
     assert "server_step_with_reply" in called[0]
@@ -175,31 +108,6 @@ def test_trace_shows_that_state_c_calls_no_client_code_and_b_no_gradient():
     assert called[1] & servers == {"server_step"}
     assert not called[2] & clients
     assert called[2] & servers == {"offline_step"}
-
-
-def _inner(jaxpr):
-    return [
-        sub
-        for eqn in jaxpr.eqns
-        for sub in jax.extend.core.jaxprs_in_params(eqn.params)
-    ]
-
-
-def _loops_of_an_epoch(jaxpr):
-    """The bodies of the three loops over turns, one for each state."""
-    bodies = [
-        eqn.params["body_jaxpr"].jaxpr
-        for eqn in jaxpr.eqns
-        if eqn.primitive.name == "while"
-    ]
-    if len(bodies) == 3:
-        return bodies
-    return next(filter(None, map(_loops_of_an_epoch, _inner(jaxpr))), None)
-
-
-def _called(jaxpr):
-    names = {eqn.params["name"] for eqn in jaxpr.eqns if "name" in eqn.params}
-    return names.union(*map(_called, _inner(jaxpr)))
 
 
 def test_another_threshold_seed_or_learning_rate_compiles_nothing_anew():
@@ -257,105 +165,13 @@ def test_chunks_of_1_3_or_all_epochs_give_the_same_states_and_parameters():
         chex.assert_trees_all_close(state, ends[0][1], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("topology", [PARALLEL, SEQUENTIAL], ids=lambda t: t.name)
-@pytest.mark.parametrize("sizes", [(5, 5), (7, 1, 3), (1, 1, 9), (11,)], ids=str)
-def test_each_epoch_of_each_state_uses_every_example_exactly_once(topology, sizes):
-    """Labels are powers of two in the loss: its sum is exact only if none repeats."""
-    count = sum(sizes)
-    examples, labels = TRAIN[0][:count], np.arange(count, dtype=np.int32)
-
-    def powers(outputs, labels):
-        weight = jnp.exp2(labels.astype(jnp.float32))
-        return weight + 0.0 * outputs.sum(axis=-1)
-
-    simulation = simulate(
-        dense_parts(count),
-        (examples, labels),
-        (examples, labels),
-        shares=deal(sizes),
-        topology=topology,
-        batch_size=4,
-        gate=freeze_gate(1),
-        loss=powers,
-    )
-    _, record, _ = simulation.run([0.0] * 4)
-    assert states_of(record) == "ABCC"
-    np.testing.assert_array_equal(record.train.loss, [2.0**count - 1] * 4)
-    np.testing.assert_array_equal(record.train.examples, [count] * 4)
-
-
-@settings(max_examples=20)
-@given(
-    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=5),
-    topology=st.sampled_from([PARALLEL, SEQUENTIAL]),
-    batch=st.integers(1, 16),
-)
-def test_epoch_order_is_a_permutation_of_each_clients_shard(sizes, topology, batch):
-    from jsplit.core.schedule import make_shards
-    from jsplit.core.topology import lay_out
-
-    shares = deal(sizes)
-    layout = lay_out(sizes, topology, batch)
-    examples = np.zeros((sum(sizes), 1), np.float32)
-    shards = make_shards(examples, np.zeros(sum(sizes)), shares, layout)
-    orders = [
-        np.asarray(epoch_order(client_keys(jax.random.key(seed), layout), shards))
-        for seed in (0, 1)
-    ]
-    for order in orders:
-        rows = order.reshape(len(sizes), -1)
-        for share, row in zip(shares, rows, strict=True):
-            assert sorted(row[: len(share)]) == list(share)
-    if max(sizes) > 8:
-        assert not np.array_equal(*orders)
-
-
-def test_parallel_clients_average_their_parts_weighted_by_examples():
-    """One step of two clients with 4 and 2 examples, against each on its own."""
-    both = simulate(shares=deal((4, 2)), batch_size=8)
-    state, _, _ = both.run([LR])
-    alone = []
-    for share in deal((4, 2)):
-        one = simulate(train=(TRAIN[0][share], TRAIN[1][share]), batch_size=8)
-        # The server that both saw, and each client's gradient of its own mean loss.
-        alone.append(one.run([LR])[0].client)
-    expected = jax.tree.map(lambda a, b: (4 * a + 2 * b) / 6, *alone)
-    chex.assert_trees_all_close(state.client, expected, atol=1e-6)
-
-
-def test_sequential_clients_are_one_client_that_visits_the_shards_in_turn():
-    """With the codec's packets and the order per shard the same, so is the result."""
-    shares = deal((20, 20, 20))
-    turns = simulate(shares=shares, topology=SEQUENTIAL)
-    state, _, _ = turns.run([LR])
-    client, server = turns.state.client, turns.state.server
-    key = jax.random.fold_in(turns.key, 0)
-    orders = np.asarray(epoch_order(client_keys(key, turns.layout), turns.shards))
-    for number, rows in enumerate(orders[:, 0]):
-        packet, residual = turns.steps.client_forward(
-            client, TRAIN[0][rows], None, turns.key
-        )
-        packets = jax.tree.map(lambda leaf: leaf[None], packet)
-        server_key = jax.random.fold_in(jax.random.fold_in(key, 1), number)
-        server, _, replies = turns.steps.server_step_with_reply(
-            server, packets, TRAIN[1][rows][None], None, server_key, jnp.float32(LR)
-        )
-        reply = jax.tree.map(lambda leaf: leaf[0], replies)
-        client = turns.steps.client_backward(
-            client, residual, reply, None, jnp.float32(LR)
-        )
-    chex.assert_trees_all_close(
-        (state.client, state.server), (client, server), atol=1e-6
-    )
-
-
 def test_store_holds_codes_and_the_header_of_each_examples_packet():
     simulation = simulate(gate=freeze_gate(1), codec=float8())
     state, _, _ = simulation.run([LR] * 2)
     payload, header = state.store.packets
     assert payload.dtype == header.dtype == jnp.uint8
     key = jax.random.fold_in(simulation.key, 1)
-    order = epoch_order(client_keys(key, simulation.layout), simulation.shards)
+    order = plan_epoch(key, simulation.shards, simulation.layout).rows
     labels = TRAIN[1][np.asarray(order)].reshape(state.store.labels.shape)
     np.testing.assert_array_equal(state.store.labels, labels)
     for number in range(3):
@@ -438,29 +254,6 @@ def test_state_b_transforms_as_a_does_unless_told_otherwise(augmented):
     np.testing.assert_allclose(stored[place], expected[order], rtol=1e-5)
 
 
-def test_shares_and_lengths_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="as many labels as examples"):
-        simulate(train=(TRAIN[0], TRAIN[1][:-1]))
-    with pytest.raises(ValueError, match="shares needs a client"):
-        simulate(shares=[])
-    with pytest.raises(ValueError, match="twice"):
-        simulate(shares=[np.arange(5), np.arange(4, 9)])
-    with pytest.raises(ValueError, match="from 0 to 59"):
-        simulate(shares=[np.arange(5), np.asarray([60])])
-
-
-def test_a_module_with_statistics_and_no_mask_is_refused_where_batches_are_padded():
-    class Unmasked(nn.Module):
-        @nn.compact
-        def __call__(self, x, train):
-            return nn.BatchNorm(use_running_average=not train)(nn.Dense(4)(x))
-
-    parts = (from_flax(Unmasked()), dense_parts()[1])
-    with pytest.raises(ValueError, match="must take the keyword `mask`"):
-        simulate(parts, batch_size=7)
-    assert simulate(parts, batch_size=20).layout.steps == 3
-
-
 def test_outputs_stay_finite_with_a_codec_whatever_the_activations():
     """Tiny and huge inputs pass the wire as finite numbers, as float8 promises."""
     scaled = (TRAIN[0] * np.float32(1e30), TRAIN[1])
@@ -469,32 +262,6 @@ def test_outputs_stay_finite_with_a_codec_whatever_the_activations():
         simulation.state.client, scaled[0][:20], None, simulation.key
     )
     assert np.isfinite(float8().decode(packet)).all()
-
-
-def test_uneven_sequential_clients_are_one_client_that_visits_the_shards():
-    """The steps that a small client sits out move nothing, on either side."""
-    shares = deal((40, 10))
-    turns = simulate(shares=shares, topology=SEQUENTIAL, batch_size=10)
-    assert turns.layout.steps == 4
-    state, _, _ = turns.run([LR])
-    client, server = turns.state.client, turns.state.server
-    key = jax.random.fold_in(turns.key, 0)
-    orders = np.asarray(epoch_order(client_keys(key, turns.layout), turns.shards))
-    for share, order in zip(shares, orders[:, 0], strict=True):
-        for rows in order[: len(share)].reshape(-1, 10):
-            packet, residual = turns.steps.client_forward(
-                client, TRAIN[0][rows], None, key
-            )
-            packets = jax.tree.map(lambda leaf: leaf[None], packet)
-            server, _, replies = turns.steps.server_step_with_reply(
-                server, packets, TRAIN[1][rows][None], None, key, jnp.float32(LR)
-            )
-            reply = jax.tree.map(lambda leaf: leaf[0], replies)
-            client = turns.steps.client_backward(
-                client, residual, reply, None, jnp.float32(LR)
-            )
-    ends = (state.client, state.server)
-    chex.assert_trees_all_close(ends, (client, server), atol=1e-6)
 
 
 def test_labels_and_smashed_data_of_another_kind_are_refused():

@@ -1,4 +1,4 @@
-"""From a config to what the server and a client compute with."""
+"""Makes what the server and a client compute with from their config."""
 
 import functools
 from typing import NamedTuple
@@ -7,53 +7,48 @@ import jax
 import jax.numpy as jnp
 
 from jsplit import data
-from jsplit.accounting.ledger import Prices
+from jsplit.accounting.cost_model import CostModel
 from jsplit.codecs import CODECS
 from jsplit.core.init import (
-    begin,
-    begin_both,
+    init_both,
+    init_compiled,
     keys_of,
-    make_prices,
+    make_cost_model,
     smashed_of,
 )
+from jsplit.core.metrics import cross_entropy, top_1
 from jsplit.core.simulation import TEST_BATCH
-from jsplit.core.steps import (
-    Party,
-    Steps,
-    cross_entropy,
-    init_party,
-    make_steps,
-    top_1,
-)
-from jsplit.core.topology import TOPOLOGIES, Layout, lay_out
+from jsplit.core.state import SideState, init_side
+from jsplit.core.steps import Steps, make_steps
+from jsplit.core.topology import TOPOLOGIES, Layout, make_layout
 from jsplit.errors import InputError
 from jsplit.experiment import build
 from jsplit.experiment.config import RunConfig
-from jsplit.net import client as clients
-from jsplit.net.state import Side, State
-from jsplit.wire.messages import BEGINNING
+from jsplit.net.client_state import ClientSetup
+from jsplit.net.state import ServerSetup, ServerState
+from jsplit.wire.messages import INITIAL_WEIGHTS
 
 
-class Serving(NamedTuple):
+class PreparedServer(NamedTuple):
     """A server that can train.
 
     Attributes:
-        side: what it computes with.
+        setup: what it computes with.
         state: before the first epoch.
-        prices: for the ledger.
+        costs: for the ledger.
     """
 
-    side: Side
-    state: State
-    prices: Prices
+    setup: ServerSetup
+    state: ServerState
+    costs: CostModel
 
 
 def layout_of(config: RunConfig, sizes: list[int]) -> Layout:
     """The layout of an epoch with clients that hold so many examples."""
-    return lay_out(sizes, TOPOLOGIES[config.topology], config.server_batch)
+    return make_layout(sizes, TOPOLOGIES[config.topology], config.server_batch)
 
 
-class Needs(NamedTuple):
+class ResourceNeeds(NamedTuple):
     """Bytes that a run takes if no client holds more than one does.
 
     Attributes:
@@ -71,7 +66,7 @@ def needs_of(
     classes: int,
     examples: int,
     held_out: int,
-) -> Needs:
+) -> ResourceNeeds:
     """What a client with so many examples of such images asks of the server.
 
     `held_out` is how many it would send for a score.
@@ -81,12 +76,12 @@ def needs_of(
     layout = layout_of(config, [examples] * config.clients)
     shape, part = _shapes(config, image, classes)
     up, down = (
-        CODECS[name]().payload_bits(shape) // 8
+        CODECS[name].payload_bits(shape) // 8
         for name in (config.codec, config.grad_codec)
     )
     largest = [layout.batch * max(up, down), min(TEST_BATCH, held_out) * up]
     largest += [part] if config.clients > 1 else []
-    return Needs(
+    return ResourceNeeds(
         store=layout.groups * layout.members * layout.slots * up, message=max(largest)
     )
 
@@ -99,16 +94,16 @@ def _shapes(
     client, _ = build.parts_of(config, classes)
     optimizer, x = build.optimizer_of(config), jnp.zeros((1, *image), jnp.float32)
     party = jax.eval_shape(
-        lambda key, x: init_party(client, optimizer, key, x), jax.random.key(0), x
+        lambda key, x: init_side(client, optimizer, key, x), jax.random.key(0), x
     )
     part = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(party))
     return smashed_of(client, party, x).shape[1:], part
 
 
-def begin_serving(
+def prepare_server(
     config: RunConfig, image: tuple[int, int, int], classes: int, sizes: list[int]
-) -> Serving:
-    """The server's side, for clients with such images and so many examples each.
+) -> PreparedServer:
+    """What a server computes with, for clients with so many examples of such images.
 
     Raises:
         InputError: if the batch is larger than all of the examples.
@@ -122,63 +117,63 @@ def begin_serving(
     client, server = build.parts_of(config, classes)
     optimizer, keys = build.optimizer_of(config), keys_of(config.seed)
     x = jnp.zeros((1, *image), jnp.float32)
-    begun = begin_both(client, server, optimizer, keys, x, layout)
-    codec, grad_codec = CODECS[config.codec](), CODECS[config.grad_codec]()
-    gate = build.GATES[config.gate](config, classes)
-    side = Side(
+    prepared = init_both(client, server, optimizer, keys, x, layout)
+    codec, grad_codec = CODECS[config.codec], CODECS[config.grad_codec]
+    gate = config.gate.make(classes)
+    setup = ServerSetup(
         steps=_steps(config, classes),
         gate=gate,
         codec=codec,
         grad_codec=grad_codec,
         layout=layout,
         sizes=tuple(sizes),
-        smashed_shape=begun.smashed.shape[1:],
-        client=begun.client,
+        smashed_shape=prepared.smashed.shape[1:],
+        client=prepared.client,
         key=keys.run,
         loss=cross_entropy,
         correct=top_1,
         test_batch=TEST_BATCH,
     )
-    state = State(
-        server=begun.server,
+    state = ServerState(
+        server=prepared.server,
         gate=gate.init(),
-        digest=BEGINNING,
-        client=None if len(sizes) == 1 else begun.client,
+        digest=INITIAL_WEIGHTS,
+        client=None if len(sizes) == 1 else prepared.client,
         holders=frozenset(range(len(sizes))),
         epoch=0,
     )
-    prices = make_prices(
+    costs = make_cost_model(
         client,
-        begun.client,
+        prepared.client,
         x,
-        begun.smashed,
+        prepared.smashed,
         sizes=sizes,
         layout=layout,
         codec=codec,
         grad_codec=grad_codec,
         classes=classes,
     )
-    return Serving(side, state, prices)
+    return PreparedServer(setup, state, costs)
 
 
-def begin_joining(
+def prepare_client(
     config: RunConfig,
     image: tuple[int, int, int],
     classes: int,
     moments: data.Moments,
-) -> clients.Side:
-    """A client's side."""
+) -> ClientSetup:
+    """What a client computes with, for images with these moments."""
     client, _ = build.parts_of(config, classes)
     x = jnp.zeros((1, *image), jnp.float32)
-    party: Party = begin(
+    party: SideState = init_compiled(
         client, build.optimizer_of(config), keys_of(config.seed).client, x
     )
-    return clients.Side(
+    return ClientSetup(
         steps=_steps(config, classes),
         transform=build.transform_of(config, moments, edge=image[0]),
         beginning=party,
-        codec=CODECS[config.codec](),
-        grad_codec=CODECS[config.grad_codec](),
+        codec=CODECS[config.codec],
+        grad_codec=CODECS[config.grad_codec],
         smashed_shape=smashed_of(client, party, x).shape[1:],
         step_sizes=build.step_sizes_of(config),
         test_batch=TEST_BATCH,
@@ -194,8 +189,8 @@ def _steps(config: RunConfig, classes: int) -> Steps:
         server,
         client_optimizer=build.optimizer_of(config),
         server_optimizer=build.optimizer_of(config),
-        codec=CODECS[config.codec](),
-        grad_codec=CODECS[config.grad_codec](),
+        codec=CODECS[config.codec],
+        grad_codec=CODECS[config.grad_codec],
         refresh_statistics=config.refresh_statistics,
         defence=build.defence_of(config),
         mixup=config.mixup,

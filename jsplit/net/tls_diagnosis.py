@@ -1,9 +1,10 @@
-"""Why two parties could not shake hands.
+"""Why a TLS handshake failed, so that a client can say which side trusts which not.
 
-gRPC says no more than that a connection failed: under TLS 1.3 the server judges a
-client's certificate when the client's side of the handshake is already over. So after
-a failure the client shakes hands once more, by Python's own TLS, and says which of the
-two was not trusted. Nothing is sent over that connection.
+gRPC itself tells "Socket closed" both of a server that refuses the client's certificate
+(under TLS 1.3 it judges that when the client's side of the handshake is over) and of a
+server that was killed at that moment; a client must end at once in the first case and
+come back in the second. So after a failure the client shakes hands once more, by
+Python's own TLS, and sends nothing over that connection. The server has no part in it.
 """
 
 import socket
@@ -11,55 +12,41 @@ import ssl
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from jsplit.errors import Refusal
+from jsplit.net.credentials import Credentials
 
 SECONDS = 5.0
-"""For each step of the handshake."""
+"""Seconds that each step of the handshake may take."""
 
 AGAIN = 0.5
 """Seconds after which a refused certificate is shown once more."""
 
 
-class Keys(NamedTuple):
-    """One side's certificates, each PEM.
-
-    Attributes:
-        authority: that signed the other side's.
-        certificate: of this side.
-        private: its key.
-    """
-
-    authority: bytes
-    certificate: bytes
-    private: bytes
-
-
-def refusal_of(address: str, keys: Keys | None) -> Refusal | None:
-    """What the handshake with a server fails on; None if on nothing of the kind.
+def tls_refusal(address: str, credentials: Credentials | None) -> Refusal | None:
+    """Finds which side refuses the other; None if neither does.
 
     A server that refuses a certificate hangs up after the handshake, and so does one
     that is killed at that moment. Only the first does it twice.
 
     Args:
         address: `HOST:PORT`.
-        keys: of this party; None if it has none.
+        credentials: of this party; None if it has none.
     """
-    refusal = _shake_hands(address, keys)
+    refusal = _shake_hands(address, credentials)
     if refusal is not None and refusal.name == "CLIENT_CERTIFICATE":
         time.sleep(AGAIN)
-        refusal = _shake_hands(address, keys)
+        refusal = _shake_hands(address, credentials)
     return refusal
 
 
-def _shake_hands(address: str, keys: Keys | None) -> Refusal | None:
+def _shake_hands(address: str, credentials: Credentials | None) -> Refusal | None:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
         with (
             socket.create_connection((host, int(port)), SECONDS) as plain,
-            _context(keys).wrap_socket(plain, server_hostname=host) as secure,
+            _context(credentials).wrap_socket(plain, server_hostname=host) as secure,
         ):
             # A server that trusts this side begins to speak HTTP/2 by itself.
             trusted = bool(secure.recv(1))
@@ -72,11 +59,11 @@ def _shake_hands(address: str, keys: Keys | None) -> Refusal | None:
         )
     except ssl.SSLError as error:
         if "ALERT" not in (error.reason or ""):
-            return None if keys is None else _plain()
+            return None if credentials is None else _plain()
         trusted = False
     except OSError:  # As when a server is killed; that is no judgement.
         return None
-    if keys is None:
+    if credentials is None:
         return Refusal("NO_CERTIFICATE", "the server asks for certificates: --certs")
     if trusted:
         return None
@@ -93,18 +80,21 @@ def _plain() -> Refusal:
     )
 
 
-def _context(keys: Keys | None) -> ssl.SSLContext:
+def _context(credentials: Credentials | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
-    if keys is None:
+    if credentials is None:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
-    context.load_verify_locations(cadata=keys.authority.decode("ascii"))
-    # It takes them from files alone; these are this user's, and gone at once.
+    context.load_verify_locations(cadata=credentials.authority.decode("ascii"))
+    # Python reads these from files alone; the files are private, and deleted at once.
     with tempfile.TemporaryDirectory(prefix="jsplit-") as folder:
         chain, key = Path(folder) / "certificate.pem", Path(folder) / "key.pem"
-        for path, data in ((chain, keys.certificate), (key, keys.private)):
+        for path, data in (
+            (chain, credentials.certificate),
+            (key, credentials.private_key),
+        ):
             path.touch(mode=0o600)
             path.write_bytes(data)
         context.load_cert_chain(chain, key)

@@ -1,4 +1,4 @@
-"""What crossed the network, counted where messages enter and leave the server.
+"""The bytes that crossed the network, counted where the server reads and writes.
 
 What an undisturbed run would not have sent is kept apart as `repeated`: the bytes of an
 epoch that was rolled back, of a connection made anew, of an answer sent twice. The rest
@@ -14,40 +14,41 @@ from typing import Any
 from jsplit.errors import RunError
 from jsplit.wire import CODING_BYTES
 from jsplit.wire.messages import (
+    ClientWeights,
     Done,
     Goodbye,
     Hello,
-    Kept,
     Labels,
     Message,
-    Part,
     Plan,
     Tensor,
+    WeightsKept,
     Welcome,
-    write,
+    write_message,
 )
 
 Counts = collections.Counter[tuple[str, str]]
 """Bytes by kind and direction."""
 
-_KINDS: dict[type, str] = {
+KINDS: dict[type, str] = {
     Hello: "handshake",
     Welcome: "handshake",
     Done: "handshake",
     Goodbye: "handshake",
     Labels: "labels",
-    Part: "client_parts",
-    Kept: "control",
+    ClientWeights: "client_parts",
+    WeightsKept: "control",
     Plan: "control",
 }
+"""What the bytes of a message count as; a Tensor's count by its direction."""
 
 
 _DIRECTIONS = ("up", "down")
 _TOTALS_BYTES = 8 * len(_DIRECTIONS)
 
 
-def lasting_totals(path: Path) -> memoryview:
-    """The two totals of `Account`, in a file.
+def open_totals(path: Path) -> memoryview:
+    """Opens the two totals of a `TrafficCounter` in a file.
 
     What is written there outlives `kill -9` at once, as the kernel has it by then; a
     power cut may take some of it.
@@ -57,8 +58,8 @@ def lasting_totals(path: Path) -> memoryview:
     """
     try:
         with open(path, "a+b") as file:
-            # Written, not only made so long: on a full disk a hole in it would end the
-            # process without a word.
+            # Zeros are written: on a full disk a hole in the file would end the process
+            # without an error.
             file.write(bytes(max(0, _TOTALS_BYTES - file.tell())))
             file.flush()
             return memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
@@ -69,7 +70,7 @@ def lasting_totals(path: Path) -> memoryview:
         ) from error
 
 
-class Account:
+class TrafficCounter:
     """The bytes of a run so far; safe to use from several threads.
 
     Args:
@@ -107,7 +108,7 @@ class Account:
         repeated: bool = False,
         evaluation: bool = False,
     ) -> None:
-        """Enters a message, provisionally: see `settle`.
+        """Enters a message, provisionally: see `commit`.
 
         Args:
             message: that crossed.
@@ -124,7 +125,7 @@ class Account:
                 self.repeated["repeated", direction] += length
                 return
             payload = 0
-            if isinstance(message, Tensor | Part):
+            if isinstance(message, Tensor | ClientWeights):
                 payload = len(message.body) - CODING_BYTES
             saved = 0 if plain is None else plain - payload
             if evaluation:
@@ -134,28 +135,28 @@ class Account:
                 self._enter(kind, direction, payload, saved)
                 self._enter("headers", direction, length - payload, 0)
             else:
-                self._enter(_KINDS[type(message)], direction, length, saved)
+                self._enter(KINDS[type(message)], direction, length, saved)
 
-    def spare(self, message: Part, plain: int) -> None:
+    def add_saved(self, message: ClientWeights, plain: int) -> None:
         """Enters a message with a payload that need not be sent, provisionally."""
-        length = len(write(message)) - len(message.body) + CODING_BYTES + plain
+        length = len(write_message(message)) - len(message.body) + CODING_BYTES + plain
         with self._lock:
-            self._enter(_KINDS[type(message)], "down", 0, length)
+            self._enter(KINDS[type(message)], "down", 0, length)
 
     def _enter(self, kind: str, direction: str, length: int, saved: int) -> None:
         self._crossing[kind, direction] += length
         self._saving[kind, direction] += saved
 
-    def settle(self) -> None:
-        """What was entered since the last call stands."""
+    def commit(self) -> None:
+        """Makes what was entered since the last call final."""
         with self._lock:
             self.crossed += self._crossing
             self.saved += self._saving
             self._crossing.clear()
             self._saving.clear()
 
-    def abandon(self) -> None:
-        """What was entered since the last call was for nothing."""
+    def discard(self) -> None:
+        """Counts what was entered since the last call as for nothing."""
         with self._lock:
             for (_, direction), length in self._crossing.items():
                 self.repeated["repeated", direction] += length
@@ -176,7 +177,7 @@ class Account:
                 for name, counts in self._standing().items()
             }
 
-    def go_on_from(self, record: dict[str, Any]) -> None:
+    def restore(self, record: dict[str, Any]) -> None:
         """Takes up what `record` gave in an earlier process."""
         with self._lock:
             for name, counts in self._standing().items():

@@ -6,11 +6,11 @@ from jsplit.experiment.writers import human_bytes
 from jsplit.typing import STATES, SYNC
 
 
-class Traffic:
+class ClientTraffic:
     """Bytes that this client has sent and received, all messages.
 
     Args:
-        notify: takes a line for people.
+        notify: takes a line of text for people.
     """
 
     def __init__(self, notify: Callable[[str], None]):
@@ -22,21 +22,21 @@ class Traffic:
 
     @property
     def total(self) -> int:
-        """Both ways."""
+        """Bytes both ways."""
         return self.sent + self.received
 
-    def tell(self, epoch: int, state: int, crossed: int) -> None:
+    def report_epoch(self, epoch: int, state: int, crossed: int) -> None:
         """Says that an epoch in A or B is over, in which so many bytes crossed."""
         if state == SYNC:
             self._whole = max(self._whole, crossed)
-        self.tell_idle(epoch)
+        self.report_idle(epoch)
         self._epochs = epoch + 1
         self._notify(
             f"epoch {epoch + 1} in {STATES[state]}: {human_bytes(crossed)} crossed, "
             f"{human_bytes(self.total)} in all"
         )
 
-    def tell_idle(self, epochs: int) -> None:
+    def report_idle(self, epochs: int) -> None:
         """Says what state C has spared, up to so many epochs.
 
         A process that comes late does not know what those before it did.

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from jsplit.errors import InputError, Refusal
-from jsplit.net.channel import Lost, SlowLine, Speed, local_pair
-from tests.networked import TINY, result_of, run_locally
-from tests.runs import compile_once
+from jsplit.net.channel import ConnectionLost, local_channel_pair
+from jsplit.net.link_simulation import LinkSpeed, SlowChannel
+from jsplit.testing import TINY_RUN, compile_once, result_of, run_in_process
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from tests.runs import compile_once
     ],
 )
 def test_a_speed_is_read(text, bits, delay):
-    assert Speed.of(text) == pytest.approx((bits, delay))
+    assert LinkSpeed.from_text(text) == pytest.approx((bits, delay))
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,12 @@ def test_a_speed_is_read(text, bits, delay):
 )
 def test_what_is_no_speed_is_refused(text):
     with pytest.raises(InputError, match="--link must be like 10mbit/40ms"):
-        Speed.of(text)
+        LinkSpeed.from_text(text)
 
 
 def test_each_way_costs_its_bits_and_the_delay():
-    near, far = local_pair()
-    slow = SlowLine(near, Speed(bits=8e5, delay=0.1))  # 100 KB a second
+    near, far = local_channel_pair()
+    slow = SlowChannel(near, LinkSpeed(bits=8e5, delay=0.1))  # 100 KB a second
     began = time.monotonic()
     slow.send(bytes(10_000))
     slow.send(bytes(10_000))
@@ -51,8 +51,8 @@ def test_each_way_costs_its_bits_and_the_delay():
 
 
 def test_messages_keep_their_order_and_the_end_comes_after_them():
-    near, far = local_pair()
-    slow = SlowLine(near, Speed(bits=1e9, delay=0.02))
+    near, far = local_channel_pair()
+    slow = SlowChannel(near, LinkSpeed(bits=1e9, delay=0.02))
     for number in range(5):
         far.send(bytes([number]))
     far.close(Refusal("SETTINGS", "not the same"))
@@ -63,22 +63,22 @@ def test_messages_keep_their_order_and_the_end_comes_after_them():
         slow.send(b"too late")
 
 
-def test_a_line_that_breaks_is_lost_behind_the_link_too():
-    near, far = local_pair()
-    slow = SlowLine(near, Speed(bits=1e9, delay=0.0))
+def test_a_channel_that_breaks_is_lost_behind_the_link_too():
+    near, far = local_channel_pair()
+    slow = SlowChannel(near, LinkSpeed(bits=1e9, delay=0.0))
     far.close()
-    with pytest.raises(Lost):
+    with pytest.raises(ConnectionLost):
         slow.receive(10)
 
 
 def test_what_was_sent_arrives_and_no_thread_of_the_link_stays():
     before = set(threading.enumerate())
-    near, far = local_pair()
-    slow = SlowLine(near, Speed(bits=8e5, delay=0.05))
+    near, far = local_channel_pair()
+    slow = SlowChannel(near, LinkSpeed(bits=8e5, delay=0.05))
     slow.send(b"last words")
     slow.finish()
     assert far.receive(0) == b"last words"
-    near.close()  # As whoever made the line does then.
+    near.close()  # As whoever made the channel does then.
     deadline = time.monotonic() + 10
     while set(threading.enumerate()) - before and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -88,12 +88,14 @@ def test_what_was_sent_arrives_and_no_thread_of_the_link_stays():
 def test_a_run_over_a_slow_link_ends_bit_for_bit_as_over_a_fast_one(
     tmp_path, tmp_path_factory
 ):
-    config = dataclasses.replace(TINY, clients=2)
+    config = dataclasses.replace(TINY_RUN, clients=2)
     with compile_once(tmp_path_factory.getbasetemp()):
-        fast, _ = run_locally(config, tmp_path / "fast")
-        run, _ = run_locally(
+        fast, _ = run_in_process(config, tmp_path / "fast")
+        run, _ = run_in_process(
             config,
             tmp_path / "slow",
-            through=lambda line: SlowLine(line, Speed.of("50mbit/5ms")),
+            through=lambda channel: SlowChannel(
+                channel, LinkSpeed.from_text("50mbit/5ms")
+            ),
         )
     assert result_of(tmp_path / "slow", run) == result_of(tmp_path / "fast", fast)

@@ -1,4 +1,4 @@
-"""A networked run from the server's side, from the first hello to the summary."""
+"""A networked run on the server's side, from the first hello to the summary."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jsplit.accounting.ledger import Ledger
-from jsplit.core.steps import Metrics
+from jsplit.core.metrics import Metrics
 from jsplit.errors import Refusal, RunError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import step_sizes_of
@@ -15,35 +15,36 @@ from jsplit.experiment.config import RunConfig, agreement
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import Writer, rewind
 from jsplit.net import membership
-from jsplit.net.account import Account, lasting_totals
-from jsplit.net.admission import Door, Terms, Welcomed
-from jsplit.net.client_manager import POLL, Patience, Roster, Stopped
-from jsplit.net.client_session import Absent, Peer
+from jsplit.net.admission import RunParameters, SessionAdmission
+from jsplit.net.client_manager import POLL, AbsencePolicy, ClientManager, Stopped
+from jsplit.net.client_session import ClientAbsent, ClientSession
 from jsplit.net.config import MIB, ServeConfig
-from jsplit.net.init import Serving, begin_serving, layout_of, needs_of
+from jsplit.net.hello_checks import AdmissionRules
 from jsplit.net.scoring import Scorer
-from jsplit.net.server import Trainer
-from jsplit.net.state import State
+from jsplit.net.server import ServerTrainer
+from jsplit.net.setup import PreparedServer, layout_of, needs_of, prepare_server
+from jsplit.net.state import ServerState
+from jsplit.net.traffic_counter import TrafficCounter, open_totals
 from jsplit.typing import OFFLINE, STATES
 from jsplit.wire.messages import Done, Hello
 
 Record = dict[str, Any]
 
 
-class Run:
+class ServerRun:
     """A networked run on the server's side.
 
     Args:
         config: of the run.
         serving: how to serve it.
         folder: of the run, held by this process.
-        notify: takes a line for people.
+        notify: takes a line of text for people.
         stopping: whether the server was asked to stop.
 
     Attributes:
-        door: to be given every connection.
-        account: of what crosses.
-        records: one an epoch.
+        admission: handles every connection.
+        counter: counts what crosses.
+        records: one for each epoch.
     """
 
     def __init__(
@@ -54,37 +55,39 @@ class Run:
         notify: Callable[[str], None],
         stopping: Callable[[], bool],
     ):
-        self.account = Account(lasting_totals(folder.traffic))
-        self.peers = [
-            Peer(client, self.account, notify) for client in range(config.clients)
+        self.counter = TrafficCounter(open_totals(folder.traffic))
+        self.sessions = [
+            ClientSession(client, self.counter, notify)
+            for client in range(config.clients)
         ]
-        self.door = Door(
-            self.peers,
-            Terms(
+        self.admission = SessionAdmission(
+            self.sessions,
+            AdmissionRules(
+                config.clients,
                 agreement(config),
                 serving.examples_limit,
                 config.image_size,
-                self._admits,
+                self._check_capacity,
             ),
-            self.account,
+            self.counter,
             serving.greeting,
             serving.wait,
             notify,
         )
         self.records: list[Record] = []
-        self.begun: Serving | None = None
-        self.state: State | None = None
+        self.prepared: PreparedServer | None = None
+        self.state: ServerState | None = None
         self.ledger: Ledger | None = None
         self._config = config
         self._serving = serving
         self._folder = folder
         self._notify = notify
         self._stopping = stopping
-        self._name = membership.load(folder.path, self.door, self.account)
+        self._name = membership.load_members(folder.path, self.admission, self.counter)
         self._store_changed = False
 
-    def carry_out(self, writers: Callable[[int], Sequence[Writer]]) -> bool:
-        """Trains to the last epoch, or until asked to stop; whether it got there.
+    def train(self, writers: Callable[[int], Sequence[Writer]]) -> bool:
+        """Trains until the last epoch or a stop; returns whether the run is complete.
 
         Args:
             writers: makes those of the records, given the epochs that are done.
@@ -94,11 +97,11 @@ class Run:
             RunError: if a client is gone for good, or a loss is not finite.
         """
         try:
-            trainer, scorer = self._gather()
-            self._go_on(trainer)
+            trainer, scorer = self._await_clients()
+            self._restore(trainer)
             outputs = writers(len(self.records))
             try:
-                self._train(trainer, scorer, outputs)
+                self._train_epochs(trainer, scorer, outputs)
             finally:
                 for writer in outputs:
                     writer.close()
@@ -110,13 +113,13 @@ class Run:
             last.get("test_correct", 0),
             last.get("test_examples", 0),
         )
-        for peer in self.peers:
-            peer.finish(done)
-        self.door.wait_for_goodbyes(self._serving.linger, self._stopping)
-        self.account.settle()
+        for session in self.sessions:
+            session.finish(done)
+        self.admission.wait_for_goodbyes(self._serving.linger, self._stopping)
+        self.counter.commit()
         return True
 
-    def _admits(self, hello: Hello) -> None:
+    def _check_capacity(self, hello: Hello) -> None:
         """Refuses a client whose examples would end the run, before they count."""
         last = hello.client == self._config.clients - 1
         needs = needs_of(
@@ -147,55 +150,59 @@ class Run:
                     f"{flag} {limit}; raise it there, or cut later",
                 )
 
-    def _gather(self) -> tuple[Trainer, Scorer]:
+    def _await_clients(self) -> tuple[ServerTrainer, Scorer]:
         """Waits until every client has said what it holds."""
-        door, config = self.door, self._config
-        self._wait_for(door.seal)
-        hellos = [door.hellos[client] for client in range(config.clients)]
+        admission, config = self.admission, self._config
+        self._wait_for(admission.fix_members)
+        hellos = [admission.hellos[client] for client in range(config.clients)]
         sizes = [hello.examples for hello in hellos]
         layout = layout_of(config, sizes)
-        begun = begin_serving(config, hellos[0].image, hellos[0].classes, sizes)
+        prepared = prepare_server(config, hellos[0].image, hellos[0].classes, sizes)
         name = self._name or membership.name_run()
         if self._name is None:
             # Before anybody is told the name: a client takes it for its folder.
-            self._keep_members(name)
-        mean, deviation = membership.moments_of(door.hellos)
-        door.open(Welcomed(name, layout.batch, layout.slots, mean, deviation))
-        if not self._labelled():
+            self._save_members(name)
+        moments = zip(*membership.moments_of(admission.hellos), strict=True)
+        admission.announce(
+            RunParameters(name, layout.batch, layout.slots, tuple(moments))
+        )
+        if not self._all_labelled():
             self._notify("waiting for the labels of all clients")
-            self._wait_for(self._labelled)
-            self._keep_members(name)
-        self.begun, self.state = begun, begun.state
-        self.ledger = Ledger(begun.prices)
-        roster = Roster(
-            begun.side,
-            self.peers,
-            self.account,
-            Patience(self._serving.wait, self._serving.absent == "skip"),
+            self._wait_for(self._all_labelled)
+            self._save_members(name)
+        self.prepared, self.state = prepared, prepared.state
+        self.ledger = Ledger(prepared.costs)
+        manager = ClientManager(
+            prepared.setup,
+            self.sessions,
+            self.counter,
+            AbsencePolicy(self._serving.wait, self._serving.absent == "skip"),
             self._stopping,
         )
-        labels = [door.labels[client] for client in range(config.clients)]
-        trainer = Trainer(begun.side, roster, labels, self.account, self._notify)
-        return trainer, Scorer(begun.side, roster, self.account)
+        labels = [admission.labels[client] for client in range(config.clients)]
+        trainer = ServerTrainer(
+            prepared.setup, manager, labels, self.counter, self._notify
+        )
+        return trainer, Scorer(prepared.setup, manager, self.counter)
 
-    def _labelled(self) -> bool:
-        door, last = self.door, self._config.clients - 1
-        held_out = door.held_out is not None or not door.hellos[last].held_out
-        return len(door.labels) == self._config.clients and held_out
+    def _all_labelled(self) -> bool:
+        admission, last = self.admission, self._config.clients - 1
+        held_out = admission.held_out is not None or not admission.hellos[last].held_out
+        return len(admission.labels) == self._config.clients and held_out
 
-    def _keep_members(self, name: bytes) -> None:
-        self.account.settle()
-        membership.save(self._folder.path, name, self.door, self.account)
+    def _save_members(self, name: bytes) -> None:
+        self.counter.commit()
+        membership.save_members(self._folder.path, name, self.admission, self.counter)
 
     def _wait_for(self, condition: Callable[[], bool]) -> None:
         while True:
-            with self.door.changed:
-                if self.door.changed.wait_for(condition, POLL):
+            with self.admission.changed:
+                if self.admission.changed.wait_for(condition, POLL):
                     return
             if self._stopping():
                 raise Stopped
 
-    def _go_on(self, trainer: Trainer) -> None:
+    def _restore(self, trainer: ServerTrainer) -> None:
         """Goes back to the newest checkpoint; to the start if there is none yet."""
         assert self.state is not None and self.ledger is not None
         epochs = checkpoint.latest(self._folder.checkpoints)
@@ -212,7 +219,7 @@ class Run:
             assert store is not None
             trainer.store.replace(store)
         self.records = rewind(self._folder.metrics, epochs)
-        self.state = State(
+        self.state = ServerState(
             server=small["server"],
             gate=small["gate"],
             digest=bytes.fromhex(meta["digest"]),
@@ -222,11 +229,11 @@ class Run:
         )
         for record in self.records:
             self.ledger.add(record["state"], record["absent"])
-        self.account.go_on_from(meta["account"])
+        self.counter.restore(meta["account"])
         self._notify(f"going on after epoch {epochs}")
 
-    def _train(
-        self, trainer: Trainer, scorer: Scorer, writers: Sequence[Writer]
+    def _train_epochs(
+        self, trainer: ServerTrainer, scorer: Scorer, writers: Sequence[Writer]
     ) -> None:
         assert self.state is not None and self.ledger is not None
         config, sizes = self._config, step_sizes_of(self._config)
@@ -236,7 +243,7 @@ class Run:
                 raise Stopped
             began = time.perf_counter()
             number, ran = self.state.epoch, STATES[int(self.state.gate.state)]
-            self.state, metrics, absent = trainer.epoch(
+            self.state, metrics, absent = trainer.run_epoch(
                 self.state, float(sizes[number])
             )
             self._store_changed |= ran != STATES[OFFLINE]
@@ -249,13 +256,12 @@ class Run:
             record |= {
                 "learning_rate": float(sizes[number]),
                 "seconds": before + spent,
-                "eta_seconds": _eta(paces, config.epochs - number - 1),
+                "eta_seconds": _seconds_left(paces, config.epochs - number - 1),
             }
             self.records.append(record)
             for writer in writers:
                 writer.write(record)
             self._save(trainer)
-            self.door.measure()
 
     def _record(self, ran: str, metrics: Metrics, absent: frozenset[int]) -> Record:
         assert self.state is not None and self.ledger is not None
@@ -274,23 +280,23 @@ class Run:
             "train_accuracy": int(metrics.correct) / examples,
             "train_examples": examples,
             "absent": sorted(absent),
-            "clients": sum(peer.connected for peer in self.peers),
+            "clients": sum(session.connected for session in self.sessions),
             "paper_bytes": ledger.paper_bits // 8,
             "wire_bytes": ledger.wire_bytes,
             "communication_reduction": ledger.communication_reduction,
             "client_compute_reduction": ledger.client_compute_reduction,
-            "counted_bytes": self.account.total,
+            "counted_bytes": self.counter.total,
         }
 
     def _score(self, scorer: Scorer, epochs: int) -> Record:
-        every, labels = self._serving.evaluate, self.door.held_out
+        every, labels = self._serving.evaluate, self.admission.held_out
         due = epochs == self._config.epochs or (every and epochs % every == 0)
         if labels is None or not due:
             return {}
         assert self.state is not None
         try:
             scores = scorer.score(self.state, labels)
-        except Absent:
+        except ClientAbsent:
             self._notify("nobody is there to send the held-out set: no score")
             return {}
         examples = int(scores.examples)
@@ -301,7 +307,7 @@ class Run:
             "test_examples": examples,
         }
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: ServerTrainer) -> None:
         assert self.state is not None and self.ledger is not None
         offline = int(self.state.gate.state) == OFFLINE
         # Where epochs go on without a client, what it sent last is needed in A too.
@@ -310,7 +316,7 @@ class Run:
         meta = {
             "digest": self.state.digest.hex(),
             "holders": sorted(self.state.holders),
-            "account": self.account.record(),
+            "account": self.counter.record(),
             "store": wanted,
         }
         checkpoint.save(
@@ -324,7 +330,7 @@ class Run:
             self._store_changed = False
 
 
-def _small(state: State) -> dict[str, Any]:
+def _small(state: ServerState) -> dict[str, Any]:
     """What is saved after every epoch."""
     return {
         "server": state.server,
@@ -333,5 +339,5 @@ def _small(state: State) -> dict[str, Any]:
     }
 
 
-def _eta(paces: list[float], left: int) -> float | None:
+def _seconds_left(paces: list[float], left: int) -> float | None:
     return left * float(np.median(paces[1:][-5:])) if paces[1:] else None

@@ -1,0 +1,115 @@
+"""What a client does in one step: forward, refresh, backward, and to be evaluated."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from jsplit.core.defences import Defence, blank, blurred, penalty
+from jsplit.core.model_part import ModelPart
+from jsplit.core.state import SideState, descend
+from jsplit.typing import Codec, Packet, PyTree, Variables
+
+Observe = Callable[[str, Packet, jax.Array | None], None]
+"""Is shown a packet as it is traced: its kind, itself, and its mask."""
+
+
+class Residual(NamedTuple):
+    """What a client keeps of its forward pass until the gradient comes.
+
+    Attributes:
+        pullback: maps a gradient at the cut to one of the client's parameters.
+        variables: with the batch statistics that the forward pass moved.
+        penalty: gradient at the cut of the client's own penalty; None without one.
+    """
+
+    pullback: Any
+    variables: Variables
+    penalty: jax.Array | None
+
+
+class ClientSteps(NamedTuple):
+    """A client's steps, not yet compiled; see `Steps` for what each takes and gives."""
+
+    forward: Callable[..., tuple[Packet, Residual]]
+    refresh: Callable[..., Packet]
+    backward: Callable[..., SideState]
+    examine: Callable[..., Packet]
+
+
+def make_client_steps(
+    client: ModelPart,
+    optimizer: optax.GradientTransformation,
+    *,
+    codec: Codec,
+    grad_codec: Codec,
+    refresh_statistics: str,
+    defence: Defence,
+    observe: Observe,
+) -> ClientSteps:
+    """Makes a client's steps; the arguments are those of `make_steps`.
+
+    Raises:
+        ValueError: if `refresh_statistics` is neither `running` nor `batch`.
+    """
+    if refresh_statistics not in ("running", "batch"):
+        raise ValueError(
+            f"refresh_statistics must be 'running' or 'batch', got "
+            f"{refresh_statistics!r}"
+        )
+    # Names for profilers; they change nothing that is computed.
+    encode = jax.named_scope("encode")(codec.encode)
+    decode = jax.named_scope("decode")(grad_codec.decode)
+
+    def pack(smashed: jax.Array, mask: jax.Array | None, key: jax.Array) -> Packet:
+        return encode(blank(blurred(defence, smashed, mask, key), mask))
+
+    def client_forward(
+        side: SideState, x: jax.Array, mask: jax.Array | None, key: jax.Array
+    ) -> tuple[Packet, Residual]:
+        def forward(params: PyTree) -> tuple[jax.Array, Variables]:
+            variables = {**side.variables, "params": params}
+            return client.apply(variables, x, mask=mask, key=key, train=True)
+
+        params = side.variables["params"]
+        smashed, pullback, variables = jax.vjp(forward, params, has_aux=True)
+        residual = Residual(pullback, variables, penalty(defence, x, smashed, mask))
+        packet = pack(smashed, mask, key)
+        observe("activations", packet, mask)
+        return packet, residual
+
+    def client_refresh(
+        side: SideState, x: jax.Array, mask: jax.Array | None, key: jax.Array
+    ) -> Packet:
+        batch = refresh_statistics == "batch"
+        smashed, _ = client.apply(side.variables, x, mask=mask, key=key, train=batch)
+        packet = pack(smashed, mask, key)
+        observe("activations", packet, mask)
+        return packet
+
+    def client_backward(
+        side: SideState,
+        residual: Residual,
+        reply: Packet,
+        mask: jax.Array | None,
+        step_size: jax.Array,
+    ) -> SideState:
+        gradient = decode(reply)
+        if residual.penalty is not None:
+            gradient += residual.penalty
+        (gradients,) = residual.pullback(gradient)
+        return descend(optimizer, side, residual.variables, gradients, mask, step_size)
+
+    def client_evaluate(
+        side: SideState, x: jax.Array, mask: jax.Array | None = None
+    ) -> Packet:
+        return pack(evaluated(client, side, x), mask, jax.random.key(0))
+
+    return ClientSteps(client_forward, client_refresh, client_backward, client_evaluate)
+
+
+def evaluated(part: ModelPart, side: SideState, x: jax.Array) -> jax.Array:
+    """What a part makes of a batch in evaluation, by running statistics."""
+    key = jax.random.key(0)  # evaluation draws nothing
+    return part.apply(side.variables, x, mask=None, key=key, train=False)[0]

@@ -1,0 +1,90 @@
+"""The compiled training of one client/server pair, and how to start it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.core import store
+from jsplit.core.algorithm import Method, train
+from jsplit.core.gate import Gate
+from jsplit.core.metrics import HeldOut, Metrics, cross_entropy, evaluate, top_1
+from jsplit.core.schedule import Shards
+from jsplit.core.state import EpochRecord, SideState, TrainState
+from jsplit.core.steps import Steps
+from jsplit.core.topology import Layout
+from jsplit.core.transform import IDENTITY_TRANSFORM, Transform
+from jsplit.runtime.sharding import ONE_DEVICE, Placement
+from jsplit.typing import Codec
+
+
+class Program(NamedTuple):
+    """A compiled training program and how to start it.
+
+    Attributes:
+        run: `(TrainState, Shards, HeldOut, key, step_sizes: [e], active: Bool[e]) ->
+            (TrainState, EpochRecord of [e])`, jit-compiled; the first argument is
+            donated. Epochs that are not active are skipped, so that the last chunk of
+            a run needs no program of its own; their records are meaningless.
+        init: `(client, server) -> TrainState`, of two `SideState`, with an empty store.
+    """
+
+    run: Callable[..., tuple[TrainState, EpochRecord]]
+    init: Callable[[SideState, SideState], TrainState]
+
+
+def make_program(
+    steps: Steps,
+    gate: Gate,
+    codec: Codec,
+    layout: Layout,
+    *,
+    smashed_shape: tuple[int, ...],
+    transform: Transform = IDENTITY_TRANSFORM,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
+    correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
+    placement: Placement = ONE_DEVICE,
+) -> Program:
+    """Makes the scan over epochs for one pair of parts, codec, gate and layout.
+
+    Args:
+        steps: of the client/server pair.
+        gate: decides the states. Its numbers are traced: another threshold, period or
+            seed, and other step sizes, compile nothing anew.
+        codec: the activation codec of `steps`, which says how the store looks.
+        layout: static sizes.
+        smashed_shape: of one example's activations at the cut.
+        transform: of raw examples.
+        loss: of each test example, as for `make_steps`.
+        correct: of each test example, as for `make_steps`.
+        placement: of everything over the devices. It changes results by no more than
+            the order of sums.
+    """
+
+    def score(client: SideState, server: SideState, test: HeldOut) -> Metrics:
+        def predict(raw: jax.Array, mask: jax.Array) -> jax.Array:
+            return steps.predict(client, server, transform.evaluate(raw), mask)
+
+        return evaluate(predict, test, loss, correct)
+
+    method = Method(steps, gate, layout, transform, score, placement)
+
+    def run(
+        state: TrainState,
+        shards: Shards,
+        test: HeldOut,
+        key: jax.Array,
+        step_sizes: jax.Array,
+        active: jax.Array,
+    ) -> tuple[TrainState, EpochRecord]:
+        return train(method, state, shards, test, key, step_sizes, active)
+
+    def init(client: SideState, server: SideState) -> TrainState:
+        return TrainState(
+            *placement.put((client, server, gate.init())),
+            store=store.empty(layout, codec, smashed_shape, placement),
+            epoch=placement.put(jnp.int32(0)),
+        )
+
+    return Program(run=jax.jit(run, donate_argnums=0), init=init)

@@ -1,0 +1,290 @@
+"""The settings of a run: frozen records whose fields say all that is known of them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from jsplit.codecs import CODECS
+from jsplit.core.gates import GATES, GateChoice, LossGate
+from jsplit.core.option import Option
+from jsplit.core.topology import TOPOLOGIES
+from jsplit.models import MODELS
+from jsplit.runtime.device import CHOICES
+
+_MOST = 1_000_000
+"""Of any count: far above what is used, far below what overflows."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every setting of a run. Unset ones (None) follow from the others."""
+
+    model: Annotated[str, Option("The network.", choices=MODELS)] = "resnet18"
+    cut: Annotated[
+        int | None,
+        Option(
+            "Number of blocks that the client holds; see --show-cuts. None: the usual "
+            "number of the model.",
+            least=1,
+            most=_MOST,
+        ),
+    ] = None
+    dataset: Annotated[
+        str,
+        Option(
+            "auto, cifar10, fashion_mnist, fashion_mnist_10k (embedded), tfds:NAME "
+            "(any images that TFDS prepared), or the path of an .npz. auto takes "
+            "CIFAR-10 if it can be had, else the embedded set.",
+            one_party=True,
+        ),
+    ] = "auto"
+    data_dir: Annotated[
+        str | None,
+        Option("The folder of datasets. None: ~/tensorflow_datasets.", speed_only=True),
+    ] = None
+    image_size: Annotated[
+        int | None,
+        Option(
+            "Edge in pixels to which images are scaled. None: they stay as they are.",
+            least=4,
+            most=1024,
+        ),
+    ] = None
+    train_examples: Annotated[
+        int | None,
+        Option(
+            "Number of training examples, balanced over classes. None: all of them.",
+            least=1,
+            most=_MOST,
+            one_party=True,
+        ),
+    ] = None
+    test_examples: Annotated[
+        int | None,
+        Option(
+            "Number of test examples, balanced over classes. None: all of them.",
+            least=1,
+            most=_MOST,
+            one_party=True,
+        ),
+    ] = None
+    augment: Annotated[
+        bool, Option("Training images of state A are cropped and flipped at random.")
+    ] = True
+
+    clients: Annotated[
+        int,
+        Option("Number of clients that hold the training set.", least=1, most=_MOST),
+    ] = 1
+    topology: Annotated[
+        str,
+        Option(
+            "parallel: all clients train at once, and their parts are averaged after "
+            "each epoch of A. sequential: they take turns and hand one part on.",
+            choices=TOPOLOGIES,
+        ),
+    ] = "parallel"
+    partition: Annotated[
+        str,
+        Option(
+            "How clients share the examples: iid, dirichlet:ALPHA (label skew) or "
+            "uneven:ALPHA (sizes)."
+        ),
+    ] = "iid"
+
+    gate: Annotated[
+        GateChoice,
+        Option(
+            "What chooses the state of each epoch. loss is the gate of the paper; "
+            "periodic and freeze ignore the loss; always is plain split learning.",
+            choices=GATES,
+            compared=True,
+        ),
+    ] = LossGate()
+
+    codec: Annotated[
+        str,
+        Option(
+            "How activations are coded; float8 searches a format for each tensor.",
+            choices=CODECS,
+            compared=True,
+        ),
+    ] = "float8"
+    grad_codec: Annotated[
+        str, Option("How gradients are coded.", choices=CODECS, compared=True)
+    ] = "float8"
+    refresh_statistics: Annotated[
+        Literal["running", "batch"],
+        Option(
+            "In state B the client normalises by its running statistics or by those of "
+            "the batch.",
+            beyond_a=True,
+            compared=True,
+        ),
+    ] = "running"
+    refresh_augment: Annotated[
+        bool,
+        Option(
+            "State B augments images as A does; else C learns from images as they are.",
+            beyond_a=True,
+            compared=True,
+        ),
+    ] = False
+
+    mixup: Annotated[
+        float,
+        Option(
+            "State C mixes stored pairs, with shares drawn from Beta(M, M). 0: it does "
+            "not.",
+            "M",
+            beyond_a=True,
+            compared=True,
+        ),
+    ] = 0.0
+
+    nopeek: Annotated[
+        float,
+        Option(
+            "Weight of the NoPeek penalty in the client's loss (distance correlation "
+            "of inputs and activations).",
+            least=0,
+            compared=True,
+        ),
+    ] = 0.0
+    noise: Annotated[
+        float,
+        Option(
+            "Standard deviation of the Gaussian noise that the client adds to its "
+            "activations, as a multiple of their root mean square.",
+            least=0,
+            compared=True,
+        ),
+    ] = 0.0
+
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        Option("Networks compute in this; everything else stays float32."),
+    ] = "float32"
+
+    epochs: Annotated[
+        int,
+        Option("Number of epochs, of any state.", least=1, most=_MOST, traced=True),
+    ] = 200
+    batch_size: Annotated[
+        int | None,
+        Option(
+            "Number of examples in a step of the server. None: 128 with one client, "
+            "else 100.",
+            least=1,
+            most=_MOST,
+        ),
+    ] = None
+    learning_rate: Annotated[
+        float,
+        Option(
+            "The learning rate of SGD, times 0.2 after 30, 60 and 80 % of the epochs.",
+            above=0,
+            traced=True,
+        ),
+    ] = 0.05
+    momentum: Annotated[float, Option("The momentum of SGD.", least=0, below=1)] = 0.9
+    weight_decay: Annotated[
+        float, Option("L2 penalty on every parameter.", least=0)
+    ] = 5e-4
+    seed: Annotated[
+        int,
+        Option(
+            "Seed of weights, partition, order, augmentation and dropout.",
+            least=0,
+            most=2**32 - 1,
+            traced=True,
+        ),
+    ] = 0
+
+    workdir: Annotated[
+        str | None,
+        Option("The run's folder. None: a new one under runs/.", speed_only=True),
+    ] = None
+    device: Annotated[
+        str,
+        Option(
+            "auto uses whatever JAX finds; naming a device makes its absence an error.",
+            choices=CHOICES,
+            speed_only=True,
+        ),
+    ] = "auto"
+    compile_cache: Annotated[
+        str | None,
+        Option(
+            "The folder of compiled programs, or off. None: "
+            "$JAX_COMPILATION_CACHE_DIR, else one under ~/.cache/jsplit.",
+            speed_only=True,
+        ),
+    ] = None
+    chunk: Annotated[
+        int,
+        Option(
+            "Number of epochs in a compiled call; progress and checkpoints come after "
+            "each call.",
+            least=1,
+            most=_MOST,
+            speed_only=True,
+        ),
+    ] = 1
+    lossless: Annotated[
+        bool,
+        Option(
+            "Payloads are also counted as the wire's lossless stage makes them, which "
+            "takes longer.",
+            speed_only=True,
+        ),
+    ] = False
+    mesh: Annotated[
+        bool,
+        Option(
+            "Clients and batches are shared over all devices of all processes. This "
+            "changes the order of sums: results agree within rounding.",
+            speed_only=True,
+        ),
+    ] = False
+
+    @property
+    def server_batch(self) -> int:
+        """Examples of one server step."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return 128 if self.clients == 1 else 100
+
+    @property
+    def unlike(self) -> list[str]:
+        """How the states learn from different images, in words; empty if not."""
+        words = []
+        if self.augment and not self.refresh_augment:
+            words.append("A learns from augmented images and B and C do not")
+        if self.mixup > 0:
+            words.append("C learns from mixtures")
+        return words
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Which of several processes this is; never kept with the run."""
+
+    coordinator: Annotated[
+        str | None,
+        Option("HOST:PORT of process 0, or auto (as jax detects the cluster)."),
+    ] = None
+    process_id: Annotated[
+        int | None,
+        Option("The number of this process; 0 leads, writes and prints."),
+    ] = None
+    num_processes: Annotated[
+        int | None, Option("Number of processes.", least=1, most=_MOST)
+    ] = None
+    coordinator_timeout: Annotated[
+        int,
+        Option(
+            "Number of seconds to wait for the other processes at the start.",
+            least=1,
+            most=_MOST,
+        ),
+    ] = 60

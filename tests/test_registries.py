@@ -1,0 +1,312 @@
+"""A gate, codec or model is one entry: with a line in its registry it works everywhere.
+
+The toys are a line each in the registries, and nothing else in the package knows them.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import pytest
+from matplotlib.figure import Figure
+
+from jsplit.analysis.privacy.view import ended, private
+from jsplit.cli import main as cli
+from jsplit.codecs import CODECS, bf16
+from jsplit.core.gate import Gate, freeze_gate
+from jsplit.core.gates import GATES, FreezeGate, GateChoice, LossGate
+from jsplit.core.option import Option, options_of
+from jsplit.errors import InputError
+from jsplit.experiment.build import build, canonical, load_dataset
+from jsplit.experiment.config import (
+    RunConfig,
+    all_options,
+    changed,
+    check,
+    check_choices,
+    flat,
+    from_kept,
+    from_mapping,
+)
+from jsplit.experiment.workdir import RunFolder, read_workdir
+from jsplit.models import MODELS, Model, cnn
+from jsplit.net.summary import summarize
+from jsplit.runtime.atomic import write_json
+from jsplit.testing import run_in_process
+from tests.runs import compile_once, run_here
+
+
+@dataclass(frozen=True)
+class ToyGate(GateChoice):
+    """The freezing gate by another name."""
+
+    name = "toy"
+    stop: Annotated[
+        int, Option("Number of epochs of A.", least=1, most=9, traced=True)
+    ] = 2
+    mode: Annotated[str, Option("Nothing.", choices=("slow", "fast"))] = "slow"
+
+    def make(self, classes: int) -> Gate:
+        """The gate itself."""
+        return freeze_gate(self.stop)
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    monkeypatch.setitem(GATES, "toy", ToyGate)
+    monkeypatch.setitem(CODECS, "toy", bf16()._replace(name="toy"))
+    monkeypatch.setitem(MODELS, "toy", Model("toy", cnn, usual_cut=2))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with compile_once(tmp_path_factory.getbasetemp()) as folder:
+        yield folder
+
+
+DATA = {
+    "dataset": "fashion_mnist_10k",
+    "image_size": 8,
+    "train_examples": 200,
+    "test_examples": 100,
+    "batch_size": 40,
+    "model": "toy",
+    "epochs": 4,
+}
+TOYS = {"gate": "toy", "codec": "toy", "grad_codec": "toy"}
+SWEEP = """\
+[[grid]]
+gate = "toy"
+stop = [1, 2]
+codec = "toy"
+grad_codec = "toy"
+
+[[grid]]
+gate = "always"
+codec = "identity"
+grad_codec = "identity"
+"""
+
+
+def summary_of(path):
+    return json.loads((path / "summary.json").read_text())
+
+
+def networked(config, path):
+    """A networked run's folder, as `jsplit serve` leaves it."""
+    run, _ = run_in_process(config, path)
+    folder = RunFolder(path / "server")
+    dataset = {"source": "held by the clients"}
+    record = {"format": "jsplit-run-1", "config": flat(config), "dataset": dataset}
+    write_json(folder.config, record)
+    write_json(folder.summary, summarize(config, run))
+    return folder.path
+
+
+def test_toys_run_are_swept_reported_and_drawn_on_one_machine_and_over_a_network(
+    toys, tmp_path, monkeypatch, capsys
+):
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure,
+        "savefig",
+        lambda figure, *args, **how: (
+            figures.append(figure),
+            save(figure, *args, **how),
+        ),
+    )
+    lines = [f"{name} = {json.dumps(value)}" for name, value in DATA.items()]
+    file, runs = tmp_path / "toys.toml", tmp_path / "runs"
+    file.write_text("\n".join(["[settings]", *lines, SWEEP]))
+    assert cli.main(["sweep", str(file), "--folder", str(runs)]) == 0
+    names = [path.parent.name for path in runs.glob("*/summary.json")]
+    assert len(names) == 3
+    # One run more by `jsplit run`, and one over a network.
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in DATA.items()]
+    toy = ("--gate", "toy", "--stop", "3", "--codec", "toy", "--grad-codec", "toy")
+    assert run_here(*words, *toy, "--workdir", runs / "alone") == 0
+    out = capsys.readouterr().out
+    assert "toy cut after block 2 (conv2)" in out and "toy gate, toy up" in out
+    config = changed(RunConfig(), **DATA, **TOYS, stop=2)
+    over = networked(config, runs / "net")
+    assert summary_of(runs / "alone")["states"] == "AAAB"
+    assert summary_of(over)["states"] == "AABC"
+
+    # The same entries for what both kinds of run have.
+    assert summary_of(over).keys() == summary_of(runs / "alone").keys()
+    assert summary_of(runs / "alone")["network"] is None
+    crossed = summary_of(over)["network"]
+    assert crossed["counted"]["total"] > 0
+    assert set(map(tuple, map(dict.values, crossed["difference"].values()))) == {(0, 0)}
+
+    figures.clear()
+    assert cli.main(["report", str(runs)]) == 0
+    text = (runs / "report" / "report.md").read_text()
+    coded = "toy up, toy down"
+    for label in (
+        *(f"toy {stop}, {coded}" for stop in (1, 2, 3)),
+        f"toy 2, {coded}, networked",
+        "always, float32",
+    ):
+        assert f"| {label} | 1 |" in text
+    assert "1 of the runs went over a network" in text
+    assert f"| toy 2, {coded}, networked, seed 0 |" in text
+    scatter = figures[0].axes[0]
+    _, drawn = scatter.get_legend_handles_labels()
+    assert {"toy", "always"} <= set(drawn)
+    shown = {text.get_text() for text in scatter.texts}
+    assert {f"{stop}, {coded}" for stop in (1, 2, 3)} <= shown
+
+    # What the server saw of it is decoded by the toy codec.
+    folder, kept, _ = read_workdir(runs / "alone")
+    run = ended(build(kept, load_dataset(kept, print)), folder)
+    assert kept.gate == ToyGate(3) and private(run, run.client, 3).smashed.any()
+    assert cli.main(["privacy", str(over)]) == 2
+    assert "is the server's folder of a networked run" in capsys.readouterr().err
+
+
+def test_help_and_refusals_know_the_toys(toys, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        run_here("--help")
+    out = capsys.readouterr().out
+    for choices in (GATES, CODECS, MODELS):
+        assert f"{{{','.join(choices)}}}" in out
+    assert "--stop INT" in out and "(toy gate) Number of epochs of A." in out
+    for flags, said in {
+        "--gate toi": "'toi' is unknown; choose always, loss, periodic, freeze, toy",
+        "--gate toy --stop 0": "--stop must be at least 1, got 0",
+        "--gate toy --mode sly": "--mode 'sly' is unknown; choose slow, fast",
+        "--stop 3": "--stop is for --gate toy, and this is --gate loss",
+        "--gate toy --threshold 1": "--threshold is for --gate loss, and this is",
+    }.items():
+        assert run_here(*flags.split(), "--workdir", tmp_path / "w") == 2
+        assert said in capsys.readouterr().err
+
+
+# Of every entry
+
+
+@pytest.fixture(params=["always", "loss", "periodic", "freeze", "toy"])
+def gate(request, toys):
+    return GATES[request.param]
+
+
+def test_every_gate_is_a_row_of_these_tests(toys):
+    assert list(GATES) == ["always", "loss", "periodic", "freeze", "toy"]
+
+
+def others_of(gate):
+    """The gate with each of its settings at another value than the usual."""
+    for name, known in options_of(gate).items():
+        if known.choices is not None:
+            value = next(name for name in known.choices if name != known.default)
+        else:
+            value = known.default + 1
+        yield name, known, gate(**{known.field: value})
+
+
+def test_a_gate_goes_to_plain_values_and_back(gate):
+    for one in (gate(), *(other for _, _, other in others_of(gate))):
+        config = RunConfig(gate=one)
+        assert from_mapping(flat(config), "") == config
+        check(config)
+        check_choices(config)
+        assert canonical(config).gate == one.canonical()
+
+
+def test_settings_of_gates_have_names_of_their_own(gate):
+    others = [options_of(RunConfig), *map(options_of, GATES.values())]
+    for name in options_of(gate):
+        assert sum(name in known for known in others) == 1
+        assert name in all_options()
+
+
+def test_another_setting_is_another_label_and_only_the_number_leaves_the_line(gate):
+    labels = [gate().label(), *(other.label() for _, _, other in others_of(gate))]
+    assert len(set(labels)) == len(labels)
+    assert all(label.startswith(gate.name) for label in labels)
+    kinds = [other.kind() for _, _, other in others_of(gate)]
+    assert kinds[:1] in ([], [gate.name]) and len(set(kinds)) == len(kinds)
+
+
+def test_every_gate_is_drawn_in_a_style_of_its_own(toys):
+    assert len({gate.style for gate in GATES.values()}) == len(GATES)
+
+
+def test_a_gates_traced_settings_change_no_program(gate):
+    def program(chosen):
+        made = chosen.make(10)
+        return str(jax.make_jaxpr(made.update)(made.init(), jnp.float32(1)))
+
+    for name, known, other in others_of(gate):
+        if known.option.traced:
+            assert program(other) == program(gate()), name
+
+
+def test_a_gate_says_whether_it_leaves_a(gate):
+    made = gate().make(10)
+    state, states = made.init(), []
+    for _ in range(30):
+        states.append(int(state.state))
+        state = made.update(state, jnp.float32(2.3))
+    assert states[0] == 0 and any(states) == gate.leaves_a
+
+
+def test_a_bad_setting_of_a_gate_is_named_by_its_flag(gate):
+    for name, known in options_of(gate).items():
+        if known.choices is not None:
+            bad = gate(**{known.field: "none such"})
+            with pytest.raises(InputError, match=f"--{name.replace('_', '-')} "):
+                check_choices(RunConfig(gate=bad))
+        elif known.option.least is not None:
+            bad = gate(**{known.field: known.option.least - 1})
+            with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must"):
+                check(RunConfig(gate=bad))
+
+
+# What the loss gate compares
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "A learns from augmented images and B and C do not"),
+        ({"refresh_augment": True}, None),
+        ({"augment": False}, None),
+        ({"augment": False, "mixup": 1.0}, "C learns from mixtures"),
+        ({"loss_reference": "same-state", "mixup": 1.0}, None),
+        ({"gate": "freeze", "mixup": 1.0}, None),
+    ],
+)
+def test_a_run_says_where_the_papers_rule_compares_unlike_losses(changes, words):
+    config = changed(RunConfig(), **changes)
+    said = config.gate.caveat(config.unlike)
+    assert (said is None) == (words is None)
+    if words is not None:
+        assert words in said and "--loss-reference same-state" in said
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixup": 1.0}, {"refresh_augment": True}])
+def test_no_other_setting_switches_the_reference(changes):
+    assert changed(RunConfig(), **changes).gate == LossGate(reference="decision")
+
+
+@pytest.mark.parametrize(
+    ("kept", "meant"),
+    [
+        ({"loss_reference": None}, "same-state"),
+        ({"loss_reference": None, "refresh_augment": True}, "decision"),
+        ({"loss_reference": None, "augment": False}, "decision"),
+        ({"loss_reference": None, "augment": False, "mixup": 0.2}, "same-state"),
+        ({"loss_reference": "alike"}, "same-state"),
+        ({"loss_reference": "previous"}, "previous"),
+        ({"mixup": 0.2}, "decision"),
+    ],
+)
+def test_what_an_earlier_version_kept_is_read_as_it_was_meant(kept, meant):
+    assert from_kept({**kept, "gate": "loss"}, "kept").gate.reference == meant
+    assert from_kept({**kept, "gate": "freeze"}, "kept").gate == FreezeGate()
