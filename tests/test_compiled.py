@@ -105,7 +105,7 @@ def test_a_folder_that_jax_was_given_is_used_as_it_was_set_up(said, tmp_path):
 )
 def test_the_usual_folder_is_the_users_cache(monkeypatch, variable, expected):
     monkeypatch.setenv("XDG_CACHE_HOME", variable)
-    assert compilation_cache.default() == Path(expected)
+    assert compilation_cache.default() == Path(expected).expanduser()
 
 
 def test_a_folder_that_cannot_be_made_is_said_in_a_line_and_nothing_is_kept(

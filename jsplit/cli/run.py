@@ -116,9 +116,9 @@ def command(argv: Sequence[str], prog: str) -> int:
             stack.enter_context(joined)
         device.choose(config.device)
         if cluster.coordinator is not None:
-            multihost.check_devices()
             if not multihost.leads():
                 forget_output()
+            multihost.check_devices(cluster.num_processes)
             config = _agree(config)
         if command.resume:
             return _go_on(config, prog, stack)

@@ -6,6 +6,7 @@ memory, and cropping moves a quarter of the bytes.
 
 from collections.abc import Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Key, UInt8
@@ -34,7 +35,9 @@ def augment(key: Key[Array, ""], images: Images, *, padding: int, flip: bool) ->
     Raises:
         ValueError: `padding` is negative.
         TypeError: `key` is no typed key.
+        AssertionError: `images` have another shape or dtype.
     """
+    _check_images(images)
     if padding < 0:
         raise ValueError(f"padding must be 0 or more, got {padding}")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
@@ -70,8 +73,20 @@ def preprocess(
 
     Returns:
         float32 [B, H, W, C].
+
+    Raises:
+        AssertionError: `images` have another shape or dtype, or the numbers of `mean`
+            or `std` are not one a channel.
     """
+    _check_images(images)
+    for numbers in (mean, std):
+        chex.assert_axis_dimension(images, -1, len(numbers))
     shape = (1, 1, 1, -1)
     center = jnp.asarray(mean, jnp.float32).reshape(shape)
     scale = jnp.asarray(std, jnp.float32).reshape(shape)
     return (images.astype(jnp.float32) / 255 - center) / scale
+
+
+def _check_images(images: Images) -> None:
+    chex.assert_rank(images, 4)
+    chex.assert_type(images, jnp.uint8)

@@ -14,6 +14,7 @@ from jsplit.data.files import one_line
 from jsplit.data.tfds_sets import PREFIX, load_tfds
 from jsplit.data.user_npz import load_npz
 from jsplit.errors import InputError
+from jsplit.runtime.folders import user_cache
 
 NAMES = ("auto", "cifar10", "fashion_mnist", "fashion_mnist_10k")
 
@@ -39,8 +40,8 @@ def load(
             has it, else fashion_mnist_10k, said in one line and in `source`.
         data_dir: Where TFDS keeps its data and where downloads go; by default
             $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-        cache_dir: Where decoded arrays are kept; by default $XDG_CACHE_HOME/jsplit,
-            else ~/.cache/jsplit.
+        cache_dir: Where decoded arrays are kept; by default the user's cache folder,
+            on Linux $XDG_CACHE_HOME/jsplit, else ~/.cache/jsplit.
         notify: Takes lines for people: a fallback, a download, a cache that cannot be
             written.
 
@@ -56,8 +57,8 @@ def load(
         return load_npz(Path(name).expanduser())
     if name == "fashion_mnist_10k":
         return load_embedded()
-    data_dir = data_dir or _folder("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    cache_dir = cache_dir or _folder("XDG_CACHE_HOME", "~/.cache") / "jsplit"
+    data_dir = data_dir or _data_dir()
+    cache_dir = cache_dir or user_cache()
     if name.startswith(PREFIX):
         prepared = functools.partial(load_tfds, name.removeprefix(PREFIX))
         return _load_from(prepared, data_dir, cache_dir, notify)
@@ -106,6 +107,7 @@ def _load_from(
         ) from error
 
 
-def _folder(variable: str, default: str) -> Path:
+def _data_dir() -> Path:
     # An empty variable counts as unset.
-    return Path(os.environ.get(variable) or default).expanduser()
+    named = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(named).expanduser()

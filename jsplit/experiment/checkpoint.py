@@ -14,6 +14,10 @@ name is always whole; what a killed save leaves behind goes at the next save.
 
 Orbax checks structure, not content, and casts to the dtype that is asked for, so a
 record beside the arrays keeps each one's dtype, shape and CRC-32.
+
+Orbax's CheckpointManager would name, keep and delete the states, but it knows no store
+that two of them share, takes an epoch that is not new for one not to be saved, and
+empties what it deletes under its good name, or, with `todelete_subdir`, never frees it.
 """
 
 import contextlib
@@ -243,7 +247,7 @@ def _remedy(path: Path) -> str:
     store = _STORE.fullmatch(path.name)
     if store is None:
         return "delete that folder to go on without it"
-    users = sorted(it.name for it in path.parent.glob(f"epoch-*-store-{store[1]}"))
+    users = sorted(user.name for user in path.parent.glob(f"epoch-*-store-{store[1]}"))
     return (
         f"delete {' and '.join(users)} beside it to go on without (from the "
         "checkpoint before, or from the start)"

@@ -18,7 +18,7 @@ from jsplit.experiment.build import Experiment
 from jsplit.experiment.progress import Progress, Record
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import Writer, rewind
-from jsplit.runtime import device, multihost
+from jsplit.runtime import device, multihost, sharding
 from jsplit.typing import OFFLINE, STATES
 
 
@@ -156,7 +156,7 @@ def _save(experiment: Experiment, folder: RunFolder, progress: Progress) -> None
         "fingerprint": experiment.dataset.fingerprint,
     }
     if needed:
-        store = multihost.gathered(store, STEPS_AXIS)
+        store = sharding.gathered(store, STEPS_AXIS)
     with multihost.together():
         if multihost.leads():
             checkpoint.save(

@@ -79,6 +79,9 @@ def make_folder(path: Path, option: str) -> None:
 def lock(path: Path) -> Iterator[None]:
     """Keeps other processes out of a run's folder; the system ends it with the process.
 
+    The folder itself is locked, and nothing is added to it; `filelock` locks only files
+    of its own, and leaves them behind.
+
     Raises:
         InputError: if another process holds the folder.
     """

@@ -15,6 +15,8 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
+from jsplit.runtime.folders import user_cache
+
 OFF = "off"
 LIMIT = 2**28
 """Bytes that the folder may hold; what was not used for longest goes first."""
@@ -31,8 +33,7 @@ def kept(folder: str | None, notify: Callable[[str], None]) -> Iterator[None]:
     set up. One that cannot be written is said in a line, and nothing is kept.
 
     Args:
-        folder: None for $XDG_CACHE_HOME/jsplit/xla, else ~/.cache/jsplit/xla; `OFF`
-            for none, not even JAX's.
+        folder: None for `default()`; `OFF` for none, not even JAX's.
         notify: takes the line for people.
     """
     if folder is None and _setting("jax_compilation_cache_dir"):
@@ -40,10 +41,10 @@ def kept(folder: str | None, notify: Callable[[str], None]) -> Iterator[None]:
         return
     settings: dict[str, object] = {"jax_enable_compilation_cache": False}
     if folder != OFF:
-        # A folder of our own: what others keep there is theirs to tidy.
-        path = Path(folder, "jsplit") if folder else default()
+        path = Path(folder or "~")
         try:
-            path = path.expanduser()
+            # A folder of our own: what others keep there is theirs to tidy.
+            path = path.expanduser() / "jsplit" if folder else default()
             _make_ready(path)
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
             reason = getattr(error, "strerror", None) or error
@@ -83,8 +84,7 @@ def _setting(name: str) -> Any:
 
 def default() -> Path:
     """Where programs are kept unless told otherwise."""
-    # An empty variable counts as unset.
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jsplit" / "xla"
+    return user_cache() / "xla"
 
 
 def _make_ready(path: Path) -> None:

@@ -9,7 +9,7 @@ them the sums over devices that make every gradient and batch statistic whole.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jsplit.errors import InputError
+from jsplit.runtime import multihost
 
 Tree = TypeVar("Tree")
 
@@ -112,3 +113,31 @@ def make_placement(
         (side, rows), BATCH, axis_types=(AxisType.Auto,) * 2, devices=devices
     )
     return Placement(mesh)
+
+
+def gathered(tree: Any, axis: int) -> Any:
+    """Arrays that are spread over processes, whole in the memory of process 0.
+
+    They come in slices along `axis`, which must not be shared over devices: no device
+    ever holds a whole one. Arrays that this process holds itself come back as they are.
+    The other processes must call this too; they get None.
+    """
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
+        return tree
+    first = jax.tree.leaves(tree)[0]
+    everywhere = NamedSharding(first.sharding.mesh, PartitionSpec())
+
+    def at(tree: Any, number: jax.Array) -> Any:
+        return jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, axis), tree
+        )
+
+    slice_of = jax.jit(at, out_shardings=everywhere)
+    parts = []
+    for number in range(first.shape[axis]):
+        part = slice_of(tree, np.int32(number))
+        if multihost.leads():
+            parts.append(jax.tree.map(np.asarray, part))
+    if not multihost.leads():
+        return None
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis), *parts)

@@ -108,3 +108,18 @@ def test_preprocess_is_the_formula() -> None:
     assert result.dtype == jnp.float32
     expected = (images / 255 - np.array(mean)) / np.array(std)
     np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("images", [make(2, 4, 1)[0], make(2, 4, 1) / 255])
+def test_images_of_another_shape_or_dtype_are_refused_by_name(
+    images: np.ndarray,
+) -> None:
+    with pytest.raises(AssertionError, match="rank 3|expected uint8"):
+        augment(jax.random.key(0), jnp.asarray(images), padding=1, flip=True)
+    with pytest.raises(AssertionError, match="rank 3|expected uint8"):
+        preprocess(jnp.asarray(images), (0.5,), (0.5,))
+
+
+def test_moments_of_another_number_of_channels_are_refused() -> None:
+    with pytest.raises(AssertionError, match="dimension equal to '1'"):
+        preprocess(jnp.asarray(make(2, 4, 3)), (0.5,), (0.5, 0.5, 0.5))
