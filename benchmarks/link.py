@@ -12,7 +12,6 @@ plan, so both sides have started, but it includes compiling.
 """
 
 import argparse
-import dataclasses
 import json
 import statistics
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from jsplit.experiment.config import RunConfig
+from jsplit.experiment.config import RunConfig, changed
 from jsplit.experiment.writers import human_bytes
 from jsplit.net import certificates
 from jsplit.testing import compile_once, run_in_processes
@@ -70,7 +69,7 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
             for way in measure.in_turn(WAYS, seed):
                 path = Path(base) / f"{way}-{seed}"
                 path.mkdir()
-                chosen = dataclasses.replace(config, seed=seed, **WAYS[way])
+                chosen = changed(config, seed=seed, **WAYS[way])
                 runs[way].append(one_run(chosen, path, cache, certs, settings.link))
                 print(f"{way:8} {runs[way][-1]}", flush=True)
     print(f"\n{name} over {settings.link}; medians of {settings.rounds} seeds")

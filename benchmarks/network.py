@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import measure
 from jsplit.cli.main import main as jsplit
+from jsplit.core.gates import AlwaysGate
 from jsplit.experiment.config import RunConfig
 from jsplit.net import certificates
 from jsplit.testing import compile_once, run_in_process, run_in_processes, words_for
@@ -47,7 +48,7 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
         train_examples=settings.examples,
         test_examples=100,
         augment=False,
-        gate="always",
+        gate=AlwaysGate(),
         epochs=settings.epochs,
     )
     link = () if settings.link is None else ("--link", settings.link)

@@ -305,12 +305,12 @@ def test_an_accelerator_chooses_the_format_to_the_same_bits(monkeypatch):
     x = jnp.asarray(np.random.default_rng(0).standard_t(2, SHAPE), jnp.float32)
     packet, beyond = encode("float8", x), jnp.asarray([200, 0], jnp.uint8)
     decoded = [
-        jitted("float8")[1](it) for it in (packet, packet._replace(header=beyond))
+        jitted("float8")[1](one) for one in (packet, packet._replace(header=beyond))
     ]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     codec = float8()
     assert jax.tree.all(jax.tree.map(same_bits, codec.encode(x), packet))
-    there = [codec.decode(it) for it in (packet, packet._replace(header=beyond))]
+    there = [codec.decode(one) for one in (packet, packet._replace(header=beyond))]
     assert jax.tree.all(jax.tree.map(same_bits, there, decoded))
 
 

@@ -16,7 +16,7 @@ from jsplit.analysis.privacy.view import View, ended, last_sent, private, public
 from jsplit.cli import main as cli
 from jsplit.codecs import CODECS
 from jsplit.core.defences import Defence, distance_correlation
-from jsplit.core.gates import FreezeGate
+from jsplit.core.gates import AlwaysGate, FreezeGate
 from jsplit.core.state import init_side
 from jsplit.core.steps import make_steps
 from jsplit.experiment import checkpoint
@@ -162,7 +162,9 @@ def test_correlation_is_that_of_the_first_thousand_beside_shuffled_ones():
     same = dependence.correlation(images, images, 0)
     assert same.value == pytest.approx(1) and same.shuffled < 0.3
     flat = (array[:1000].reshape(1000, -1) for array in (images, others))
-    expected = dcor.distance_correlation(*(it.astype(np.float64) for it in flat))
+    expected = dcor.distance_correlation(
+        *(values.astype(np.float64) for values in flat)
+    )
     assert dependence.correlation(images, others, 0).value == pytest.approx(expected)
 
 
@@ -274,8 +276,14 @@ def quick(monkeypatch):
 
 def test_runs_are_compared_and_attacked_once(quick, tmp_path, capsys):
     for seed in (0, 1):
-        made(tmp_path / f"plain-{seed}", gate="always", epochs=2, seed=seed)
-        made(tmp_path / f"noise-{seed}", gate="always", epochs=2, seed=seed, noise=1.0)
+        made(tmp_path / f"plain-{seed}", gate=AlwaysGate(), epochs=2, seed=seed)
+        made(
+            tmp_path / f"noise-{seed}",
+            gate=AlwaysGate(),
+            epochs=2,
+            seed=seed,
+            noise=1.0,
+        )
     # How a run was computed is nothing to the attack.
     config = RunFolder(tmp_path / "plain-0").config
     config.write_text(config.read_text().replace('"mesh": false', '"mesh": true'))

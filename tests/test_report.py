@@ -129,7 +129,7 @@ def test_a_line_joins_what_differs_in_the_gates_number_alone(tmp_path):
     for path in tmp_path.glob("others/plain*"):  # The same run as that without.
         shutil.rmtree(path)
     (group,) = grouped(read_results(tmp_path, partial=False)[0])
-    kinds = {it.label: it.kind for it in group.settings}
+    kinds = {setting.label: setting.kind for setting in group.settings}
     assert {label: kind for label, kind in kinds.items() if "mixup" not in label} == {
         "always, float32": "always, float32",
         "loss 0.02": "loss",
@@ -180,7 +180,7 @@ def test_the_loss_gate_is_compared_with_controls_that_send_as_much(
     (group,) = grouped(read_results(runs, partial=False)[0])
     assert group.baseline.label == "always, float32"
     small, large = (
-        next(it for it in group.settings if it.label == f"loss {threshold}{label}")
+        next(one for one in group.settings if one.label == f"loss {threshold}{label}")
         for threshold in (0.02, 0.5)
     )
     # Freezing goes from 0.899 at /4 to 0.898 (and the seed's noise) at /50.
@@ -221,7 +221,7 @@ def test_the_page_is_one_file_and_names_data_device_seeds_and_versions(runs):
     page = (runs / "report" / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     assert len(sources) == 2
-    assert all(it.startswith("data:image/png;base64,") for it in sources)
+    assert all(link.startswith("data:image/png;base64,") for link in sources)
     for words in ("made up", "a test (cpu)", "seeds 0, 1, 2", "jax 1", "<table>"):
         assert words in page
     for name in ("accuracy-1.png", "states-1.png"):

@@ -26,6 +26,7 @@ from jsplit.experiment import workdir
 from jsplit.experiment.build import load_dataset
 from jsplit.experiment.config import argument
 from jsplit.runtime import atomic, compilation_cache, device
+from jsplit.runtime.device import CHOICES
 
 DESCRIPTION = """\
 Attacks what each finished run at or below FOLDER sent, as an honest-but-curious server
@@ -41,20 +42,26 @@ class PrivacyCommand:
 
     folder: Annotated[
         tyro.conf.Positional[str],
-        argument("A run's, or one with runs below it.", "FOLDER"),
+        argument("Folder of a run, or one with runs below it.", "FOLDER"),
     ]
     out: Annotated[
         str | None, argument("Folder for the comparison. None: FOLDER/privacy.")
     ] = None
-    device: Annotated[str, argument("auto, cpu, gpu or tpu.")] = "auto"
+    device: Annotated[
+        str,
+        argument(
+            "auto uses whatever JAX finds; naming a device makes its absence an error.",
+            choices=CHOICES,
+        ),
+    ] = "auto"
     partial: Annotated[
         bool,
-        argument("Leave unfinished runs out instead of refusing."),
+        argument("Unfinished runs are left out instead of refused."),
         tyro.conf.FlagCreatePairsOff,
     ] = False
     again: Annotated[
         bool,
-        argument("Attack runs anew that have a privacy.json."),
+        argument("Runs that have a privacy.json are attacked anew."),
         tyro.conf.FlagCreatePairsOff,
     ] = False
 

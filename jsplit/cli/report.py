@@ -27,14 +27,14 @@ class ReportCommand:
     """`jsplit report`."""
 
     folder: Annotated[
-        tyro.conf.Positional[str], argument("With runs below it.", "FOLDER")
+        tyro.conf.Positional[str], argument("Folder with runs below it.", "FOLDER")
     ]
     out: Annotated[
         str | None, argument("Folder for the report. None: FOLDER/report.")
     ] = None
     partial: Annotated[
         bool,
-        argument("Leave unfinished runs out instead of refusing."),
+        argument("Unfinished runs are left out instead of refused."),
         tyro.conf.FlagCreatePairsOff,
     ] = False
 

@@ -29,14 +29,15 @@ class SweepCommand:
     """`jsplit sweep`."""
 
     file: Annotated[
-        tyro.conf.Positional[str], argument("TOML: settings and grids.", "FILE")
+        tyro.conf.Positional[str], argument("TOML file of settings and grids.", "FILE")
     ]
     folder: Annotated[
-        str | None, argument("Of all runs. None: runs/ and the name of the file.")
+        str | None,
+        argument("Folder of all runs. None: runs/ and the name of the file."),
     ] = None
     dry: Annotated[
         bool,
-        argument("Only say which runs there are, and which are done."),
+        argument("The runs are only listed, with those that are done."),
         tyro.conf.FlagCreatePairsOff,
     ] = False
 
