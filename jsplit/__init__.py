@@ -12,7 +12,7 @@ The values that a training is made of, and the function that puts them together:
     make_steps(...)                     the jit-compiled steps alone
     Ledger                              what was sent and computed
 
-See the README for an example.
+See the README, or `help(jsplit.make_simulation)`, for an example.
 """
 
 from jsplit.accounting.cost_model import CostModel

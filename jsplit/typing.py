@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 PyTree = Any
 Variables = dict[str, Any]
@@ -54,8 +55,8 @@ class Codec(NamedTuple):
     """
 
     name: str
-    encode: Callable[[jax.Array], Packet]
-    decode: Callable[[Packet], jax.Array]
+    encode: Callable[[Float[Array, "n ..."]], Packet]
+    decode: Callable[[Packet], Float[Array, "n ..."]]
     payload_dtype: jax.typing.DTypeLike
     header_bytes: int
     knows: Callable[[bytes], bool] = lambda header: True

@@ -32,6 +32,11 @@ def macs(function: Callable[..., Any], *args: Any) -> int:
         function: traceable, and not jitted inside where it convolves: `jax.jit` may
             have kept a trace that was made to be run.
         *args: arrays, or `jax.ShapeDtypeStruct`s in their place.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> macs(jnp.matmul, jnp.ones((2, 3)), jnp.ones((3, 4)))
+        24
     """
     before = _counting.set(True)
     try:

@@ -137,6 +137,14 @@ def float8(*names: str) -> Codec:
 
     Raises:
         ValueError: if a name is none of them.
+
+    Example:
+        >>> codec = float8()
+        >>> packet = codec.encode(jnp.array([1.0, 0.3, -2.5]))
+        >>> FORMATS[packet.header[0]].name, packet.payload.dtype.name
+        ('e3m4', 'uint8')
+        >>> codec.decode(packet).tolist(), codec.bits((3,))
+        ([1.0, 0.296875, -2.5], 40)
     """
     known = [fmt.name for fmt in FORMATS]
     for name in names:

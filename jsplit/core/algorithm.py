@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
 
 from jsplit.core import schedule, store
 from jsplit.core.gate import Gate
@@ -54,9 +55,9 @@ def train(
     state: TrainState,
     data: Shards,
     test: HeldOut,
-    key: jax.Array,
-    step_sizes: jax.Array,
-    active: jax.Array,
+    key: Key[Array, ""],
+    step_sizes: Float[Array, " epochs"],
+    active: Bool[Array, " epochs"],
 ) -> tuple[TrainState, EpochRecord]:
     """Runs an epoch for each step size; one that is not `active` changes nothing."""
     one = functools.partial(epoch, method, data, test, key)
@@ -67,16 +68,13 @@ def epoch(
     method: Method,
     data: Shards,
     test: HeldOut,
-    key: jax.Array,
+    key: Key[Array, ""],
     state: TrainState,
-    now: tuple[jax.Array, jax.Array],
+    now: tuple[Float[Array, ""], Bool[Array, ""]],
 ) -> tuple[TrainState, EpochRecord]:
     """One epoch, in the state that the gate named."""
-    layout, constrain, (step_size, active) = (
-        method.layout,
-        method.placement.constrain,
-        now,
-    )
+    layout, constrain = method.layout, method.placement.constrain
+    step_size, active = now
     plan = schedule.plan_epoch(schedule.epoch_key(key, state.epoch), data, layout)
     learned = _Learned(state.client, state.server, state.store, no_metrics())
     for name, turns, turn in (
@@ -179,7 +177,7 @@ def learn_from_store(
     stored: Store,
     batches: OfflineBatches,
     server: SideState,
-    step_size: jax.Array,
+    step_size: Float[Array, ""],
     placement: Placement = ONE_DEVICE,
 ) -> tuple[SideState, Metrics]:
     """The server's epoch of C.

@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
+from jaxtyping import Array, Bool
 
 from jsplit.core.defences import Defence, blank, blurred, penalty
 from jsplit.core.model_part import ModelPart
 from jsplit.core.state import SideState, descend
 from jsplit.typing import Codec, Packet, PyTree, Variables
 
-Observe = Callable[[str, Packet, jax.Array | None], None]
+Observe = Callable[[str, Packet, Bool[Array, " b"] | None], None]
 """Is shown a packet as it is traced: its kind, itself, and its mask."""
 
 

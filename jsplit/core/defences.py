@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 
 class Defence(NamedTuple):
@@ -30,8 +30,16 @@ class Defence(NamedTuple):
 NO_DEFENCE = Defence()
 
 
-def blank(smashed: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Zeroes padded rows: they are not sent, and must not sway the format search."""
+def blank(
+    smashed: Float[Array, "b ..."], mask: Bool[Array, " b"] | None
+) -> Float[Array, "b ..."]:
+    """Zeroes padded rows: they are not sent, and must not sway the format search.
+
+    Example:
+        >>> rows = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+        >>> blank(rows, jnp.array([True, False])).tolist()
+        [[1.0, 2.0], [0.0, 0.0]]
+    """
     if mask is None:
         return smashed
     kept = mask.reshape((-1,) + (1,) * (smashed.ndim - 1))
@@ -39,8 +47,11 @@ def blank(smashed: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 def blurred(
-    defence: Defence, smashed: jax.Array, mask: jax.Array | None, key: jax.Array
-) -> jax.Array:
+    defence: Defence,
+    smashed: Float[Array, "b ..."],
+    mask: Bool[Array, " b"] | None,
+    key: Key[Array, ""],
+) -> Float[Array, "b ..."]:
     """The activations with the defence's noise on them.
 
     Args:
@@ -48,6 +59,12 @@ def blurred(
         smashed: `[b, ...]`.
         mask: which rows are real; None for all.
         key: of the step.
+
+    Example:
+        >>> smashed = 3 * jnp.ones((1000, 8))
+        >>> sent = blurred(Defence(noise=0.5), smashed, None, jax.random.key(0))
+        >>> f"{jnp.std(sent - smashed):.1f}"
+        '1.5'
     """
     if not defence.noise:
         return smashed
@@ -59,9 +76,23 @@ def blurred(
 
 
 def penalty(
-    defence: Defence, x: jax.Array, smashed: jax.Array, mask: jax.Array | None
-) -> jax.Array | None:
-    """The gradient at the cut of NoPeek's penalty; None where there is none."""
+    defence: Defence,
+    x: Float[Array, "b ..."],
+    smashed: Float[Array, "b ..."],
+    mask: Bool[Array, " b"] | None,
+) -> Float[Array, "b ..."] | None:
+    """The gradient at the cut of NoPeek's penalty; None where there is none.
+
+    Example:
+        Activations that took a step against it tell less.
+
+        >>> x = jnp.array([[0.0], [1.0], [3.0], [4.0]])
+        >>> z = jnp.array([[0.0], [1.0], [2.0], [5.0]])
+        >>> less = z - penalty(Defence(nopeek=1.0), x, z, None)
+        >>> told = [distance_correlation(x, z, None) for z in (z, less)]
+        >>> f"{told[0]:.3f}, {told[1]:.3f}"
+        '0.931, 0.919'
+    """
     if not defence.nopeek:
         return None
     gradient = jax.grad(lambda smashed: distance_correlation(x, smashed, mask))
@@ -77,6 +108,13 @@ def distance_correlation(
         x: `[b, ...]`.
         z: `[b, ...]`; the result can be differentiated with respect to it.
         mask: which rows count; None for all.
+
+    Example:
+        >>> x = jnp.array([[0.0], [1.0], [3.0], [4.0]])
+        >>> same = distance_correlation(x, 5 - 2 * x, None)
+        >>> nothing = distance_correlation(x, jnp.ones((4, 1)), None)
+        >>> f"{same:.3f}, {nothing:.3f}"
+        '1.000, 0.000'
     """
     kept = jnp.ones(len(x)) if mask is None else mask.astype(jnp.float32)
     weights = kept / jnp.maximum(jnp.sum(kept), 1)

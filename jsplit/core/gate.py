@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC
 
@@ -41,7 +42,7 @@ class Gate(NamedTuple):
     """
 
     init: Callable[[], GateState]
-    update: Callable[[GateState, jax.Array], GateState]
+    update: Callable[[GateState, Float[Array, ""]], GateState]
 
 
 class _LossMemory(NamedTuple):
@@ -150,6 +151,15 @@ def loss_gate(
 
     Raises:
         ValueError: if an argument is outside what is said above.
+
+    Example:
+        >>> gate = loss_gate(0.1, initial_loss=1.1)
+        >>> state, states = gate.init(), ""
+        >>> for loss in (0.8, 0.75, 0.74, 0.73, 0.4):
+        ...     states += STATES[state.state]
+        ...     state = gate.update(state, jnp.float32(loss))
+        >>> states, STATES[state.state]
+        ('AABCC', 'A')
     """
     if not 0 <= threshold < float("inf"):
         raise ValueError(f"threshold must be finite and at least 0, got {threshold}")
@@ -169,7 +179,7 @@ def loss_gate(
         memory = _LossMemory(_float(threshold), references, _int(warmup), _int(0))
         return GateState(_int(SYNC), memory)
 
-    def update(gate: GateState, mean_loss: jax.Array) -> GateState:
+    def update(gate: GateState, mean_loss: Float[Array, ""]) -> GateState:
         memory: _LossMemory = gate.memory
         fall = memory.references[gate.state] - mean_loss
         delta = jnp.abs(fall) if rule == "abs" else fall
@@ -190,6 +200,15 @@ def periodic_gate(period: int) -> Gate:
 
     Raises:
         ValueError: if `period` is less than 1.
+
+    Example:
+        >>> gate = periodic_gate(3)
+        >>> state, states = gate.init(), ""
+        >>> for _ in range(5):
+        ...     states += STATES[state.state]
+        ...     state = gate.update(state, jnp.float32(0.5))
+        >>> states
+        'ABCAB'
     """
     if period < 1:
         raise ValueError(f"period must be at least 1 epoch, got {period}")
@@ -201,6 +220,15 @@ def freeze_gate(sync_epochs: int) -> Gate:
 
     Raises:
         ValueError: if `sync_epochs` is less than 1.
+
+    Example:
+        >>> gate = freeze_gate(2)
+        >>> state, states = gate.init(), ""
+        >>> for _ in range(5):
+        ...     states += STATES[state.state]
+        ...     state = gate.update(state, jnp.float32(0.5))
+        >>> states
+        'AABCC'
     """
     if sync_epochs < 1:
         raise ValueError(f"sync_epochs must be at least 1, got {sync_epochs}")
@@ -218,7 +246,7 @@ def _clocked(length: int, opens: Callable[[_Clock], jax.Array]) -> Gate:
     def init() -> GateState:
         return GateState(_int(SYNC), _Clock(_int(length), _int(0)))
 
-    def update(gate: GateState, mean_loss: jax.Array) -> GateState:
+    def update(gate: GateState, mean_loss: Float[Array, ""]) -> GateState:
         del mean_loss
         clock = gate.memory._replace(epoch=gate.memory.epoch + 1)
         state = jax.lax.cond(

@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+LossFunction = Callable[[Float[Array, "n ..."], Int[Array, " n"]], Float[Array, " n"]]
+"""The loss of each example, of outputs and labels."""
+
+CorrectFunction = Callable[[Float[Array, "n ..."], Int[Array, " n"]], Bool[Array, " n"]]
+"""Whether each example is predicted right, of outputs and labels."""
 
 
 class Metrics(NamedTuple):
@@ -24,7 +30,7 @@ class Metrics(NamedTuple):
     examples: jax.Array
 
     @property
-    def mean_loss(self) -> jax.Array:
+    def mean_loss(self) -> Float[Array, "..."]:
         """Of an example, float32; NaN where there is none."""
         return self.loss / self.examples.astype(jnp.float32)
 
@@ -39,7 +45,16 @@ def sum_up(
     correct: Bool[Array, " n"],
     rows: Bool[Array, " n"] | None,
 ) -> Metrics:
-    """The metrics of a batch: `Float[n]`, `Bool[n]`, and which of them count."""
+    """The metrics of a batch: `Float[n]`, `Bool[n]`, and which of them count.
+
+    Example:
+        >>> losses, correct = jnp.array([0.5, 1.0, 9.0]), jnp.array([True, False, True])
+        >>> metrics = sum_up(losses, correct, rows=jnp.array([True, True, False]))
+        >>> float(metrics.loss), int(metrics.correct), int(metrics.examples)
+        (1.5, 1, 2)
+        >>> float(metrics.mean_loss)
+        0.75
+    """
     if rows is not None:
         losses = jnp.where(rows, losses, 0.0)
         correct = correct & rows
@@ -48,7 +63,13 @@ def sum_up(
 
 
 def total(metrics: Metrics) -> Metrics:
-    """The sum of metrics stacked along a first axis."""
+    """The sum of metrics stacked along a first axis.
+
+    Example:
+        >>> steps = Metrics(jnp.array([1.5, 0.5]), jnp.array([1, 2]), jnp.array([2, 2]))
+        >>> float(total(steps).mean_loss)
+        0.5
+    """
     return Metrics(*(jnp.sum(leaf, axis=0, dtype=leaf.dtype) for leaf in metrics))
 
 
@@ -60,14 +81,25 @@ def added(one: Metrics, other: Metrics) -> Metrics:
 def cross_entropy(
     logits: Float[Array, "n classes"], labels: Int[Array, " n"]
 ) -> Float[Array, " n"]:
-    """Softmax cross-entropy of each example: `[n, classes]`, `Int[n]` to `[n]`."""
+    """Softmax cross-entropy of each example: `[n, classes]`, `Int[n]` to `[n]`.
+
+    Example:
+        >>> losses = cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3]))
+        >>> [f"{loss:.4f}" for loss in losses], f"{np.log(4):.4f}"
+        (['1.3863', '1.3863'], '1.3863')
+    """
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def top_1(
     logits: Float[Array, "n classes"], labels: Int[Array, " n"]
 ) -> Bool[Array, " n"]:
-    """Whether the largest logit is the label's: `Bool[n]`."""
+    """Whether the largest logit is the label's: `Bool[n]`.
+
+    Example:
+        >>> top_1(jnp.array([[0.1, 0.9], [0.8, 0.2]]), jnp.array([1, 1])).tolist()
+        [True, False]
+    """
     return jnp.argmax(logits, axis=-1) == labels
 
 
@@ -92,6 +124,13 @@ def make_held_out(
 
     Where several devices share a batch, each batch is padded to a multiple of them: its
     examples, and so the scores, stay those of one device.
+
+    Example:
+        >>> test = make_held_out(np.eye(5), np.arange(5), batch_size=3)
+        >>> test.examples.shape
+        (2, 3, 5)
+        >>> test.mask.tolist()
+        [[True, True, True], [True, True, False]]
     """
     count = len(examples)
     batch = min(batch_size, count)
@@ -108,10 +147,12 @@ def make_held_out(
 
 
 def evaluate(
-    predict: Callable[[jax.Array, jax.Array], jax.Array],
+    predict: Callable[
+        [Shaped[Array, "b ..."], Bool[Array, " b"]], Float[Array, "b ..."]
+    ],
     test: HeldOut,
-    loss: Callable[[jax.Array, jax.Array], jax.Array],
-    correct: Callable[[jax.Array, jax.Array], jax.Array],
+    loss: LossFunction,
+    correct: CorrectFunction,
 ) -> Metrics:
     """Scores a network on a held-out set.
 
@@ -119,8 +160,14 @@ def evaluate(
         predict: raw examples `[b, ...]` and which of them are real, `Bool[b]`, to
             outputs.
         test: the held-out set.
-        loss: of each example, `(outputs, labels) -> Float32[b]`.
-        correct: of each example, `(outputs, labels) -> Bool[b]`.
+        loss: of each example.
+        correct: of each example.
+
+    Example:
+        >>> test = make_held_out(np.eye(3), np.array([0, 1, 1]), batch_size=2)
+        >>> scores = evaluate(lambda x, mask: x, test, cross_entropy, top_1)
+        >>> int(scores.correct), int(scores.examples)
+        (2, 3)
     """
 
     def batch(carry: None, x: HeldOut) -> tuple[None, Metrics]:

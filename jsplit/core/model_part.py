@@ -38,6 +38,16 @@ def from_flax(module: nn.Module) -> ModelPart:
     `deterministic` and `use_running_average`) and `mask` (`Bool[b]`); those it does
     not name are not passed. Every collection besides `params` is carried along and
     updated while training. Dropout draws from the rng stream `dropout`.
+
+    Example:
+        >>> part = from_flax(nn.Dense(3))
+        >>> variables = part.init(jax.random.key(0), jnp.ones((1, 4)))
+        >>> variables["params"]["kernel"].shape, part.masks
+        ((4, 3), False)
+        >>> how = {"mask": None, "key": None, "train": False}
+        >>> y, _ = part.apply(variables, jnp.ones((5, 4)), **how)
+        >>> y.shape
+        (5, 3)
     """
     takes = inspect.signature(type(module).__call__).parameters
 
@@ -95,6 +105,14 @@ def with_precision(part: ModelPart, dtype: jax.typing.DTypeLike) -> ModelPart:
 
     Raises:
         ValueError: if `dtype` is neither. (float16 would need its loss scaled.)
+
+    Example:
+        >>> part = with_precision(from_flax(nn.Dense(1, use_bias=False)), jnp.bfloat16)
+        >>> variables = {"params": {"kernel": jnp.array([[1.001]])}}
+        >>> how = {"mask": None, "key": None, "train": False}
+        >>> y, _ = part.apply(variables, jnp.ones((1, 1)), **how)
+        >>> float(y[0, 0]), y.dtype.name
+        (1.0, 'float32')
     """
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.float32, jnp.bfloat16):

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 from jsplit.core import store
 from jsplit.core.algorithm import Method, train
 from jsplit.core.gate import Gate
-from jsplit.core.metrics import HeldOut, Metrics, cross_entropy, evaluate, top_1
+from jsplit.core.metrics import (
+    CorrectFunction,
+    HeldOut,
+    LossFunction,
+    Metrics,
+    cross_entropy,
+    evaluate,
+    top_1,
+)
 from jsplit.core.schedule import Shards
 from jsplit.core.state import EpochRecord, SideState, TrainState
 from jsplit.core.steps import Steps
@@ -42,8 +50,8 @@ def make_program(
     *,
     smashed_shape: tuple[int, ...],
     transform: Transform = IDENTITY_TRANSFORM,
-    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
-    correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
+    loss: LossFunction = cross_entropy,
+    correct: CorrectFunction = top_1,
     placement: Placement = ONE_DEVICE,
 ) -> Program:
     """Makes the scan over epochs for one pair of parts, codec, gate and layout.
@@ -60,6 +68,26 @@ def make_program(
         correct: of each test example, as for `make_steps`.
         placement: of everything over the devices. It changes results by no more than
             the order of sums.
+
+    Example:
+        Three epochs, of which the last is left out.
+
+        >>> import jsplit, numpy as np, optax
+        >>> from flax import linen as nn
+        >>> client, server = map(jsplit.from_flax, (nn.Dense(2), nn.Dense(4)))
+        >>> data, sgd = (np.eye(4, dtype=np.float32), np.arange(4)), optax.sgd(0.1)
+        >>> gate, codec = jsplit.freeze_gate(1), jsplit.identity()
+        >>> begun = jsplit.make_simulation(
+        ...     client, server, data, data, gate=gate, optimizer=sgd, codec=codec
+        ... )
+        >>> values = begun.steps, gate, codec, begun.layout
+        >>> program = make_program(*values, smashed_shape=(2,))
+        >>> state = program.init(begun.state.client, begun.state.server)
+        >>> given = begun.shards, begun.test, begun.key
+        >>> active = jnp.array([True, True, False])
+        >>> state, record = program.run(state, *given, jnp.ones(3), active)
+        >>> int(state.epoch), record.state[:2].tolist()
+        (2, [0, 1])
     """
 
     def score(client: SideState, server: SideState, test: HeldOut) -> Metrics:

@@ -14,8 +14,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from jsplit.errors import InputError
 
-LossOf = Callable[[jax.Array], jax.Array]
+LossOf = Callable[[Int[Array, " n"]], Float[Array, " n"]]
 """Maps labels `Int[n]` to the losses of a batch's outputs with them, `Float32[n]`."""
+
+LossesOf = Callable[[LossOf, Int[Array, " n"]], Float[Array, " n"]]
+"""How the losses of what is learned from follow from labels: `(loss_of, labels)`."""
 
 
 class Replay(Protocol):
@@ -27,15 +30,19 @@ class Replay(Protocol):
     """
 
     def __call__(
-        self, key: jax.Array, smashed: jax.Array, rows: jax.Array | None, /
-    ) -> tuple[jax.Array, Callable[[LossOf, jax.Array], jax.Array]]:
+        self,
+        key: Key[Array, ""],
+        smashed: Float[Array, "n ..."],
+        rows: Bool[Array, " n"] | None,
+        /,
+    ) -> tuple[Float[Array, "n ..."], LossesOf]:
         """See the class."""
         ...
 
 
 def as_received(
-    key: jax.Array, smashed: jax.Array, rows: jax.Array | None
-) -> tuple[jax.Array, Callable[[LossOf, jax.Array], jax.Array]]:
+    key: Key[Array, ""], smashed: Float[Array, "n ..."], rows: Bool[Array, " n"] | None
+) -> tuple[Float[Array, "n ..."], LossesOf]:
     """The activations as they are."""
     return smashed, lambda loss_of, labels: loss_of(labels)
 
@@ -47,20 +54,30 @@ def mixup(alpha: float) -> Replay:
 
     Raises:
         InputError: as `check` does.
+
+    Example:
+        >>> smashed = jnp.array([[0.0], [1.0], [2.0], [3.0]])
+        >>> mixtures, losses = mixup(0.4)(jax.random.key(0), smashed, None)
+        >>> loss_of = lambda labels: jnp.where(labels == 0, 0.0, 1.0)
+        >>> of_all = losses(loss_of, jnp.array([0, 1, 0, 1]))
+        >>> mixtures.shape, 0 <= min(of_all.tolist()) <= max(of_all.tolist()) <= 1
+        ((4, 1), True)
     """
     check(alpha)
     if not alpha:
         return as_received
 
     def replay(
-        key: jax.Array, smashed: jax.Array, rows: jax.Array | None
-    ) -> tuple[jax.Array, Callable[[LossOf, jax.Array], jax.Array]]:
+        key: Key[Array, ""],
+        smashed: Float[Array, "n ..."],
+        rows: Bool[Array, " n"] | None,
+    ) -> tuple[Float[Array, "n ..."], LossesOf]:
         # Not of what the server's part itself draws from.
         smashed, mixture = mixed(
             jax.random.fold_in(key, 2**31 - 1), alpha, smashed, rows
         )
 
-        def losses(loss_of: LossOf, labels: jax.Array) -> jax.Array:
+        def losses(loss_of: LossOf, labels: Int[Array, " n"]) -> Float[Array, " n"]:
             own, others = loss_of(labels), loss_of(labels[mixture.partner])
             return mixture.share * own + (1 - mixture.share) * others
 
@@ -90,6 +107,13 @@ def check(mixup: float) -> None:
 
     Raises:
         InputError: naming the value.
+
+    Example:
+        >>> check(0), check(0.4)
+        (None, None)
+        >>> check(-1)
+        Traceback (most recent call last):
+        jsplit.errors.InputError: mixup must be 0 (none) or from 0.001 to 1000, got -1
     """
     if mixup and not LEAST <= mixup <= MOST:
         raise InputError(
@@ -117,6 +141,15 @@ def mixed(
 
     Raises:
         InputError: as `check` does, and if `alpha` is 0.
+
+    Example:
+        >>> smashed = jnp.array([[0.0], [1.0], [2.0], [9.0]])
+        >>> real = jnp.array([True, True, True, False])
+        >>> _, mixture = mixed(jax.random.key(0), 1.0, smashed, real)
+        >>> sorted(mixture.partner.tolist()), int(mixture.partner[3])
+        ([0, 1, 2, 3], 3)
+        >>> bool((mixture.share >= 0.5).all())
+        True
     """
     if not alpha:
         raise InputError("mixup of 0 mixes nothing; leave it out")

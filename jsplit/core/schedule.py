@@ -54,6 +54,14 @@ def make_shards(
         labels: `Int[n]`.
         shares: each client's examples, as indices.
         layout: made for the shares' sizes.
+
+    Example:
+        >>> from jsplit.core.topology import PARALLEL, make_layout
+        >>> layout = make_layout([3, 2], PARALLEL, batch_size=4)
+        >>> shares = [np.array([0, 2, 4]), np.array([1, 3])]
+        >>> shards = make_shards(np.eye(5), np.array([0, 1, 0, 1, 2]), shares, layout)
+        >>> shards.rows.tolist(), shards.counts.tolist()
+        ([[[0, 2, 4, 0], [1, 3, 1, 3]]], [[3, 2]])
     """
     index = np.stack([np.resize(share, layout.slots) for share in shares])
     counts = np.asarray([len(share) for share in shares])
@@ -72,7 +80,18 @@ def epoch_key(key: Key[Array, ""], epoch: Int[Array, ""] | int) -> Key[Array, ""
 
 
 def client_keys(key: Key[Array, ""], layout: Layout) -> Key[Array, "groups members"]:
-    """Each client's key for the epoch whose key this is, `[groups, members]`."""
+    """Each client's key for the epoch whose key this is, `[groups, members]`.
+
+    Example:
+        They do not depend on the topology.
+
+        >>> from jsplit.core.topology import PARALLEL, SEQUENTIAL, make_layout
+        >>> key = epoch_key(jax.random.key(0), 7)
+        >>> beside = client_keys(key, make_layout([3, 2], PARALLEL, 4))
+        >>> in_turns = client_keys(key, make_layout([3, 2], SEQUENTIAL, 4))
+        >>> beside.shape, in_turns.shape, bool((beside[0] == in_turns[:, 0]).all())
+        ((1, 2), (2, 1), True)
+    """
     base = jax.random.fold_in(key, 0)
     numbers = jnp.arange(layout.groups * layout.members)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(base, numbers)
@@ -103,6 +122,13 @@ def plan_client(
         key: the client's for the epoch.
         count: of its examples.
         slots: places for them, at least `count`.
+
+    Example:
+        >>> plan = plan_client(jax.random.key(0), count=3, slots=5)
+        >>> sorted(plan.order.tolist()), sorted(plan.order[:3].tolist())
+        ([0, 1, 2, 3, 4], [0, 1, 2])
+        >>> plan.mask.tolist()
+        [True, True, True, False, False]
     """
     mask = jnp.arange(slots) < count
     # Steps fold small numbers into the client's key; this is out of their reach.
@@ -128,7 +154,16 @@ class ClientBatch(NamedTuple):
 def client_batch(
     plan: ClientPlan, number: Int[Array, ""] | int, batch: int
 ) -> ClientBatch:
-    """A client's step of this number, from 0, of `batch` slots."""
+    """A client's step of this number, from 0, of `batch` slots.
+
+    Example:
+        >>> plan = plan_client(jax.random.key(0), count=3, slots=4)
+        >>> batch = client_batch(plan, number=1, batch=2)
+        >>> batch.positions.tolist() == plan.order[2:].tolist()
+        True
+        >>> batch.mask.tolist()
+        [True, False]
+    """
 
     def slots_of(array: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice_in_dim(array, number * batch, batch)
@@ -165,7 +200,17 @@ class EpochPlan(NamedTuple):
 
 
 def plan_epoch(key: Key[Array, ""], shards: Shards, layout: Layout) -> EpochPlan:
-    """The plan of the epoch whose key this is."""
+    """The plan of the epoch whose key this is.
+
+    Example:
+        >>> from jsplit.core.topology import PARALLEL, make_layout
+        >>> layout = make_layout([2, 2], PARALLEL, batch_size=2)
+        >>> shares = [np.array([0, 2]), np.array([1, 3])]
+        >>> shards = make_shards(np.eye(4), np.array([0, 7, 0, 7]), shares, layout)
+        >>> plan = plan_epoch(epoch_key(jax.random.key(0), 0), shards, layout)
+        >>> jnp.sort(plan.rows).tolist(), plan.labels.tolist()
+        ([[[0, 2], [1, 3]]], [[[0, 0], [7, 7]]])
+    """
 
     def plan(key: jax.Array, count: jax.Array) -> ClientPlan:
         return plan_client(key, count, layout.slots)
@@ -250,6 +295,14 @@ def plan_offline(
         layout: static sizes.
         padded: whether fewer slots may hold one than `layout.offline_steps` full
             batches have.
+
+    Example:
+        >>> from jsplit.core.topology import PARALLEL, make_layout
+        >>> layout = make_layout([3, 2], PARALLEL, batch_size=4)
+        >>> filled = jnp.array([[[1, 1, 1, 0], [1, 1, 0, 0]]]) == 1
+        >>> plan = plan_offline(jax.random.key(0), filled, layout, padded=True)
+        >>> plan.slots.shape, sorted(plan.slots[plan.mask[..., 0]].tolist())
+        ((2, 4), [0, 1, 2, 4, 5])
     """
     order_key, step_key = jax.random.split(jax.random.fold_in(key, 2))
     order = shuffled(order_key, filled.reshape(-1))[: layout.examples]
@@ -265,6 +318,12 @@ def plan_offline(
 
 
 def shuffled(key: Key[Array, ""], valid: Bool[Array, "*n"]) -> Int[Array, "*n"]:
-    """Positions in random order, those that are not valid last."""
+    """Positions in random order, those that are not valid last.
+
+    Example:
+        >>> order = shuffled(jax.random.key(0), jnp.array([True, False, True]))
+        >>> sorted(order[:2].tolist()), int(order[2])
+        ([0, 2], 1)
+    """
     draws = jax.random.uniform(key, valid.shape)
     return jnp.argsort(jnp.where(valid, draws, 2.0)).astype(jnp.int32)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jsplit.core.client_steps import Observe, evaluated
-from jsplit.core.metrics import Metrics, sum_up
+from jsplit.core.metrics import CorrectFunction, LossFunction, Metrics, sum_up
 from jsplit.core.model_part import ModelPart
 from jsplit.core.replay import Replay, as_received
 from jsplit.core.state import SideState, descend
@@ -30,8 +30,8 @@ def make_server_steps(
     *,
     codec: Codec,
     grad_codec: Codec,
-    loss: Callable[[jax.Array, jax.Array], jax.Array],
-    correct: Callable[[jax.Array, jax.Array], jax.Array],
+    loss: LossFunction,
+    correct: CorrectFunction,
     replay: Replay,
     observe: Observe,
 ) -> ServerSteps:

@@ -1,6 +1,6 @@
 """A whole training on one machine, put together from its values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ import optax
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import Ledger
 from jsplit.codecs import float8
+from jsplit.core.client_steps import Observe
 from jsplit.core.defences import NO_DEFENCE, Defence
 from jsplit.core.gate import Gate
 from jsplit.core.init import (
@@ -18,7 +19,14 @@ from jsplit.core.init import (
     keys_of,
     make_cost_model,
 )
-from jsplit.core.metrics import HeldOut, cross_entropy, make_held_out, top_1
+from jsplit.core.metrics import (
+    CorrectFunction,
+    HeldOut,
+    LossFunction,
+    cross_entropy,
+    make_held_out,
+    top_1,
+)
 from jsplit.core.model_part import ModelPart
 from jsplit.core.program import Program, make_program
 from jsplit.core.schedule import Shards, make_shards
@@ -28,7 +36,7 @@ from jsplit.core.topology import PARALLEL, Layout, Topology, make_layout
 from jsplit.core.transform import IDENTITY_TRANSFORM, Transform
 from jsplit.runtime import multihost
 from jsplit.runtime.sharding import BATCH, ONE_DEVICE, Placement, make_placement
-from jsplit.typing import STATES, Codec, Packet
+from jsplit.typing import STATES, Codec
 
 TEST_BATCH = 500
 """Examples of one evaluation step.
@@ -107,10 +115,10 @@ def make_simulation(
     refresh_statistics: str = "running",
     defence: Defence = NO_DEFENCE,
     mixup: float = 0.0,
-    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
-    correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
+    loss: LossFunction = cross_entropy,
+    correct: CorrectFunction = top_1,
     seed: int = 0,
-    observe: Callable[[str, Packet, jax.Array | None], None] = ignore,
+    observe: Observe = ignore,
     devices: Sequence[jax.Device] | None = None,
 ) -> Simulation:
     """Puts a training together; nothing is compiled for training yet.
@@ -146,6 +154,28 @@ def make_simulation(
             client's output is not one float32 array, shares name an example twice or
             a missing one, or a part with batch statistics takes no mask and the shares
             need padding.
+
+    Example:
+        >>> import flax.linen as nn, jsplit
+        >>> encoder = nn.Sequential([nn.Dense(32), nn.relu])  # stays with the client
+        >>> classifier = nn.Dense(3)  # stays with the server
+        >>> rng = np.random.default_rng(0)
+        >>> y = rng.integers(0, 3, 1200)
+        >>> x = (rng.normal(size=(1200, 8)) + 2 * np.eye(3, 8)[y]).astype(np.float32)
+        >>> simulation = jsplit.make_simulation(
+        ...     jsplit.from_flax(encoder),
+        ...     jsplit.from_flax(classifier),
+        ...     train=(x[:1000], y[:1000]),
+        ...     test=(x[1000:], y[1000:]),
+        ...     gate=jsplit.loss_gate(0.05, initial_loss=np.log(3)),
+        ...     optimizer=optax.sgd(0.1, momentum=0.9),
+        ...     batch_size=100,
+        ... )
+        >>> state, record, ledger = simulation.run(step_sizes=np.ones(2))
+        >>> ledger.states, ledger.communication_reduction
+        ('AA', 4.0)
+        >>> float(record.test.correct[-1] / record.test.examples[-1]) > 0.75
+        True
     """
     codec, grad_codec = codec or float8(), grad_codec or float8()
     shares = [np.arange(len(train[0]))] if shares is None else shares

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from jsplit.core.gate import GateState
 from jsplit.core.metrics import Metrics
@@ -25,10 +26,22 @@ class SideState:
 def init_side(
     part: ModelPart,
     optimizer: optax.GradientTransformation,
-    key: jax.Array,
-    x: jax.Array,
+    key: Key[Array, ""],
+    x: Shaped[Array, "b ..."],
 ) -> SideState:
-    """Fresh variables and optimizer state for an example batch `x` of this part."""
+    """Fresh variables and optimizer state for an example batch `x` of this part.
+
+    Example:
+        >>> from flax import linen as nn
+        >>> from jsplit.core.model_part import from_flax
+        >>> optimizer = optax.sgd(0.1, momentum=0.9)
+        >>> x = jnp.ones((1, 4))
+        >>> side = init_side(from_flax(nn.Dense(3)), optimizer, jax.random.key(0), x)
+        >>> side.variables["params"]["kernel"].shape
+        (4, 3)
+        >>> [leaf.shape for leaf in jax.tree.leaves(side.opt_state)]
+        [(3,), (4, 3)]
+    """
     variables = part.init(key, x)
     return SideState(variables, optimizer.init(variables["params"]))
 
@@ -39,8 +52,8 @@ def descend(
     side: SideState,
     variables: Variables,
     gradients: PyTree,
-    mask: jax.Array | None,
-    step_size: jax.Array,
+    mask: Bool[Array, "..."] | None,
+    step_size: Float[Array, ""],
 ) -> SideState:
     """One optimizer step; none at all where no row of the batch is real.
 

@@ -13,10 +13,17 @@ from typing import NamedTuple
 
 import jax
 import optax
+from jaxtyping import Array, Bool
 
-from jsplit.core.client_steps import Residual, make_client_steps
+from jsplit.core.client_steps import Observe, Residual, make_client_steps
 from jsplit.core.defences import NO_DEFENCE, Defence
-from jsplit.core.metrics import Metrics, cross_entropy, top_1
+from jsplit.core.metrics import (
+    CorrectFunction,
+    LossFunction,
+    Metrics,
+    cross_entropy,
+    top_1,
+)
 from jsplit.core.model_part import ModelPart
 from jsplit.core.replay import mixup as mixing
 from jsplit.core.server_steps import make_server_steps
@@ -63,7 +70,7 @@ class Steps(NamedTuple):
     predict: Callable[..., jax.Array]
 
 
-def ignore(kind: str, packet: Packet, mask: jax.Array | None) -> None:
+def ignore(kind: str, packet: Packet, mask: Bool[Array, " b"] | None) -> None:
     """Observes nothing."""
 
 
@@ -75,12 +82,12 @@ def make_steps(
     server_optimizer: optax.GradientTransformation,
     codec: Codec,
     grad_codec: Codec,
-    loss: Callable[[jax.Array, jax.Array], jax.Array] = cross_entropy,
-    correct: Callable[[jax.Array, jax.Array], jax.Array] = top_1,
+    loss: LossFunction = cross_entropy,
+    correct: CorrectFunction = top_1,
     refresh_statistics: str = "running",
     defence: Defence = NO_DEFENCE,
     mixup: float = 0.0,
-    observe: Callable[[str, Packet, jax.Array | None], None] = ignore,
+    observe: Observe = ignore,
 ) -> Steps:
     """Makes the steps of one client/server pair.
 
@@ -111,13 +118,37 @@ def make_steps(
             mixup); 0: they are not. The loss of a mixture is that of both labels by
             their shares, and it is predicted right if the label of the larger one is.
             Such losses are no measure for others: take a loss gate whose reference is
-            `alike`.
+            `same-state`.
         observe: is shown every packet of training as it is traced, `activations` or
             `gradients`, with its mask.
 
     Raises:
         ValueError: if `refresh_statistics` is neither.
         InputError: if `mixup` is out of reach.
+
+    Example:
+        A batch of state A, there and back.
+
+        >>> import jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> from jsplit import from_flax, identity, init_side
+        >>> parts = from_flax(nn.Dense(2)), from_flax(nn.Dense(3))
+        >>> sgd, codec = optax.sgd(0.1), identity()
+        >>> sides = {"client_optimizer": sgd, "server_optimizer": sgd}
+        >>> steps = make_steps(*parts, **sides, codec=codec, grad_codec=codec)
+        >>> x, labels, key = jnp.eye(4), jnp.arange(4) % 3, jax.random.key(0)
+        >>> client = init_side(parts[0], sgd, key, x)
+        >>> server = init_side(parts[1], sgd, key, jnp.zeros((4, 2)))
+        >>> packet, kept = steps.client_forward(client, x, None, key)
+        >>> packets = jax.tree.map(lambda leaf: leaf[None], packet)  # of one client
+        >>> given = labels[None], None, key, 1.0
+        >>> server, metrics, replies = steps.server_step_with_reply(
+        ...     server, packets, *given
+        ... )
+        >>> reply = jax.tree.map(lambda leaf: leaf[0], replies)
+        >>> client = steps.client_backward(client, kept, reply, None, 1.0)
+        >>> packet.payload.shape, reply.payload.shape, int(metrics.examples)
+        ((4, 2), (4, 2), 4)
     """
     of_client = make_client_steps(
         client,

@@ -41,6 +41,17 @@ def empty(
         codec: of activations.
         smashed_shape: of one example's activations at the cut.
         placement: of its arrays.
+
+    Example:
+        8-bit codes, a quarter of float32.
+
+        >>> from jsplit.codecs import float8
+        >>> from jsplit.core.topology import PARALLEL, make_layout
+        >>> from jsplit.runtime.sharding import ONE_DEVICE
+        >>> layout = make_layout([3, 2], PARALLEL, batch_size=4)
+        >>> store = empty(layout, float8(), (6,), ONE_DEVICE)
+        >>> store.packets.payload.shape, store.packets.payload.nbytes
+        ((1, 2, 2, 2, 6), 48)
     """
     places = (layout.groups, layout.members, layout.steps, layout.batch)
     device = placement.of(*AXES)
@@ -64,6 +75,16 @@ def write(
         labels: of the same examples.
         group: whose turn it is.
         number: of the step.
+
+    Example:
+        >>> places = (1, 1, 2, 3)  # a group, a member, two steps of three examples
+        >>> header = jnp.zeros((*places, 0), jnp.uint8)
+        >>> packets = Packet(jnp.zeros(places), header)
+        >>> store = Store(packets, jnp.zeros(places, jnp.int32))
+        >>> packets = Packet(jnp.array([[0.1, 0.2, 0.3]]), header[0, :, 0, 0])
+        >>> store = write(store, packets, jnp.array([[7, 8, 9]]), group=0, number=1)
+        >>> store.labels.tolist()
+        [[[[0, 0, 0], [7, 8, 9]]]]
     """
     header = jnp.repeat(packets.header[:, None], labels.shape[1], axis=1)
 
@@ -79,6 +100,13 @@ def take(store: Store, slots: Int[Array, " n"]) -> Store:
 
     The store itself is not made flat: where its batches are shared over devices, each
     one would have to get all of it first.
+
+    Example:
+        >>> labels = jnp.arange(10, 16).reshape(1, 1, 2, 3)
+        >>> packets = Packet(-labels, jnp.zeros((1, 1, 2, 3, 0), jnp.uint8))
+        >>> taken = take(Store(packets, labels), jnp.array([5, 0, 3]))
+        >>> taken.labels.tolist(), taken.packets.payload.tolist()
+        ([15, 10, 13], [-15, -10, -13])
     """
     at = jnp.unravel_index(slots, store.labels.shape)
     return jax.tree.map(lambda leaf: leaf[at], store)

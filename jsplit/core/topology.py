@@ -77,6 +77,16 @@ def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> La
 
     Raises:
         ValueError: if there are no clients, an empty one, or `batch_size` is below 1.
+
+    Example:
+        Two uneven clients side by side, then in turns.
+
+        >>> layout = make_layout([300, 100], PARALLEL, batch_size=64)
+        >>> layout.groups, layout.members, layout.batch, layout.steps, layout.padded
+        (1, 2, 32, 10, True)
+        >>> layout = make_layout([300, 100], SEQUENTIAL, batch_size=64)
+        >>> layout.groups, layout.members, layout.batch, layout.steps, layout.padded
+        (2, 1, 64, 5, True)
     """
     if not sizes or min(sizes) < 1:
         raise ValueError(f"every client needs an example, got sizes {list(sizes)}")
@@ -103,7 +113,12 @@ def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> La
 
 
 def spread(tree: Tree, members: int) -> Tree:
-    """A copy for each member, along a new first axis."""
+    """A copy for each member, along a new first axis.
+
+    Example:
+        >>> spread({"bias": jnp.array([1, 2])}, members=3)["bias"].tolist()
+        [[1, 2], [1, 2], [1, 2]]
+    """
     return jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (members, *jnp.shape(leaf))), tree
     )
@@ -116,6 +131,11 @@ def each(
 
     Batched by an axis of one, XLA:CPU computes a client's convolutions more slowly: a
     whole step of VGG11 took 741 ms instead of 587.
+
+    Example:
+        >>> add = each(lambda client, step: client + step, 2, in_axes=(0, None))
+        >>> add(jnp.array([10, 20]), jnp.array(1)).tolist()
+        [11, 21]
     """
     if members > 1:
         return jax.vmap(function, in_axes)
@@ -138,6 +158,12 @@ def average(trees: Tree, weights: Float[Array, " members"]) -> Tree:
         trees: leaves `[members, ...]`.
         weights: `Float32[members]`, summing to 1. A single weight of 1 gives back the
             same bits.
+
+    Example:
+        >>> clients = {"weight": jnp.array([1.0, 3.0]), "count": jnp.array([4, 5])}
+        >>> mean = average(clients, weights=jnp.array([0.75, 0.25]))
+        >>> float(mean["weight"]), int(mean["count"])
+        (1.5, 5)
     """
 
     def leaf_mean(leaf: jax.Array) -> jax.Array:

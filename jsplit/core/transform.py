@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
+from jaxtyping import Array, Key, Shaped
+
+Training = Callable[[Key[Array, ""], Shaped[Array, "b ..."]], Shaped[Array, "b ..."]]
+"""What examples go through before a step of training; may draw from the key."""
 
 
 class Transform(NamedTuple):
@@ -14,13 +17,26 @@ class Transform(NamedTuple):
         evaluate: `(raw) -> [b, ...]`.
         refresh: likewise, of state B, whose result the server sees in every epoch of C.
             None: `train`.
+
+    Example:
+        Noise while training, and images that the server stores without it.
+
+        >>> import jax, jax.numpy as jnp
+        >>> transform = Transform(
+        ...     train=lambda key, raw: raw + jax.random.normal(key, raw.shape),
+        ...     evaluate=lambda raw: raw,
+        ...     refresh=lambda key, raw: raw,
+        ... )
+        >>> refresh = transform.training(sync=False)
+        >>> refresh(jax.random.key(0), jnp.array([1.0, 2.0])).tolist()
+        [1.0, 2.0]
     """
 
-    train: Callable[[jax.Array, jax.Array], jax.Array]
-    evaluate: Callable[[jax.Array], jax.Array]
-    refresh: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    train: Training
+    evaluate: Callable[[Shaped[Array, "b ..."]], Shaped[Array, "b ..."]]
+    refresh: Training | None = None
 
-    def training(self, *, sync: bool) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    def training(self, *, sync: bool) -> Training:
         """What a training batch goes through in A if `sync`, else in B."""
         return self.train if sync else self.refresh or self.train
 

@@ -1,0 +1,76 @@
+"""The examples in docstrings, and the README's program, do what they say."""
+
+import ast
+import doctest
+import importlib
+import re
+
+import pytest
+
+from jsplit.core import simulation
+from tests.runs import ROOT
+
+MODULES = (
+    "accounting.compression_tally",
+    "accounting.ledger",
+    "accounting.macs",
+    "codecs.float8",
+    "codecs.plain",
+    "codecs.subnormal",
+    "core.defences",
+    "core.gate",
+    "core.metrics",
+    "core.model_part",
+    "core.program",
+    "core.replay",
+    "core.schedule",
+    "core.simulation",
+    "core.state",
+    "core.steps",
+    "core.store",
+    "core.topology",
+    "core.transform",
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_docstrings_say_what_comes_out(name):
+    # What differs is printed, and pytest shows it.
+    found = doctest.testmod(importlib.import_module(f"jsplit.{name}"))
+    assert found.attempted > 0, f"jsplit.{name} has no examples"
+    assert not found.failed
+
+
+def readme_program() -> str:
+    text = (ROOT / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return program
+
+
+def simulation_in(program: str) -> str:
+    """The call of `make_simulation`, without its layout."""
+    (call,) = [
+        node
+        for node in ast.walk(ast.parse(program))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "jsplit.make_simulation"
+    ]
+    return ast.unparse(call)
+
+
+def test_the_readme_s_program_runs(capsys):
+    exec(readme_program(), {})
+    said = re.fullmatch(
+        r"(A[ABC]{19})  accuracy (\d\.\d{3}), communication /(\d+\.\d)\n",
+        capsys.readouterr().out,
+    )
+    assert said and "C" in said[1]
+    assert float(said[2]) > 0.8 and float(said[3]) > 4
+
+
+def test_the_docstring_makes_the_readme_s_simulation():
+    (example,) = doctest.DocTestFinder(recurse=False).find(
+        simulation.make_simulation, module=simulation
+    )
+    shown = "".join(line.source for line in example.examples)
+    assert simulation_in(shown) == simulation_in(readme_program())
