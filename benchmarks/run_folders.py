@@ -104,7 +104,12 @@ def differences(before: Result, after: Result) -> tuple[list[str], list[str]]:
     shared = before.arrays.keys() & after.arrays.keys() | {"gate/state"}
     lone = [[it for it in side.arrays if it not in shared] for side in (before, after)]
     pairs = [(it, it) for it in before.arrays if it in after.arrays]
-    unlike, remarks = [], []
+    unlike = [
+        f"{name}: {figure}, then {after.figures.get(name)}"
+        for name, figure in before.figures.items()
+        if figure != after.figures.get(name)
+    ]
+    remarks = []
     if len(lone[0]) != len(lone[1]):
         unlike.append(f"arrays only before {lone[0]}, only after {lone[1]}")
     elif lone[0]:
@@ -118,7 +123,4 @@ def differences(before: Result, after: Result) -> tuple[list[str], list[str]]:
             unlike.append(f"{name}: {kinds[0]}, then {kinds[1]}")
         elif one.tobytes() != two.tobytes():
             unlike.append(f"{name}: {np.sum(one != two)} of {one.size} values")
-    for name, figure in before.figures.items():
-        if figure != (now := after.figures.get(name)):
-            unlike.append(f"{name}: {figure}, then {now}")
     return unlike, remarks

@@ -36,6 +36,7 @@ from benchmarks.run_folders import Failure, Result, differences, numbers, result
 ROOT = Path(__file__).parent.parent
 PATIENCE = 600  # seconds that a row's processes may take
 STOP = 4  # epochs after which a run is interrupted, in state C
+COLUMNS = ("row", "verdict", "states", "arrays", "figures")
 
 Flags = dict[str, Any]
 BASE: Flags = {
@@ -191,7 +192,8 @@ def compared(name: str, sides: Sequence[Side]) -> dict[str, Any]:
         try:
             results.append(ROWS[name][0](side, ROWS[name][1]))
         except Exception as error:  # whatever it is, the others must have their turn
-            row["differences"] = [f"{side.name}: {type(error).__name__}: {error}"]
+            kind = "" if isinstance(error, Failure) else f"{type(error).__name__}: "
+            row["differences"] = [f"{side.name}: {kind}{error}"]
             break
         row["seconds"].append(round(time.monotonic() - began, 1))
     else:
@@ -200,11 +202,9 @@ def compared(name: str, sides: Sequence[Side]) -> dict[str, Any]:
         row["states"] = results[0].figures["summary.states"]
         row["arrays"], row["figures"] = map(len, results[0])
     seconds = " + ".join(f"{it:.0f}" for it in row["seconds"])
-    cells = [
-        row.get(it, "-") for it in ("row", "verdict", "states", "arrays", "figures")
-    ]
     notes = row.get("remarks", []) + row["differences"]
-    show(*cells, seconds, "; ".join(notes[:4] + ["..."] * (len(notes) > 4)))
+    more = [f"{len(notes) - 3} more"] * (len(notes) > 3)
+    show(*[row.get(it, "-") for it in COLUMNS], seconds, "; ".join(notes[:3] + more))
     return row
 
 
@@ -235,9 +235,9 @@ def environment(base: Path, name: str) -> dict[str, str]:
         **{"PYTHONPATH": str(base / name), "GRPC_VERBOSITY": "ERROR"},
     }
     asking = "import importlib.util as it; print(it.find_spec('jsplit').origin)"
-    full, how = [sys.executable, "-c", asking], {"capture_output": True, "text": True}
-    origin = subprocess.run(full, cwd=base, env=env, **how).stdout.strip()
-    if Path(origin).parent != base / name / "jsplit":
+    full = [sys.executable, "-c", asking]
+    origin = subprocess.run(full, cwd=base, env=env, stdout=subprocess.PIPE, text=True)
+    if Path(origin.stdout.strip()).parent != base / name / "jsplit":
         raise Failure(f"the tree {name} holds no package jsplit")
     return env
 
@@ -271,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: REV {asked.rev}: {error}", file=sys.stderr)
             return 2
         rows = []
-        show("row", "verdict", "states", "arrays", "figures", "seconds", "")
+        show(*COLUMNS, "seconds", "")
         for name in names:
             folder = base / name.replace(", ", "-").replace(" ", "-")
             sides = [Side(side, env, folder / side) for side, env in envs.items()]
