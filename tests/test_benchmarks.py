@@ -27,6 +27,8 @@ from benchmarks.workload import images, transform
 from jsplit.models import MODELS, Chain
 from tests.runs import compile_once
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled(tmp_path_factory):

@@ -16,6 +16,7 @@ from jsplit.models.convolution import LOWERINGS, convolve, lowering
 from jsplit.models.layers import Norm
 from jsplit.models.pooling import POOLINGS, max_pool, pooling
 from tests.nets import products
+from tests.tiers import sample
 
 # Convolutions
 
@@ -62,7 +63,7 @@ def assert_lowerings_agree(x_shape, kernel_shape, stride):
             )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sample(MODELS, "cnn", "resnet18"))
 def test_the_lowerings_agree_on_every_convolution_of_the_models(name):
     earlier = {
         layer[1:]
@@ -82,6 +83,7 @@ def test_the_lowerings_agree_on_odd_and_tiny_images(image, stride, size):
     assert_lowerings_agree((3, *image, 4), (size, size, 4, 5), stride)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_the_lowerings_agree_on_random_shapes(data):

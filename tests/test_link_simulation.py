@@ -85,6 +85,7 @@ def test_what_was_sent_arrives_and_no_thread_of_the_link_stays():
     assert not set(threading.enumerate()) - before
 
 
+@pytest.mark.slow
 def test_a_run_over_a_slow_link_ends_bit_for_bit_as_over_a_fast_one(
     tmp_path, tmp_path_factory
 ):

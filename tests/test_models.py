@@ -11,6 +11,7 @@ import pytest
 
 from jsplit.models import MODELS, Chain, cuts, split
 from tests.nets import CLASSES, products, whole
+from tests.tiers import sample
 
 
 @functools.cache
@@ -56,7 +57,7 @@ def composed(name, cut, variables, x):
     return server.apply(owned(variables, server), smashed)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sample(MODELS, "cnn", "vgg11", "resnet18"))
 def test_client_and_server_are_the_whole_network_at_every_cut(name):
     # The same operations on the same variables in the same order, by their trace.
     x = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
@@ -100,7 +101,7 @@ def test_a_cut_that_leaves_a_side_empty_is_refused(name):
     assert 1 <= MODELS[name].usual_cut < len(blocks)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sample(MODELS, "cnn", "vgg11"))
 def test_the_cut_table_agrees_with_the_layers_themselves(name):
     blocks, variables = MODELS[name](CLASSES), variables_of(name)
     rows = table(name)

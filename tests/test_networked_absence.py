@@ -23,6 +23,8 @@ from jsplit.testing import (
 from jsplit.wire.messages import EVALUATE
 from tests.fault_injection import Killed, connector, gone_after, reconciles
 
+pytestmark = pytest.mark.slow
+
 TWO_CLIENTS = dataclasses.replace(TINY_RUN, clients=2)
 
 

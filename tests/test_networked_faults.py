@@ -26,6 +26,8 @@ from jsplit.testing import (
 from jsplit.wire.messages import Tensor, read_message
 from tests.fault_injection import Killed, as_it_is, connector, reconciles
 
+pytestmark = pytest.mark.slow
+
 CASES = ((1, "parallel"), (2, "parallel"), (2, "sequential"))
 
 

@@ -15,6 +15,7 @@ from jsplit.testing import (
     run_in_process,
     run_in_processes,
 )
+from tests.tiers import sample
 
 CASES = (
     (1, "parallel"),
@@ -55,7 +56,7 @@ def reference(cache, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize(("clients", "topology"), CASES)
+@pytest.mark.parametrize(("clients", "topology"), sample(CASES, (2, "sequential")))
 def test_processes_end_as_one_process_does(
     clients, topology, reference, cache, certs, tmp_path
 ):
@@ -83,7 +84,9 @@ def test_a_finished_run_served_again_keeps_its_summary(cache, tmp_path):
     assert (tmp_path / "server" / "summary.json").read_text() == summary
 
 
-@pytest.mark.parametrize("victim", ("server", "client-0", "client-1"))
+@pytest.mark.parametrize(
+    "victim", sample(("server", "client-0", "client-1"), "client-1")
+)
 def test_a_party_killed_and_started_again_changes_nothing(
     victim, reference, cache, certs, tmp_path
 ):

@@ -23,6 +23,7 @@ from jsplit.experiment import checkpoint
 from jsplit.experiment.build import build, load_dataset
 from jsplit.experiment.workdir import RunFolder, read_workdir
 from jsplit.testing import TINY_RUN, compile_once, words_for
+from tests.tiers import sample
 
 CASES = {
     "one client": {},
@@ -65,7 +66,7 @@ def run(cache, tmp_path_factory):
 # What was sent
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", sample(CASES, "one client", "uneven clients"))
 def test_the_view_is_to_the_bit_what_the_server_stored(case, tmp_path):
     run, folder = made(tmp_path / "run", **CASES[case])
     assert run.states == "AABCCC" and last_sent(run.states) == 2
@@ -123,6 +124,7 @@ def view_of(images, smashed):
     return View(images, smashed, np.zeros(len(images), np.int32), [])
 
 
+@pytest.mark.slow
 def test_the_attack_reconstructs_what_hides_nothing_and_no_more_than_a_mean_of_noise():
     images, others = images_like(512), images_like(64, seed=1)
     mix = np.random.default_rng(2).normal(size=(64, 4, 4, 4)).astype(np.float32)
@@ -255,6 +257,7 @@ def test_noise_has_the_size_that_is_asked_for_and_is_new_every_batch(run):
     assert not jnp.array_equal(steps.client_evaluate(party, x).payload, clean)
 
 
+@pytest.mark.slow
 def test_nopeek_makes_activations_depend_less_on_images(tmp_path):
     found = {}
     for weight in (0.0, 30.0):

@@ -156,6 +156,7 @@ def test_ready_sweeps_stand_for_runs_that_can_be_made(path):
 # What it does
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_are_those_of_jsplit_run_to_the_bit(file, tmp_path, capsys):
     runs = tmp_path / "runs"
     assert jsplit("sweep", file, "--folder", runs) == 0
@@ -176,6 +177,7 @@ def test_runs_of_a_sweep_are_those_of_jsplit_run_to_the_bit(file, tmp_path, caps
     assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("*.json*")}
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_stopped_goes_on_where_it_was(file, tmp_path, capsys):
     planned = sweep_spec.read_sweep(file)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -221,6 +223,7 @@ def test_a_kept_run_is_the_same_however_its_settings_are_said(file, tmp_path, ca
     assert f"done   {planned[0].name}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_does_not_keep_others_from_being_made(tmp_path, capsys):
     path = tmp_path / "wild.toml"
     path.write_text(
