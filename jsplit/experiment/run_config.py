@@ -247,6 +247,13 @@ class RunConfig:
         ),
     ] = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.gate, GateChoice):
+            raise TypeError(
+                f"gate must be a value such as LossGate(0.05), got {self.gate!r}; "
+                "config.changed takes names and flat settings"
+            )
+
     @property
     def server_batch(self) -> int:
         """Examples of one server step."""

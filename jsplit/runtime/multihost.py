@@ -115,6 +115,8 @@ def _end(code: int) -> None:
 
 
 def _start(coordinator: str, process_id: int | None, num_processes: int | None) -> None:
+    if coordinator != AUTO:
+        _check_host(coordinator)
     if process_id == 0:
         _check_free(coordinator)
     # JAX's handler of SIGTERM would swallow the signal that asks for a stop.
@@ -138,6 +140,18 @@ def _start(coordinator: str, process_id: int | None, num_processes: int | None) 
                 "--coordinator HOST:PORT --process-id I --num-processes N"
             )
         raise InputError(f"--coordinator {coordinator}: {problem}") from error
+
+
+def _check_host(coordinator: str) -> None:
+    """Refuses a name that leads nowhere: JAX would wait for it in silence."""
+    host = coordinator.rpartition(":")[0].strip("[]")
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"--coordinator {coordinator}: this machine finds no address for {host!r}; "
+            "name an address of process 0 that every process reaches"
+        ) from error
 
 
 def _check_free(coordinator: str) -> None:
