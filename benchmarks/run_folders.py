@@ -13,8 +13,15 @@ import orbax.checkpoint as ocp
 COMPARED = re.compile(r"(client|server|store|epoch|gate/state)(/|$)")
 """Of a checkpoint. A gate's own memory may have another form."""
 
-MEASURED = {"seconds", "eta_seconds", "clients", "counted_bytes", "counted", "socket"}
-"""Names of figures that two runs of the same code may have otherwise."""
+MEASURED = {"seconds", "eta_seconds", "clients", "counted_bytes"}
+"""Of an epoch, what two runs of the same code may have otherwise."""
+
+ACCOUNT = {
+    *("states", "bytes", "client_macs", "always_a_float32", "wire_reduction"),
+    *("communication_reduction", "client_compute_reduction"),
+    *("test_accuracy", "best_test_accuracy"),
+}
+"""Of a summary; what else it tells, and where, is not a result of training."""
 
 
 class Failure(Exception):
@@ -40,7 +47,8 @@ def result_of(folder: Path) -> Result:
     lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     epochs = {str(number): json.loads(line) for number, line in enumerate(lines, 1)}
-    figures = numbers({"epoch": epochs, "summary": summary})
+    account = {name: summary[name] for name in sorted(ACCOUNT & summary.keys())}
+    figures = numbers({"epoch": epochs, "summary": account})
     saved, name = folder / "checkpoints", re.compile(r"epoch-(\d+)(?:-(store-\d+))?")
     found = {int(m[1]): m for it in saved.iterdir() if (m := name.fullmatch(it.name))}
     if not len(epochs) == len(summary["states"]) == max(found, default=0) > 0:

@@ -6,10 +6,10 @@
 For changes that must change no result. Small trainings run on a git worktree of the
 commit and on a copy of the working tree, one after another, on this machine's CPU. Rows
 compare the last checkpoint (both parts, their optimizers, the store of state C) and
-every number of metrics.jsonl and summary.json that is no measurement. Only the command
-line and the run folders are touched, so all inside the package may be renamed; arrays
-with new names are paired in the order of their names, and the row says so. The exit
-code is 0 if all is the same, 1 if not, and 2 if REV is not a commit.
+what metrics.jsonl and summary.json say of losses, accuracies, states and the account.
+Only the command line and the run folders are touched, so all inside the package may be
+renamed; arrays with new names are paired in the order of their names, and the row says
+so. The exit code is 0 if all is the same, 1 if not, and 2 if REV is not a commit.
 """
 
 import argparse
