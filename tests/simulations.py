@@ -87,6 +87,6 @@ def loops_of_an_epoch(jaxpr):
     return next(filter(None, map(loops_of_an_epoch, inner(jaxpr))), None)
 
 
-def called(jaxpr):
+def names_called_in(jaxpr):
     names = {eqn.params["name"] for eqn in jaxpr.eqns if "name" in eqn.params}
-    return names.union(*map(called, inner(jaxpr)))
+    return names.union(*map(names_called_in, inner(jaxpr)))

@@ -22,8 +22,8 @@ from tests.nets import OPTIMIZER, dense_parts, images, normed_parts
 from tests.simulations import (
     LR,
     TRAIN,
-    called,
     loops_of_an_epoch,
+    names_called_in,
     simulate,
     states_of,
 )
@@ -99,7 +99,7 @@ def test_trace_shows_that_state_c_calls_no_client_code_and_b_no_gradient():
         jnp.ones(1),
         jnp.ones(1, bool),
     )
-    called = [called(loop) for loop in loops_of_an_epoch(jaxpr.jaxpr)]
+    called = [names_called_in(loop) for loop in loops_of_an_epoch(jaxpr.jaxpr)]
     clients = {"client_forward", "client_refresh", "client_backward"}
     assert called[0] & clients == {"client_forward", "client_backward"}
     assert "server_step_with_reply" in called[0]
