@@ -320,6 +320,7 @@ def test_a_program_that_saves_says_nothing_and_ends(tmp_path):
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     like = {str(i): np.zeros(50_000, np.int32) for i in range(4)}
     store_like = {"s": np.zeros(200_000, np.uint8)}

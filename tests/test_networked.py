@@ -8,6 +8,7 @@ import pytest
 
 from jsplit.experiment.build import build, load_dataset
 from jsplit.testing import TINY_RUN, compile_once, run_in_process
+from tests.tiers import sample
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,12 +25,15 @@ def simulated(config):
 @pytest.mark.parametrize("topology", ("parallel", "sequential"))
 @pytest.mark.parametrize(
     ("clients", "partition", "changes"),
-    (
-        (1, "iid", {}),
-        (1, "iid", {"refresh_augment": True}),
-        (1, "iid", {"mixup": 1.0}),
+    sample(
+        (
+            (1, "iid", {}),
+            (1, "iid", {"refresh_augment": True}),
+            (1, "iid", {"mixup": 1.0}),
+            (3, "uneven:1", {"refresh_augment": True}),
+            (3, "uneven:1", {"refresh_augment": True, "mixup": 1.0}),
+        ),
         (3, "uneven:1", {"refresh_augment": True}),
-        (3, "uneven:1", {"refresh_augment": True, "mixup": 1.0}),
     ),
 )
 def test_a_networked_run_is_the_simulation_s(

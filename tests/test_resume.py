@@ -32,6 +32,7 @@ from tests.runs import (
     run_here,
     start,
 )
+from tests.tiers import sample
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +65,13 @@ def same(undisturbed):
     return check
 
 
+@pytest.mark.slow
 def test_the_same_config_and_seed_give_the_same_bits(undisturbed, same, tmp_path):
     assert run_here(*TINY, "--seed", 0, "--workdir", tmp_path / "run") == 0
     same(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_result(undisturbed, tmp_path):
     _, experiment, expected = undisturbed
     assert run_here(*TINY, "--seed", 1, "--workdir", tmp_path / "run") == 0
@@ -77,7 +80,7 @@ def test_another_seed_gives_another_result(undisturbed, tmp_path):
     assert result["records"] != expected["records"]
 
 
-@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize("chunk", sample([1, 3], 3))
 def test_a_run_killed_at_any_moment_ends_bit_for_bit_the_same(
     undisturbed, same, cache, tmp_path, chunk
 ):

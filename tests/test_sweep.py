@@ -199,6 +199,7 @@ def test_dry_says_what_is_to_do_and_makes_nothing(file, tmp_path, capsys):
     assert files_under(tmp_path) == ["tiny.toml"]
 
 
+@pytest.mark.slow
 def test_another_run_under_the_same_name_is_refused(file, tmp_path, capsys):
     runs = tmp_path / "runs"
     planned = sweep_spec.read_sweep(file)[-1:]
@@ -292,6 +293,7 @@ def test_shares_of_other_sizes_have_a_program_of_their_own(experiment):
     raise AssertionError("no seed made shares of other sizes")
 
 
+@pytest.mark.slow
 def test_a_summary_is_that_of_its_own_run(file, tmp_path):
     sweep.sweep(sweep_spec.read_sweep(file), tmp_path, lambda: False, print)
     for run in sweep_spec.read_sweep(file):
