@@ -64,11 +64,11 @@ def test_processes_end_as_one_process_does(
     run_in_processes(config, tmp_path, cache, certs)
     assert result_of(tmp_path, run) == expected
     summary = json.loads((tmp_path / "server" / "summary.json").read_text())
-    summary = summary["network"]
-    for ways in summary["network"]["difference"].values():
+    network = summary["network"]
+    for ways in network["difference"].values():
         assert ways == {"up": 0, "down": 0}
-    assert summary["network"]["counted"]["repeated"] == {"up": 0, "down": 0}
-    socket = summary["network"]["socket"]
+    assert network["counted"]["repeated"] == {"up": 0, "down": 0}
+    socket = network["socket"]
     assert socket["tcp_bytes"] > socket["message_bytes"]
 
 
