@@ -11,6 +11,7 @@ import pytest
 
 from jsplit.testing import free_port
 from tests.runs import ROOT
+from tests.tiers import sample
 
 EXAMPLE = ROOT / "examples" / "two_machines"
 
@@ -42,7 +43,7 @@ def units() -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("commands", (by_hand, units))
+@pytest.mark.parametrize("commands", sample((by_hand, units), by_hand))
 def test_the_example_runs_to_its_end(commands, tmp_path):
     jsplit = [sys.executable, "-m", "jsplit"]
     certs = shlex.split("certs certs --hosts 127.0.0.1 --clients 2")

@@ -15,6 +15,7 @@ def cache(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.slow
 def test_the_simulation_counts_what_a_networked_run_sends_within_two_percent(tmp_path):
     """Not to the byte: XLA fuses the two otherwise, and a few codes differ."""
     config = dataclasses.replace(

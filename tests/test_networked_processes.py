@@ -72,6 +72,7 @@ def test_processes_end_as_one_process_does(
     assert socket["tcp_bytes"] > socket["message_bytes"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_served_again_keeps_its_summary(cache, tmp_path):
     serve = ("--linger", "0")
     with Parties(TINY_RUN, tmp_path, cache, None, serve) as parties:
@@ -84,9 +85,8 @@ def test_a_finished_run_served_again_keeps_its_summary(cache, tmp_path):
     assert (tmp_path / "server" / "summary.json").read_text() == summary
 
 
-@pytest.mark.parametrize(
-    "victim", sample(("server", "client-0", "client-1"), "client-1")
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ("server", "client-0", "client-1"))
 def test_a_party_killed_and_started_again_changes_nothing(
     victim, reference, cache, certs, tmp_path
 ):

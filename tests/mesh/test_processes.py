@@ -23,6 +23,7 @@ from tests.runs import files_under, lines_of, start
 GONE = "if another process of this run is gone, start all of them again, with --resume"
 
 
+@pytest.mark.slow
 def test_two_processes_end_as_one_device_does_and_only_one_writes(
     one_device, devices, cache, tmp_path
 ):
