@@ -20,7 +20,8 @@ test: .venv/.installed-dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 # The second tier beside it: every fault, topology, mesh and kill, and what needs PyTorch.
-test-all: test .venv/.installed-bench
+test-all: .venv/.installed-bench
+	$(MAKE) test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
 
 flower: .venv-flower/.installed

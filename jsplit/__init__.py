@@ -27,8 +27,10 @@ from jsplit.core.gate import (
     loss_gate,
     periodic_gate,
 )
+from jsplit.core.gates import GATES, GateChoice
 from jsplit.core.metrics import Metrics
 from jsplit.core.model_part import ModelPart, from_flax, with_precision
+from jsplit.core.option import Option
 from jsplit.core.program import Program, make_program
 from jsplit.core.schedule import Shards, make_shards
 from jsplit.core.simulation import Simulation, make_simulation
@@ -37,12 +39,15 @@ from jsplit.core.steps import Steps, make_steps
 from jsplit.core.store import Store
 from jsplit.core.topology import PARALLEL, SEQUENTIAL, Layout, Topology, make_layout
 from jsplit.core.transform import Transform
+from jsplit.models import MODELS, Model
 from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CODECS",
+    "GATES",
+    "MODELS",
     "OFFLINE",
     "PARALLEL",
     "REFRESH",
@@ -50,19 +55,22 @@ __all__ = [
     "STATES",
     "SYNC",
     "Codec",
+    "CostModel",
     "Defence",
     "EpochRecord",
     "Gate",
+    "GateChoice",
     "GateState",
     "Layout",
     "Ledger",
     "Metrics",
-    "Packet",
+    "Model",
     "ModelPart",
-    "SideState",
-    "CostModel",
+    "Option",
+    "Packet",
     "Program",
     "Shards",
+    "SideState",
     "Simulation",
     "Steps",
     "Store",
@@ -76,8 +84,8 @@ __all__ = [
     "from_flax",
     "identity",
     "init_side",
-    "make_layout",
     "loss_gate",
+    "make_layout",
     "make_program",
     "make_shards",
     "make_simulation",

@@ -292,7 +292,8 @@ def test_resume_with_another_config_names_each_flag_and_both_values(capsys):
     said = refusal(
         capsys, "--resume", "--workdir", "w", "--epochs", 5, "--gate", "always"
     )
-    assert "--epochs 5, not 3" in said and "--gate always, not loss" in said
+    assert "--epochs is 3 there, 5 here" in said
+    assert "--gate is loss there, always here" in said
 
 
 def test_resume_with_other_data_is_refused_before_the_first_checkpoint(capsys):

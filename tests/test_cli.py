@@ -270,9 +270,9 @@ def test_only_what_cannot_change_the_result_may_differ_on_resume():
                 f"--{name.replace('_', '-')} other, not {getattr(start, name)}"
             ]
     for gate, said in (
-        (FreezeGate(), "--gate freeze, not loss"),
-        (LossGate(9.0), "--threshold 9.0, not 0.05"),
-        (LossGate(rule="drop"), "--loss-rule drop, not abs"),
+        (FreezeGate(), "--gate is loss there, freeze here"),
+        (LossGate(9.0), "--threshold is 0.05 there, 9.0 here"),
+        (LossGate(rule="drop"), "--loss-rule is abs there, drop here"),
     ):
         assert differences(start, RunConfig(gate=gate)) == [said]
 

@@ -66,7 +66,7 @@ def test_a_networked_run_is_the_simulation_s(
         run.records[-1]["test_accuracy"],
         record.test.correct[-1] / record.test.examples[-1],
     )
-    current = parties[-1].party
+    current = parties[-1].side
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5),
         current,

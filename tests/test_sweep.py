@@ -207,7 +207,7 @@ def test_another_run_under_the_same_name_is_refused(file, tmp_path, capsys):
     file.write_text(FILE.replace("epochs = 4", "epochs = 5"))
     assert jsplit("sweep", file, "--folder", runs) == 2
     error = capsys.readouterr().err
-    assert "holds a run with other settings (--epochs 5, not 4)" in error
+    assert "holds a run with other settings (--epochs is 4 there, 5 here)" in error
 
 
 def test_a_kept_run_is_the_same_however_its_settings_are_said(file, tmp_path, capsys):

@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool
 
 from jsplit.typing import Packet
 from jsplit.wire import CODING_BYTES, compress
+from jsplit.wire.coder import load_coder
 
 
 class Tally:
@@ -26,6 +27,8 @@ class Tally:
     """
 
     def __init__(self) -> None:
+        # What it needs is missed now, and not in the midst of a training.
+        load_coder()
         self.bytes = {"activations": 0, "gradients": 0}
 
     def observe(

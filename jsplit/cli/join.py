@@ -26,7 +26,7 @@ from jsplit.net.config import MIB, JoinConfig, check_clients, check_network
 from jsplit.net.credentials import Credentials
 from jsplit.net.grpc_channel import connect
 from jsplit.net.link_simulation import LinkSpeed, SlowChannel
-from jsplit.net.setup import prepare_client
+from jsplit.net.setup import check_codecs, prepare_client
 from jsplit.runtime import compilation_cache, device
 
 JOIN = """\
@@ -53,6 +53,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_names(config)
     check_network(link)
     check_clients(config.clients)
+    check_codecs(config)
     if link.client >= config.clients:
         raise InputError(
             f"--client {link.client} is not one of --clients {config.clients}; give 0 "

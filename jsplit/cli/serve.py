@@ -22,6 +22,7 @@ from jsplit.net import certificates
 from jsplit.net.config import MIB, ServeConfig, check_clients, check_network
 from jsplit.net.grpc_channel import serve
 from jsplit.net.server_run import ServerRun
+from jsplit.net.setup import check_codecs
 from jsplit.net.summary import summarize
 from jsplit.net.tcp_meter import TcpMeter
 from jsplit.runtime import atomic, compilation_cache, device
@@ -58,6 +59,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_names(config)
     check_network(link)
     check_clients(config.clients)
+    check_codecs(config)
     if config.mesh:
         raise InputError("--mesh is for jsplit run; a server computes on one device")
     credentials = (

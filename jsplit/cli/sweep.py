@@ -56,6 +56,9 @@ def command(argv: Sequence[str], prog: str) -> int:
         for run in planned:
             say(f"{'done' if is_done(path / run.name) else 'to do':6} {run.name}")
         return 0
+    caveats = (run.config.gate.caveat(run.config.unlike) for run in planned)
+    for caveat in filter(None, dict.fromkeys(caveats)):
+        say(f"note: {caveat}")
     _choose_device(planned)
     with contextlib.ExitStack() as stack:
         workdir.make_folder(path, "--folder")

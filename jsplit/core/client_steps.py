@@ -36,7 +36,7 @@ class ClientSteps(NamedTuple):
     forward: Callable[..., tuple[Packet, Residual]]
     refresh: Callable[..., Packet]
     backward: Callable[..., SideState]
-    examine: Callable[..., Packet]
+    evaluate: Callable[..., Packet]
 
 
 def make_client_steps(

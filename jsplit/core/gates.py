@@ -166,12 +166,14 @@ class LossGate(GateChoice):
 
     def caveat(self, unlike: Sequence[str]) -> str | None:
         """The paper's rule compares the losses of all states with one another."""
-        if not unlike or self.reference == "same-state":
+        if not unlike or not self.threshold or self.reference == "same-state":
             return None
         return (
             "The loss gate compares losses of all states with one another, but "
-            f"{' and '.join(unlike)}, so that a change of state alone can open it; "
-            "--loss-reference same-state compares A with A and C with C."
+            f"{' and '.join(unlike)}, so that a change of state alone can open it. "
+            "--refresh-augment has B and C learn from augmented images too; "
+            "--loss-reference same-state compares A with A and C with C, but can never "
+            "reopen the gate once the threshold exceeds the first loss of C."
         )
 
 

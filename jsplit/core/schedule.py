@@ -1,6 +1,6 @@
 """Who does what when in an epoch: every key, order, row and mask, from one place.
 
-All randomness of a run follows from its key by these functions alone:
+What a run draws in an epoch follows from the run's key by these functions alone:
 
     epoch_key = fold_in(key, epoch)
     client's key = fold_in(fold_in(epoch_key, 0), client)      numbered over groups
@@ -10,11 +10,13 @@ All randomness of a run follows from its key by these functions alone:
     state C: split(fold_in(epoch_key, 2))                      order, steps
 
 The simulation, the networked server and client, and the replay of what a server saw
-take their schedule from here, so that equal results follow from structure.
+take their schedule from here, so that equal results follow from structure. Those who
+are given a key of a step (a part, a transform, `defences`, `replay`) draw from it as
+they like.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
 from jsplit.core.topology import Layout
+
+Positions = TypeVar("Positions", jax.Array, np.ndarray)
 
 
 class Shards(NamedTuple):
@@ -133,6 +137,31 @@ def plan_client(
     mask = jnp.arange(slots) < count
     # Steps fold small numbers into the client's key; this is out of their reach.
     return ClientPlan(key, shuffled(jax.random.fold_in(key, 2**31 - 1), mask), mask)
+
+
+def rows_of_batch(count: int, number: int, batch: int) -> int:
+    """How many examples a client's batch of this number has; the rest is padding.
+
+    Args:
+        count: of the client's examples.
+        number: of the batch, from 0.
+        batch: slots of it.
+
+    Example:
+        >>> [rows_of_batch(5, number, 2) for number in range(4)]
+        [2, 2, 1, 0]
+    """
+    return min(max(count - number * batch, 0), batch)
+
+
+def example_at(positions: Positions, count: int) -> Positions:
+    """The examples that positions stand for; one that stands for none repeats one.
+
+    Args:
+        positions: of a plan's order.
+        count: of the client's examples.
+    """
+    return positions % count
 
 
 class ClientBatch(NamedTuple):

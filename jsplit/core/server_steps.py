@@ -1,4 +1,4 @@
-"""What the server does in one step: learn, with or without a reply, and examine."""
+"""What the server does in one step: learn, with or without a reply, and evaluate."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ class ServerSteps(NamedTuple):
     step: Callable[..., tuple[SideState, Metrics]]
     offline_step: Callable[..., tuple[SideState, Metrics]]
     step_with_reply: Callable[..., tuple[SideState, Metrics, Packet]]
-    examine: Callable[..., jax.Array]
+    evaluate: Callable[..., jax.Array]
 
 
 def make_server_steps(

@@ -180,6 +180,11 @@ def make_simulation(
     codec, grad_codec = codec or float8(), grad_codec or float8()
     shares = [np.arange(len(train[0]))] if shares is None else shares
     _check(train, test, shares)
+    if not isinstance(gate, Gate):
+        raise ValueError(
+            f"gate must be a Gate, such as loss_gate(...) makes, got {gate!r}; of a "
+            "choice such as LossGate(0.05), take .make(classes)"
+        )
     sizes = [len(share) for share in shares]
     layout = make_layout(sizes, topology, batch_size)
     placement = ONE_DEVICE

@@ -171,12 +171,12 @@ def make_steps(
     )
 
     def predict(
-        client_party: SideState,
-        server_party: SideState,
+        client_side: SideState,
+        server_side: SideState,
         x: jax.Array,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        return of_server.examine(server_party, of_client.examine(client_party, x, mask))
+        return of_server.evaluate(server_side, of_client.evaluate(client_side, x, mask))
 
     return Steps(
         client_forward=jax.jit(of_client.forward),
@@ -185,7 +185,7 @@ def make_steps(
         server_step=jax.jit(of_server.step),
         offline_step=jax.jit(of_server.offline_step),
         server_step_with_reply=jax.jit(of_server.step_with_reply),
-        client_evaluate=jax.jit(of_client.examine),
-        server_evaluate=jax.jit(of_server.examine),
+        client_evaluate=jax.jit(of_client.evaluate),
+        server_evaluate=jax.jit(of_server.evaluate),
         predict=jax.jit(predict),
     )

@@ -30,7 +30,13 @@ def all_options() -> dict[str, Described]:
                 types=frozenset({str}), default=known.default.name
             )
             for choice in GATES.values():
-                found |= options_of(choice)
+                for option, of_gate in options_of(choice).items():
+                    if option in found or option in options_of(RunConfig):
+                        raise ValueError(
+                            f"the gate {choice.name!r} has a setting {option!r}, and "
+                            "so has another gate or the run; give it a name of its own"
+                        )
+                    found[option] = of_gate
     return found
 
 
@@ -132,13 +138,15 @@ def agreement(config: RunConfig) -> str:
 
 
 def differences(config: RunConfig, other: RunConfig) -> list[str]:
-    """Settings that change the result and are not the same, as `--flag a, not b`.
+    """Settings that change the result and differ, as `--flag is a there, b here`.
+
+    There is in `config`, here in `other`.
 
     Of two gates their names differ; what only one of them has says no more.
     """
     known, theirs = all_options(), flat(other)
     return [
-        f"{flag(name)} {theirs[name]}, not {value}"
+        f"{flag(name)} is {value} there, {theirs[name]} here"
         for name, value in flat(config).items()
         if not known[name].option.speed_only
         and name in theirs

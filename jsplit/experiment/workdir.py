@@ -169,7 +169,8 @@ def check_same(folder: RunFolder, asked: RunConfig, kept: RunConfig) -> None:
     if differing:
         raise InputError(
             f"--resume: {folder.path} was started otherwise ({'; '.join(differing)}); "
-            "drop those flags, or start a new run in another --workdir"
+            "give it the settings that it was started with, or start a new run in "
+            "another --workdir"
         )
 
 

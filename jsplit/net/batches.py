@@ -94,12 +94,12 @@ class Batches:
 
     def rows(self, number: int) -> int:
         """How many examples a training batch has; only the last may have fewer."""
-        return min(self._examples - number * self._sizes.batch, self._sizes.batch)
+        return schedule.rows_of_batch(self._examples, number, self._sizes.batch)
 
     def mask(self, number: int) -> np.ndarray | None:
         """Which of a batch's rows are examples, `Bool[batch]`.
 
-        None where no client of the run has batches that are not full.
+        None where all of this client's batches are full.
         """
         if self._sizes.slots == self._examples:
             return None
@@ -114,8 +114,8 @@ class Batches:
         """
         now = _STEP(plan, number, self._sizes.batch)
         take = self._sync if sync else self._refresh
-        # A slot without an example repeats one; the mask leaves it out.
-        x = take(self._images, now.positions % self._examples, now.transform_key)
+        rows = schedule.example_at(now.positions, self._examples)
+        x = take(self._images, rows, now.transform_key)
         return x, self.mask(number), now.part_key
 
     def held_out(self, number: int) -> tuple[jax.Array, np.ndarray]:

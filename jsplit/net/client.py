@@ -87,7 +87,7 @@ class Client:
         stopping: Callable[[], bool] = lambda: False,
     ):
         self.traffic = ClientTraffic(notify)
-        self.party: SideState | None = None
+        self.side: SideState | None = None
         self._number = number
         self._alone = alone
         self._data = data
@@ -233,7 +233,7 @@ class Client:
     def _take_weights(self, message: ClientWeights) -> None:
         weights, _ = read_weights(message, self._setup.beginning)
         self._store.save(weights)
-        self.party = weights
+        self.side = weights
 
     def _follow(self, channel: Channel, plan: Plan) -> Message | None:
         """Does what a plan says; returns a message that came instead of what was due.
@@ -270,7 +270,7 @@ class Client:
             number = work.done
             if work.waiting is None:
                 packet, residual = setup.steps.client_forward(
-                    work.party, *batches.training(schedule, number, sync=True)
+                    work.side, *batches.training(schedule, number, sync=True)
                 )
                 place = plan.place._replace(number=number)
                 rows = batches.rows(number)
@@ -289,8 +289,8 @@ class Client:
             if not isinstance(reply, Tensor):
                 return reply
             sent, residual = work.waiting
-            work.party = setup.steps.client_backward(
-                work.party,
+            work.side = setup.steps.client_backward(
+                work.side,
                 residual,
                 self._gradient(reply, sent),
                 batches.mask(number),
@@ -307,7 +307,7 @@ class Client:
     def _send_batches(self, channel: Channel, plan: Plan) -> Message | None:
         """State B, or the held-out set: nothing comes back to wait for."""
         setup, batches = self._setup, self._batches
-        party, examine = self._weights(plan), plan.state == EVALUATE
+        side, examine = self._weights(plan), plan.state == EVALUATE
         if examine:
             count = batches.held_out_count
         else:
@@ -315,11 +315,11 @@ class Client:
         for number in range(plan.place.number, count):
             if examine:
                 x, mask = batches.held_out(number)
-                packet = setup.steps.client_evaluate(party, x, mask)
+                packet = setup.steps.client_evaluate(side, x, mask)
                 rows = int(mask.sum())
             else:
                 packet = setup.steps.client_refresh(
-                    party, *batches.training(schedule, number, sync=False)
+                    side, *batches.training(schedule, number, sync=False)
                 )
                 rows = batches.rows(number)
             place = plan.place._replace(number=number)
@@ -351,11 +351,11 @@ class Client:
 
     def _finish(self, work: EpochProgress, place: Place) -> Message:
         """Stores the weights; returns the message that ends an epoch of A."""
-        self.party = work.party
-        digest = self._store.save(work.party)
+        self.side = work.side
+        digest = self._store.save(work.side)
         if self._alone:
             return WeightsKept(place, digest)
-        return weights_message(work.party, place)[0]
+        return weights_message(work.side, place)[0]
 
 
 def _moments(welcome: Welcome) -> Moments:

@@ -46,14 +46,14 @@ class EpochProgress:
 
     Attributes:
         plan: that it follows.
-        party: after the batches that are done.
+        side: after the batches that are done.
         done: how many those are.
         waiting: the message and the residual of the batch whose gradient is due.
         finished: the message that ends the epoch, once it is made.
     """
 
     plan: Plan
-    party: SideState
+    side: SideState
     done: int = 0
     waiting: tuple[Tensor, Residual] | None = None
     finished: Message | None = None

@@ -257,8 +257,8 @@ class ServerTrainer:
         return CheckedMessage((message.digest, weights), plain)
 
     def _rows(self, client: int, number: int) -> int:
-        batch = self._setup.layout.batch
-        return min(max(self._setup.sizes[client] - number * batch, 0), batch)
+        size = self._setup.sizes[client]
+        return schedule.rows_of_batch(size, number, self._setup.layout.batch)
 
     def _collect(
         self,
@@ -281,7 +281,7 @@ class ServerTrainer:
                 mask[place, :rows] = True
                 at = slice(number * layout.batch, (number + 1) * layout.batch)
                 own = self._labels[client]
-                labels[place] = own[orders[client][at] % len(own)]
+                labels[place] = own[schedule.example_at(orders[client][at], len(own))]
             else:
                 packet = on_host(
                     np.zeros((0, *setup.smashed_shape), setup.codec.payload_dtype),

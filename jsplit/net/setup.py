@@ -26,7 +26,7 @@ from jsplit.experiment import build
 from jsplit.experiment.config import RunConfig
 from jsplit.net.client_state import ClientSetup
 from jsplit.net.state import ServerSetup, ServerState
-from jsplit.wire.messages import INITIAL_WEIGHTS
+from jsplit.wire.messages import DTYPES, INITIAL_WEIGHTS
 
 
 class PreparedServer(NamedTuple):
@@ -93,11 +93,29 @@ def _shapes(
     """Of one example's activations; and the bytes of the client part."""
     client, _ = build.parts_of(config, classes)
     optimizer, x = build.optimizer_of(config), jnp.zeros((1, *image), jnp.float32)
-    party = jax.eval_shape(
+    side = jax.eval_shape(
         lambda key, x: init_side(client, optimizer, key, x), jax.random.key(0), x
     )
-    part = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(party))
-    return smashed_of(client, party, x).shape[1:], part
+    part = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(side))
+    return smashed_of(client, side, x).shape[1:], part
+
+
+def check_codecs(config: RunConfig) -> None:
+    """Refuses codecs whose payloads the wire format does not carry.
+
+    Raises:
+        InputError: naming the codec and what can be carried.
+    """
+    for option, name in (
+        ("--codec", config.codec),
+        ("--grad-codec", config.grad_codec),
+    ):
+        dtype = jnp.dtype(CODECS[name].payload_dtype).name
+        if dtype not in DTYPES:
+            raise InputError(
+                f"{option} {name} makes payloads of {dtype}, which the wire format "
+                f"does not carry; it carries {', '.join(DTYPES)}"
+            )
 
 
 def prepare_server(
@@ -165,16 +183,16 @@ def prepare_client(
     """What a client computes with, for images with these moments."""
     client, _ = build.parts_of(config, classes)
     x = jnp.zeros((1, *image), jnp.float32)
-    party: SideState = init_compiled(
+    side: SideState = init_compiled(
         client, build.optimizer_of(config), keys_of(config.seed).client, x
     )
     return ClientSetup(
         steps=_steps(config, classes),
         transform=build.transform_of(config, moments, edge=image[0]),
-        beginning=party,
+        beginning=side,
         codec=CODECS[config.codec],
         grad_codec=CODECS[config.grad_codec],
-        smashed_shape=smashed_of(client, party, x).shape[1:],
+        smashed_shape=smashed_of(client, side, x).shape[1:],
         step_sizes=build.step_sizes_of(config),
         test_batch=TEST_BATCH,
     )

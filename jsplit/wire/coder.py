@@ -34,6 +34,12 @@ _MOST = 2**16 - 1  # of a frequency, as it is sent
 _MAP_BYTES = _SYMBOLS // 8
 
 
+def load_coder() -> None:
+    """Imports what the coder needs, so that a missing library is missed at once."""
+    import constriction  # noqa: F401
+    import zstandard  # noqa: F401
+
+
 def compress(data: bytes) -> bytes:
     """A short form of `data`; at most one byte longer.
 

@@ -23,7 +23,7 @@ from jsplit.wire.layout import (
     utf8,
 )
 
-VERSION = 2
+VERSION = 3
 """Version of the protocol; both sides must speak the same one."""
 
 DIGEST_BYTES = 16

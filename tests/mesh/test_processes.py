@@ -120,7 +120,10 @@ def test_a_loss_that_is_not_finite_ends_both_in_one_line(devices, cache, tmp_pat
 @pytest.mark.parametrize(
     "second, problem",
     [
-        (("--seed", "1"), "started otherwise than process 0 (--seed 1, not 0)"),
+        (
+            ("--seed", "1"),
+            "started otherwise than process 0 (--seed is 0 there, 1 here)",
+        ),
         ((), "w holds files that are not a jsplit run"),
     ],
 )
