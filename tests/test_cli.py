@@ -227,7 +227,7 @@ def test_resume_with_a_config_file_compares_it_with_the_folder(
     file.write_text("epochs = 3\n")
     before = lines_of(finished.path)
     assert run_here("--config", file, "--resume", "--workdir", finished.path) == 2
-    assert f"--epochs 3, not {EPOCHS}" in capsys.readouterr().err
+    assert f"--epochs is {EPOCHS} there, 3 here" in capsys.readouterr().err
     assert lines_of(finished.path) == before
 
 
@@ -267,7 +267,7 @@ def test_only_what_cannot_change_the_result_may_differ_on_resume():
         if name not in (*kept, "gate"):
             other = dataclasses.replace(start, **{name: "other"})
             assert differences(start, other) == [
-                f"--{name.replace('_', '-')} other, not {getattr(start, name)}"
+                f"--{name.replace('_', '-')} is {getattr(start, name)} there, other here"
             ]
     for gate, said in (
         (FreezeGate(), "--gate is loss there, freeze here"),
