@@ -266,9 +266,8 @@ def test_only_what_cannot_change_the_result_may_differ_on_resume():
     for name in options_of(RunConfig):
         if name not in (*kept, "gate"):
             other = dataclasses.replace(start, **{name: "other"})
-            assert differences(start, other) == [
-                f"--{name.replace('_', '-')} is {getattr(start, name)} there, other here"
-            ]
+            flag, there = "--" + name.replace("_", "-"), getattr(start, name)
+            assert differences(start, other) == [f"{flag} is {there} there, other here"]
     for gate, said in (
         (FreezeGate(), "--gate is loss there, freeze here"),
         (LossGate(9.0), "--threshold is 0.05 there, 9.0 here"),
