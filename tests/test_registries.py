@@ -310,3 +310,15 @@ def test_no_other_setting_switches_the_reference(changes):
 def test_what_an_earlier_version_kept_is_read_as_it_was_meant(kept, meant):
     assert from_kept({**kept, "gate": "loss"}, "kept").gate.reference == meant
     assert from_kept({**kept, "gate": "freeze"}, "kept").gate == FreezeGate()
+
+
+def test_a_label_says_settings_of_every_type():
+    @dataclass(frozen=True)
+    class Mixed(ToyGate):
+        stop: Annotated[int, Option("Epochs.", least=1)] = 2
+        limit: Annotated[float | None, Option("A limit.")] = 5.0
+        sure: Annotated[bool, Option("A choice.")] = False
+
+    assert Mixed(3).label() == "toy 3"
+    assert Mixed(3, limit=None, sure=True).label() == "toy 3, no limit, sure"
+    assert Mixed(3, mode="fast", limit=0.5).label() == "toy 3, fast, limit 0.5"

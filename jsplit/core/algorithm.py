@@ -163,6 +163,7 @@ def _offline(
     """An epoch of C: nothing is sent."""
 
     def turn(_: jax.Array, learned: _Learned) -> _Learned:
+        # What is padding follows from the clients' sizes, whatever the order.
         filled, padded = plan.clients.mask, method.layout.offline_padded
         batches = schedule.plan_offline(plan.key, filled, method.layout, padded=padded)
         given = learned.store, batches, learned.server, step_size, method.placement

@@ -85,16 +85,24 @@ class GateChoice(abc.ABC):
         return [
             f"{value:g}"
             for _, value, _ in self._settings()[:1]
-            if isinstance(value, int | float)
+            if isinstance(value, int | float) and not isinstance(value, bool)
         ]
 
     def _rest(self) -> list[str]:
         """What else is not as usual: names by themselves, numbers with their names."""
         return [
-            value if isinstance(value, str) else f"{name.replace('_', ' ')} {value:g}"
+            _said(name.replace("_", " "), value)
             for name, value, told in self._settings()[len(self._number()) :]
             if told
         ]
+
+
+def _said(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, bool):
+        return name if value else f"no {name}"
+    return f"{name} {value:g}"
 
 
 @dataclass(frozen=True)
