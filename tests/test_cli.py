@@ -17,7 +17,7 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from jsplit.cli import main as cli
-from jsplit.cli import run
+from jsplit.cli import parsing, run
 from jsplit.core.gates import FreezeGate, LossGate
 from jsplit.core.option import options_of
 from jsplit.experiment import checkpoint
@@ -26,7 +26,7 @@ from jsplit.experiment.config import (
     all_options,
     differences,
     flat,
-    read_toml,
+    from_mapping,
 )
 from tests.runs import EPOCHS, ROOT, STATES, TINY, compile_once, lines_of, run_here
 
@@ -253,7 +253,7 @@ def test_a_run_without_a_workdir_gets_a_new_one_under_runs(monkeypatch, tmp_path
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*.toml")), ids=str)
 def test_every_config_that_comes_with_jsplit_is_accepted(path):
-    config = read_toml(path)
+    config = from_mapping(parsing.settings(["--config", str(path)]), str(path))
     run.check(config)
     run.check_names(config)
 

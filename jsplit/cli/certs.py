@@ -8,9 +8,9 @@ import tyro
 
 from jsplit.cli import parsing
 from jsplit.cli.terminal import say
+from jsplit.core.option import Option
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
-from jsplit.experiment.config import argument
 from jsplit.net import certificates
 from jsplit.net.config import check_clients
 
@@ -26,13 +26,13 @@ class CertsCommand:
     """`jsplit certs`."""
 
     folder: Annotated[
-        tyro.conf.Positional[str], argument("New folder for the certificates.", "DIR")
+        tyro.conf.Positional[str], Option("New folder for the certificates.", "DIR")
     ]
     hosts: Annotated[
         tuple[str, ...],
-        argument("Names and addresses under which clients reach the server."),
+        Option("Names and addresses under which clients reach the server."),
     ] = ("localhost", "127.0.0.1")
-    clients: Annotated[int, argument("Number of clients.")] = 1
+    clients: Annotated[int, Option("Number of clients.")] = 1
 
 
 def command(argv: Sequence[str], prog: str) -> int:

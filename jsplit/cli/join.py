@@ -12,10 +12,11 @@ import tyro
 from jsplit import data
 from jsplit.cli import parsing
 from jsplit.cli.terminal import INTERRUPTED, complain, say
+from jsplit.core.option import Option
 from jsplit.errors import InputError, Refusal
 from jsplit.experiment import workdir
 from jsplit.experiment.build import check_names, load_dataset, shares_of
-from jsplit.experiment.config import RunConfig, agreement, argument, check
+from jsplit.experiment.config import RunConfig, agreement, check
 from jsplit.experiment.writers import human_bytes
 from jsplit.net import certificates
 from jsplit.net.batches import ClientData
@@ -42,7 +43,7 @@ class JoinCommand:
 
     settings: tyro.conf.OmitArgPrefixes[RunConfig] = RunConfig()
     link: tyro.conf.OmitArgPrefixes[JoinConfig] = JoinConfig()
-    config: Annotated[str | None, argument("A TOML file of settings.")] = None
+    config: Annotated[str | None, Option("A TOML file of settings.")] = None
 
 
 def command(argv: Sequence[str], prog: str) -> int:

@@ -20,11 +20,11 @@ from jsplit.analysis.report import self_contained
 from jsplit.analysis.results import read_results
 from jsplit.cli import parsing
 from jsplit.cli.terminal import say
+from jsplit.core.option import Option
 from jsplit.data import Dataset
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.build import load_dataset
-from jsplit.experiment.config import argument
 from jsplit.runtime import atomic, compilation_cache, device
 from jsplit.runtime.device import CHOICES
 
@@ -42,26 +42,26 @@ class PrivacyCommand:
 
     folder: Annotated[
         tyro.conf.Positional[str],
-        argument("Folder of a run, or one with runs below it.", "FOLDER"),
+        Option("Folder of a run, or one with runs below it.", "FOLDER"),
     ]
     out: Annotated[
-        str | None, argument("Folder for the comparison. None: FOLDER/privacy.")
+        str | None, Option("Folder for the comparison. None: FOLDER/privacy.")
     ] = None
     device: Annotated[
         str,
-        argument(
+        Option(
             "auto uses whatever JAX finds; naming a device makes its absence an error.",
             choices=CHOICES,
         ),
     ] = "auto"
     partial: Annotated[
         bool,
-        argument("Unfinished runs are left out instead of refused."),
+        Option("Unfinished runs are left out instead of refused."),
         tyro.conf.FlagCreatePairsOff,
     ] = False
     again: Annotated[
         bool,
-        argument("Runs that have a privacy.json are attacked anew."),
+        Option("Runs that have a privacy.json are attacked anew."),
         tyro.conf.FlagCreatePairsOff,
     ] = False
 

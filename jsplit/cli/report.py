@@ -11,9 +11,9 @@ from jsplit.analysis.report import page, self_contained
 from jsplit.analysis.results import read_results
 from jsplit.cli import parsing
 from jsplit.cli.terminal import say
+from jsplit.core.option import Option
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
-from jsplit.experiment.config import argument
 from jsplit.runtime import atomic
 
 DESCRIPTION = """\
@@ -27,14 +27,14 @@ class ReportCommand:
     """`jsplit report`."""
 
     folder: Annotated[
-        tyro.conf.Positional[str], argument("Folder with runs below it.", "FOLDER")
+        tyro.conf.Positional[str], Option("Folder with runs below it.", "FOLDER")
     ]
     out: Annotated[
-        str | None, argument("Folder for the report. None: FOLDER/report.")
+        str | None, Option("Folder for the report. None: FOLDER/report.")
     ] = None
     partial: Annotated[
         bool,
-        argument("Unfinished runs are left out instead of refused."),
+        Option("Unfinished runs are left out instead of refused."),
         tyro.conf.FlagCreatePairsOff,
     ] = False
 

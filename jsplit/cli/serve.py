@@ -12,10 +12,11 @@ import tyro
 from jsplit.analysis import tables
 from jsplit.cli import parsing
 from jsplit.cli.terminal import INTERRUPTED, say, stop_at_signal
+from jsplit.core.option import Option
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import workdir
 from jsplit.experiment.build import check_names
-from jsplit.experiment.config import RunConfig, argument, check
+from jsplit.experiment.config import RunConfig, check
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter
 from jsplit.net import certificates
@@ -43,10 +44,10 @@ class ServeCommand:
 
     settings: tyro.conf.OmitArgPrefixes[RunConfig] = RunConfig()
     link: tyro.conf.OmitArgPrefixes[ServeConfig] = ServeConfig()
-    config: Annotated[str | None, argument("A TOML file of settings.")] = None
+    config: Annotated[str | None, Option("A TOML file of settings.")] = None
     resume: Annotated[
         bool,
-        argument("Go on with the run in --workdir, if it holds one."),
+        Option("Go on with the run in --workdir, if it holds one."),
         tyro.conf.FlagCreatePairsOff,
     ] = False
 

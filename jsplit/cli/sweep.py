@@ -10,9 +10,9 @@ import tyro
 
 from jsplit.cli import parsing
 from jsplit.cli.terminal import INTERRUPTED, complain, say, stop_at_signal
+from jsplit.core.option import Option
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import sweep_spec, workdir
-from jsplit.experiment.config import argument
 from jsplit.experiment.sweep import check_kept, check_planned, is_done, sweep
 from jsplit.experiment.sweep_spec import Planned
 from jsplit.runtime import compilation_cache, device
@@ -29,15 +29,15 @@ class SweepCommand:
     """`jsplit sweep`."""
 
     file: Annotated[
-        tyro.conf.Positional[str], argument("TOML file of settings and grids.", "FILE")
+        tyro.conf.Positional[str], Option("TOML file of settings and grids.", "FILE")
     ]
     folder: Annotated[
         str | None,
-        argument("Folder of all runs. None: runs/ and the name of the file."),
+        Option("Folder of all runs. None: runs/ and the name of the file."),
     ] = None
     dry: Annotated[
         bool,
-        argument("The runs are only listed, with those that are done."),
+        Option("The runs are only listed, with those that are done."),
         tyro.conf.FlagCreatePairsOff,
     ] = False
 

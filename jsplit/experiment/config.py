@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from jsplit.core.gates import GATES, LossGate
-from jsplit.core.option import Described, Option, options_of
+from jsplit.core.option import Described, options_of
 from jsplit.errors import InputError
 from jsplit.experiment.run_config import ClusterConfig, RunConfig
-
-argument = Option
-"""How a setting of a command is described in `--help`, and its value called."""
 
 
 def all_options() -> dict[str, Described]:
@@ -256,17 +253,6 @@ def host_and_port(address: str) -> tuple[str, int] | None:
 def flag(name: str) -> str:
     """A field's name as it is typed: `batch_size` is `--batch-size`."""
     return "--" + name.replace("_", "-")
-
-
-def read_toml(path: Path) -> RunConfig:
-    """The defaults that a config file states.
-
-    Raises:
-        InputError: if it is missing, not TOML, or has an unknown key or a value of the
-            wrong type.
-    """
-    source = f"--config {path}"
-    return from_mapping(tables_of(path, source, "configs/"), source)
 
 
 def tables_of(path: Path, source: str, ready: str) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import tyro
 
+from jsplit.core.option import Option
 from jsplit.errors import InputError
-from jsplit.experiment.config import argument, flag, host_and_port
+from jsplit.experiment.config import flag, host_and_port
 
 MOST_CLIENTS = 10_000
 """Of a run over a network."""
@@ -20,55 +21,55 @@ class LinkConfig:
 
     certs: Annotated[
         str | None,
-        argument("Folder with this party's certificates, made by jsplit certs."),
+        Option("Folder with this party's certificates, made by jsplit certs."),
     ] = None
     insecure: Annotated[
         tyro.conf.UseCounterAction[int],
-        argument(
+        Option(
             "Use neither certificates nor encryption; given once, this is for "
             "loopback alone, given twice, for any address."
         ),
     ] = 0
-    message_limit: Annotated[int, argument("Largest message, in MiB.")] = 64
+    message_limit: Annotated[int, Option("Largest message, in MiB.")] = 64
 
 
 @dataclass(frozen=True)
 class ServeConfig(LinkConfig):
     """Settings of `jsplit serve` beside those of the run."""
 
-    listen: Annotated[str, argument("HOST:PORT that the server listens on.")] = (
+    listen: Annotated[str, Option("HOST:PORT that the server listens on.")] = (
         "127.0.0.1:7070"
     )
     wait: Annotated[
         float,
-        argument(
+        Option(
             "Seconds that the server waits in A and B for a client that sends nothing, "
             "or for a client's labels."
         ),
     ] = 300.0
     absent: Annotated[
         str,
-        argument(
+        Option(
             "What the server does after --wait: stop (it stops the run) or skip (the "
             "epoch goes on without the client)."
         ),
     ] = "stop"
     greeting: Annotated[
-        float, argument("Seconds within which a connection must say hello.")
+        float, Option("Seconds within which a connection must say hello.")
     ] = 10.0
     linger: Annotated[
         float,
-        argument("Seconds that the server waits at the end for clients to hear of it."),
+        Option("Seconds that the server waits at the end for clients to hear of it."),
     ] = 60.0
     evaluate: Annotated[
         int,
-        argument("Epochs between scores of the held-out set; 0 scores it at the end."),
+        Option("Epochs between scores of the held-out set; 0 scores it at the end."),
     ] = 0
     examples_limit: Annotated[
-        int, argument("Most training examples that one client may have.")
+        int, Option("Most training examples that one client may have.")
     ] = 1_000_000
     memory_limit: Annotated[
-        int, argument("Most memory for the stored activations of all clients, in MiB.")
+        int, Option("Most memory for the stored activations of all clients, in MiB.")
     ] = 8192
 
 
@@ -76,21 +77,21 @@ class ServeConfig(LinkConfig):
 class JoinConfig(LinkConfig):
     """Settings of `jsplit join` beside those of the run."""
 
-    server: Annotated[str, argument("HOST:PORT of the server.")] = "127.0.0.1:7070"
-    client: Annotated[int, argument("This client's number, from 0.")] = 0
+    server: Annotated[str, Option("HOST:PORT of the server.")] = "127.0.0.1:7070"
+    client: Annotated[int, Option("This client's number, from 0.")] = 0
     own_data: Annotated[
         bool,
-        argument(
+        Option(
             "Take all of --dataset as this client's own, not its share of a common one."
         ),
     ] = False
     patience: Annotated[
         float,
-        argument("Seconds without a server after which the client gives up."),
+        Option("Seconds without a server after which the client gives up."),
     ] = 600.0
     link: Annotated[
         str | None,
-        argument("Simulate a slow link, such as 10mbit/40ms (rate, one-way delay)."),
+        Option("Simulate a slow link, such as 10mbit/40ms (rate, one-way delay)."),
     ] = None
 
 
