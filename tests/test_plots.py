@@ -1,12 +1,15 @@
+import itertools
 import sys
 
 import matplotlib.colors
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
-from jsplit.analysis import run_plots
+from jsplit.analysis import plots, run_plots
+from jsplit.core.gates import Style
 from jsplit.errors import InputError
 
 PLOTS = [run_plots.accuracy_against_bytes, run_plots.loss_by_epoch]
@@ -160,3 +163,87 @@ def test_a_long_title_is_folded_and_not_cut_off():
     folded = run_plots.folded(title)
     assert folded.replace("\n", " ") == title
     assert max(map(len, folded.split("\n"))) <= 68
+
+
+# Many runs in one picture
+
+
+def crowd():
+    """Thirty settings of which many coincide, every third over a network."""
+    style = Style("#D55E00", "o")
+    return [
+        plots.Point(
+            style,
+            number % 3 == 0,
+            f"loss, kind {number % 4}",
+            f"loss {number}, with other settings",
+            0.9 - 0.001 * (number // 5),
+            0.001,
+            10.0 + number // 10,
+            3.0,
+        )
+        for number in range(30)
+    ]
+
+
+def draw(points, path, drawn):
+    """The figure, laid out for its own resolution again."""
+    plots.accuracy_against_savings(points, path, title="t", baseline=0.9, loss=0.005)
+    drawn[-1].draw_without_rendering()
+    return drawn[-1]
+
+
+def test_numbers_of_points_that_coincide_do_not_overlap(tmp_path, drawn):
+    figure = draw(crowd(), tmp_path / "picture.png", drawn)
+    for axes in figure.axes:
+        boxes = [Text.get_window_extent(label) for label in axes.texts]
+        assert [label.get_text() for label in axes.texts] == [
+            str(number) for number in range(1, 31)
+        ]
+        for one, other in itertools.combinations(boxes, 2):
+            assert not one.overlaps(other)
+        edges = axes.get_window_extent()
+        assert all(edges.fully_containsx(x) for box in boxes for x in (box.x0, box.x1))
+
+
+def test_a_legend_outside_of_the_axes_says_what_each_number_is(tmp_path, drawn):
+    figure = draw(crowd(), tmp_path / "picture.png", drawn)
+    (legend,) = figure.legends
+    said = [text.get_text() for text in legend.get_texts()]
+    assert said[:2] == [f"{n}  loss {n - 1}, with other settings" for n in (1, 2)]
+    assert said[30:] == ["plain split learning", "0.5 points below", plots.HOLLOW]
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+    assert figure.bbox.fully_containsx(box.x0)
+    assert figure.bbox.fully_containsx(box.x1)
+
+
+def test_networked_runs_are_hollow_and_simulated_ones_are_not(tmp_path, drawn):
+    figure = draw(crowd()[:2], tmp_path / "picture.png", drawn)
+    for axes in figure.axes:
+        lines = [line for line in axes.lines if line.get_marker() == "o"]
+        hollow = [line.get_markerfacecolor() == "none" for line in lines]
+        assert hollow == [True, False]
+        assert [line.get_linestyle() for line in lines] == ["--", "-"]
+    figure = draw(crowd()[1:3], tmp_path / "picture.png", drawn)
+    said = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert plots.HOLLOW not in said
+
+
+def test_the_legend_of_the_states_covers_no_title(tmp_path, drawn):
+    rows = [(f"loss 0.05, seed {seed}", "AABCC") for seed in range(3)]
+    plots.strips(rows, tmp_path / "p.png", title="cnn cut after 1, 1 client, " * 3)
+    drawn[0].draw_without_rendering()
+    legend = drawn[0].legends[0].get_window_extent()
+    assert not legend.overlaps(drawn[0]._suptitle.get_window_extent())
+    assert not legend.overlaps(drawn[0].axes[0].get_tightbbox())
+
+
+def test_no_point_lies_below_the_legend_of_a_run(tmp_path, drawn):
+    worse = [0.9 - 0.01 * epoch for epoch in range(40)]
+    run = records("AAAB" * 5 + "C" * 20, test_accuracy=worse)
+    run_plots.accuracy_against_bytes(run, tmp_path / "p.png", title="t")
+    drawn[0].draw_without_rendering()
+    (legend,) = drawn[0].legends
+    assert not legend.get_window_extent().overlaps(drawn[0].axes[0].get_tightbbox())
+    assert "after epoch 40: 51.0%, 35 MiB" in legend.get_title().get_text()

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 from matplotlib.figure import Figure
 
+from jsplit.analysis.gate_styles import style_of
 from jsplit.analysis.privacy.view import ended, private
 from jsplit.cli import main as cli
 from jsplit.codecs import CODECS, bf16
@@ -154,11 +155,10 @@ def test_toys_run_are_swept_reported_and_drawn_on_one_machine_and_over_a_network
         assert f"| {label} | 1 |" in text
     assert "1 of the runs went over a network" in text
     assert f"| toy 2, {coded}, networked, seed 0 |" in text
-    scatter = figures[0].axes[0]
-    _, drawn = scatter.get_legend_handles_labels()
-    assert {"toy", "always"} <= set(drawn)
-    shown = {text.get_text() for text in scatter.texts}
-    assert {f"{stop}, {coded}" for stop in (1, 2, 3)} <= shown
+    (legend,) = figures[0].legends
+    shown = {text.get_text().split("  ")[-1] for text in legend.get_texts()}
+    assert {f"toy {stop}, {coded}" for stop in (1, 2, 3)} <= shown
+    assert {"always, float32", f"toy 2, {coded}, networked"} <= shown
 
     # What the server saw of it is decoded by the toy codec.
     folder, kept, _ = read_workdir(runs / "alone")
@@ -233,8 +233,22 @@ def test_another_setting_is_another_label_and_only_the_number_leaves_the_line(ga
     assert kinds[:1] in ([], [gate.name]) and len(set(kinds)) == len(kinds)
 
 
-def test_every_gate_is_drawn_in_a_style_of_its_own(toys):
-    assert len({gate.style for gate in GATES.values()}) == len(GATES)
+def test_every_gate_is_drawn_in_a_style_of_its_own(toys, monkeypatch):
+    for number in range(30):
+        name = f"other {number}"
+        monkeypatch.setitem(GATES, name, type(name, (ToyGate,), {"name": name}))
+    styles = [style_of(gate) for gate in GATES.values()]
+    assert len(set(styles)) == len(GATES) == 35
+    assert len({style.colour for style in styles[-31:]}) == 5
+    assert styles[0] == GATES["always"].style and GATES["toy"].style is None
+    # The same again, and whatever comes after it.
+    toy = style_of(ToyGate)
+    for name in list(GATES)[5:]:
+        monkeypatch.delitem(GATES, name)
+    assert style_of(ToyGate) == toy
+    monkeypatch.delitem(GATES, "toy")
+    with pytest.raises(ValueError, match="ToyGate has no style and is not in GATES"):
+        style_of(ToyGate)
 
 
 def test_a_gates_traced_settings_change_no_program(gate):

@@ -107,11 +107,11 @@ def test_plain_split_learning_stands_first_and_the_rest_against_it(runs):
 def test_the_best_is_that_which_loses_no_more_than_half_a_point(runs):
     assert report(runs) == 0
     text = (runs / "report" / "report.md").read_text()
-    ((title, communication, claim, computation, _),) = rows_of(text, "## Best")
+    (title, communication, computation), paper = rows_of(text, "## Best")
     assert title == "cnn cut after 1 (conv1), 1 client, 12 epochs"
     assert communication == "/90 (loss 0.5, -0.40)"
     assert computation == "/12 (freeze 3, -0.20)"
-    assert "106.7" in claim
+    assert paper[0] == "the paper, CIFAR-10, 1 client" and "106.7" in paper[1]
 
 
 def test_a_loss_of_exactly_half_a_point_is_allowed(runs):
@@ -264,26 +264,35 @@ def test_runs_on_different_data_are_refused(runs, capsys):
     refused(runs, "different data .*1000 images.* and .*77 images", capsys)
 
 
-HELD = {"fingerprint": None}
 NETWORK = {
-    "counted": {"activations": {"up": 900, "down": 0}, "total": 2048}
-    | {"repeated": {"up": 3, "down": 4}},
-    "saved": {"activations": {"up": 1024, "down": 0}},
+    "counted": {
+        "activations": {"up": 2048, "down": 0},
+        "evaluation": {"up": 500, "down": 5},
+        "handshake": {"up": 100, "down": 95},
+        "repeated": {"up": 3, "down": 4},
+        "total": 2755,
+    },
+    "saved": {
+        "activations": {"up": 1024, "down": 0},
+        "evaluation": {"up": 4096, "down": 0},
+    },
     "absent_epochs": [0, 2],
+}
+OVER_A_NETWORK = {
+    "dataset": None,
+    "dataset_source": "held by the clients",
+    "data": {"fingerprint": None},
+    "bytes": {"activations": {"up": 3072, "down": 0}, "total": 3072},
+    "always_a_float32": {"bytes": {"total": 30720}},
+    "seconds": 1.0,
+    "network": NETWORK,
 }
 
 
 def test_networked_runs_stand_beside_simulated_ones_of_the_same_settings(runs):
     for seed, accuracy in enumerate((0.897, 0.898, None)):
         config = changed(BASE, gate="freeze", sync_epochs=3, seed=seed)
-        summary = {
-            "dataset": None,
-            "dataset_source": "held by the clients",
-            "bytes": {"total": 3 * 1024},
-            "network": NETWORK,
-            "data": HELD,
-        }
-        finish(runs / f"net {seed}", config, accuracy, 50.0, 12.0, **summary)
+        finish(runs / f"net {seed}", config, accuracy, 50.0, 12.0, **OVER_A_NETWORK)
     assert report(runs) == 0
     text = (runs / "report" / "report.md").read_text()
     assert "18 runs on made up" in text and "3 of the runs went over a network" in text
@@ -293,28 +302,23 @@ def test_networked_runs_stand_beside_simulated_ones_of_the_same_settings(runs):
     )
     assert row in text
     assert "| freeze 3 | 3 | 89.80 ± 0.10 | -0.20 |" in text
-    crossed = "3.0 KiB | 2.0 KiB | 1.0 KiB | 7 B | 0, 2 |"
+    # Of training 2 + 1 = 3 KiB; evaluation and handshakes are not in it.
+    crossed = "3.0 KiB | 2.0 KiB | 1.0 KiB | 700 B | 7 B | 0, 2 |"
     assert f"| freeze 3, networked, seed 2 | {crossed}" in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(tables) > 15 and max(map(len, tables)) <= 100
 
 
 def test_a_networked_run_of_other_images_is_refused(runs, capsys):
     config = changed(BASE, gate="periodic")
-    finish(runs / "net", config, 0.9, network=NETWORK, train_examples=77, data=HELD)
+    finish(runs / "net", config, 0.9, **OVER_A_NETWORK, train_examples=77)
     refused(runs, "different data .*1000 images.* and .*77 images", capsys)
 
 
 def test_networked_runs_alone_that_were_not_evaluated_are_told_without_a_picture(
     tmp_path,
 ):
-    finish(
-        tmp_path / "net",
-        BASE,
-        None,
-        9.0,
-        network=NETWORK,
-        bytes={"total": 9},
-        data=HELD,
-    )
+    finish(tmp_path / "net", BASE, None, 9.0, **OVER_A_NETWORK)
     assert report(tmp_path) == 0
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| loss 0.05, networked | 1 | not evaluated |" in text
@@ -328,7 +332,20 @@ def test_a_folder_without_runs_is_refused(tmp_path, capsys):
 
 def test_a_damaged_summary_is_refused(runs, capsys):
     (runs / "plain 1" / "summary.json").write_text("{")
-    refused(runs, r"summary.json is damaged or of another version", capsys)
+    again = r"delete it, and jsplit run --resume --workdir .*plain 1' makes it again"
+    refused(runs, f"summary.json is damaged or of another version .*; {again}", capsys)
+
+
+@pytest.mark.parametrize("lacking", ["dataset", "network", "always_a_float32"])
+def test_an_older_summary_of_a_networked_run_is_refused_with_the_command_that_mends_it(
+    lacking, runs, capsys
+):
+    finish(runs / "net", changed(BASE, gate="periodic"), 0.9, **OVER_A_NETWORK)
+    summary = json.loads((runs / "net" / "summary.json").read_text())
+    del summary[lacking]
+    write_json(runs / "net" / "summary.json", summary)
+    again = "delete it, and jsplit serve --resume --linger 0 --workdir .*/net, with"
+    refused(runs, rf"of another version \(no {lacking}\); {again}", capsys)
 
 
 def test_a_run_that_this_version_does_not_know_is_refused(runs, capsys):

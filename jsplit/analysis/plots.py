@@ -2,24 +2,34 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 
+from jsplit.analysis.label_placement import place_labels
 from jsplit.analysis.run_plots import STATES, finish, folded
 from jsplit.core.gates import Style
+
+HOLLOW = "hollow, broken line: over a network"
+"""What the legend says of networked runs."""
+
+CLEARANCE = 5.5
+"""Of a number from the middle of a point, in points of 1/72 inch."""
 
 
 class Point(NamedTuple):
     """A setting's mean over its seeds.
 
     Attributes:
-        gate: of one name, which the legend has once.
-        style: the gate's colour and marker.
+        style: of its gate.
+        networked: whether these are runs over a network, which are drawn hollow.
         kind: a line joins points of one kind, which differ in the gate's number.
         label: in words, such as `loss 0.05`.
         accuracy: of the test set, a fraction.
@@ -28,8 +38,8 @@ class Point(NamedTuple):
         computation: likewise, of the client.
     """
 
-    gate: str
     style: Style
+    networked: bool
     kind: str
     label: str
     accuracy: float
@@ -48,6 +58,9 @@ def accuracy_against_savings(
 ) -> None:
     """Plots accuracy against both reductions, every gate on one picture.
 
+    Each point has a number, and the legend says what that is. Runs over a network have
+    hollow markers and broken lines.
+
     Args:
         points: at least one; a line joins those of one kind by what they reduce.
         path: of the picture; its folder must exist.
@@ -57,26 +70,39 @@ def accuracy_against_savings(
     """
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    _scatter(left, points, [point.communication for point in points])
-    _scatter(right, points, [point.computation for point in points])
-    for axes in (left, right):
+    panels = (
+        (left, [point.communication for point in points]),
+        (right, [point.computation for point in points]),
+    )
+    for axes, across in panels:
+        _scatter(axes, points, across)
         if baseline is not None:
-            axes.axhline(
-                baseline, color="0.3", linewidth=1, label="plain split learning"
-            )
-            axes.axhline(
-                baseline - loss,
-                color="0.3",
-                linewidth=1,
-                linestyle=":",
-                label=f"{100 * loss:g} points below",
-            )
+            axes.axhline(baseline, **_line("-"))
+            axes.axhline(baseline - loss, **_line(":"))
     left.set(ylabel="test accuracy, mean over seeds")
     left.set_xlabel("communication reduced by (paper's account)")
     right.set_xlabel("client computation reduced by")
     left.yaxis.set_major_formatter(PercentFormatter(1.0))
-    right.legend(loc="lower left", fontsize="small")
     figure.suptitle(folded(title))
+    handles = [
+        Line2D(
+            [], [], label=f"{number}  {point.label}", **_look(point.style, networked)
+        )
+        for number, point in enumerate(points, 1)
+        for networked in (point.networked,)
+    ]
+    if baseline is not None:
+        handles += [
+            Line2D([], [], label="plain split learning", **_line("-")),
+            Line2D([], [], label=f"{100 * loss:g} points below", **_line(":")),
+        ]
+    if any(point.networked for point in points):
+        handles.append(Line2D([], [], label=HOLLOW, linestyle=""))
+    _key(figure, handles)
+    # Only now it is known where every point comes to lie.
+    figure.draw_without_rendering()
+    for axes, across in panels:
+        _number(axes, points, across)
     finish(figure, (left, right), path)
 
 
@@ -103,17 +129,16 @@ def strips(rows: Sequence[tuple[str, str]], path: Path, *, title: str) -> None:
         )
     axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize="small")
     axes.set(xlim=(0.5, longest + 0.5), ylim=(len(rows) - 0.4, -0.6), xlabel="epoch")
-    axes.legend(
+    figure.legend(
         handles=[
             Patch(color=colour, label=label) for colour, _, label in STATES.values()
         ],
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
+        loc="outside lower center",
         ncols=3,
         frameon=False,
         fontsize="small",
     )
-    axes.set_title(folded(title), loc="left", fontsize="medium")
+    figure.suptitle(folded(title), fontsize="medium")
     finish(figure, (axes,), path, grid=False)
 
 
@@ -149,35 +174,89 @@ def reconstructions(
 
 
 def _scatter(axes: Axes, points: Sequence[Point], across: Sequence[float]) -> None:
-    for gate, (colour, marker) in {point.gate: point.style for point in points}.items():
-        mine = [
-            (x, point)
-            for x, point in zip(across, points, strict=True)
-            if point.gate == gate
-        ]
-        for place, kind in enumerate(dict.fromkeys(point.kind for _, point in mine)):
-            joined = sorted((x, point) for x, point in mine if point.kind == kind)
-            axes.errorbar(
-                [x for x, _ in joined],
-                [point.accuracy for _, point in joined],
-                [point.deviation or 0.0 for _, point in joined],
-                color=colour,
-                marker=marker,
-                linewidth=1,
-                capsize=3,
-                label=gate if place == 0 else None,
-            )
-        for x, point in mine:
-            axes.annotate(
-                point.label.removeprefix(gate).strip(" ,"),
-                (x, point.accuracy),
-                xytext=(4, 5),
-                textcoords="offset points",
-                fontsize="x-small",
-                color=colour,
-            )
+    kinds: dict[tuple[str, bool], list[tuple[float, Point]]] = {}
+    for x, point in zip(across, points, strict=True):
+        kinds.setdefault((point.kind, point.networked), []).append((x, point))
+    for joined in kinds.values():
+        joined.sort()
+        first = joined[0][1]
+        axes.errorbar(
+            [x for x, _ in joined],
+            [point.accuracy for _, point in joined],
+            [point.deviation or 0.0 for _, point in joined],
+            linewidth=1,
+            capsize=3,
+            **_look(first.style, first.networked),
+        )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("/{x:g}"))
     axes.xaxis.set_minor_locator(LogLocator(subs=()))
     axes.margins(x=0.12, y=0.15)
+
+
+def _line(style: str) -> dict[str, Any]:
+    """How a level line is drawn."""
+    return {"color": "0.3", "linewidth": 1, "linestyle": style}
+
+
+def _look(style: Style, networked: bool) -> dict[str, Any]:
+    """How a line and its markers are drawn; a hollow one leaves what is below seen."""
+    return {
+        "color": style.colour,
+        "marker": style.marker,
+        "linestyle": "--" if networked else "-",
+        "markersize": 9 if networked else 6,
+        "markerfacecolor": "none" if networked else style.colour,
+    }
+
+
+def _number(axes: Axes, points: Sequence[Point], across: Sequence[float]) -> None:
+    """Writes each point's number beside it, none over another; limits must be final."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    scale = 72 / figure.dpi
+    labels = [
+        axes.annotate(
+            str(number),
+            (x, point.accuracy),
+            textcoords="offset points",
+            xytext=(0, 0),
+            ha="center",
+            va="center",
+            fontsize="x-small",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+            arrowprops={
+                "arrowstyle": "-",
+                "color": point.style.colour,
+                "linewidth": 0.5,
+                "shrinkA": 0,
+                "shrinkB": CLEARANCE - 1,
+            },
+            in_layout=False,
+        )
+        for number, (x, point) in enumerate(zip(across, points, strict=True), 1)
+    ]
+    at = axes.transData.transform([label.xy for label in labels]) * scale
+    # With a gap of 3 points from one to the next.
+    extents = [Text.get_window_extent(label).size for label in labels]
+    bounds = axes.get_window_extent().get_points() * scale
+    places = place_labels(at, np.array(extents) * scale + 3, bounds, CLEARANCE)
+    for label, offset in zip(labels, places - at, strict=True):
+        label.set_position(tuple(offset))
+
+
+def _key(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Puts the legend below the axes, in as many columns as fit, and makes room."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    # A letter of this size takes 0.065 inches, and the sample before it 0.5.
+    columns = max(1, min(5, int(figure.get_figwidth() / (0.5 + 0.065 * longest))))
+    rows = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.18 * rows)
+    figure.legend(
+        handles=list(handles),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize="small",
+    )

@@ -22,16 +22,29 @@ FORMAT = "jsplit-privacy-1"
 Figures = dict[str, Any]
 
 
+def attackable(
+    runs: Sequence[FinishedRun],
+) -> tuple[list[FinishedRun], list[FinishedRun]]:
+    """The runs whose images are here, and networked ones, which cannot be attacked.
+
+    Raises:
+        InputError: if none can.
+    """
+    there = [run for run in runs if run.network is None]
+    left_out = [run for run in runs if run.network is not None]
+    if not there:
+        raise InputError(
+            f"{left_out[0].path} is the server's folder of a networked run, and the "
+            "images stayed with its clients; name runs of jsplit run or jsplit sweep"
+        )
+    return there, left_out
+
+
 def check_checkpoints(runs: Iterable[FinishedRun]) -> None:
     """Refuses a run that cannot be attacked before any other is."""
     from jsplit.analysis.privacy.view import last_checkpoint
 
     for run in runs:
-        if run.network is not None:
-            raise InputError(
-                f"{run.path} is the server's folder of a networked run, and the images "
-                "stayed with its clients; name runs of jsplit run or jsplit sweep"
-            )
         last_checkpoint(RunFolder(run.path), run.config.epochs)
 
 
@@ -125,8 +138,8 @@ COLUMNS: dict[str, tuple[Callable[[Figures], float], int]] = {
 """Of a view, and with how many decimals."""
 
 
-def page(groups: Sequence[Group]) -> str:
-    """The comparison as Markdown."""
+def page(groups: Sequence[Group], note: str | None = None) -> str:
+    """The comparison as Markdown, with a note on runs that it leaves out."""
     runs = [run for group in groups for run in group.runs]
     summary = runs[0].summary
     every = [_read(run) for run in runs]
@@ -156,6 +169,7 @@ def page(groups: Sequence[Group]) -> str:
         "column is for who would keep them at home: how often the nearest of the "
         "public examples, by the gradient that comes back, has the same label.",
     ]
+    parts += [] if note is None else [note[:1].upper() + note[1:] + "."]
     for group in groups:
         parts += [f"## {group.title}", _table(group)]
     return "\n\n".join(parts) + "\n"

@@ -1,6 +1,7 @@
 """Finished runs, read from their folders: those on one machine and over a network."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,12 @@ NEEDED = (
     *("communication_reduction", "client_compute_reduction"),
 )
 """Entries of a summary that comparing and reporting read."""
+
+NETWORKED = ("bytes", "always_a_float32", "seconds", "network")
+"""What they read besides of a networked run's."""
+
+NETWORK = ("counted", "saved", "absent_epochs")
+"""And in its section `network`."""
 
 
 class FinishedRun(NamedTuple):
@@ -63,7 +70,9 @@ def read_results(path: Path, *, partial: bool) -> tuple[list[FinishedRun], list[
         _, settings, dataset = workdir.read_workdir(folder.path)
         check_kept_names(settings, folder.path)
         fingerprint = dataset.get("fingerprint")
-        runs.append(FinishedRun(folder.path, settings, fingerprint, _summary(folder)))
+        # Only the clients of a networked run could tell.
+        summary = read_summary(folder, networked=fingerprint is None)
+        runs.append(FinishedRun(folder.path, settings, fingerprint, summary))
     if not runs:
         raise InputError(
             f"{path} has no finished run below it"
@@ -79,16 +88,37 @@ def read_results(path: Path, *, partial: bool) -> tuple[list[FinishedRun], list[
     return runs, unfinished
 
 
-def _summary(folder: RunFolder) -> dict[str, Any]:
+def read_summary(folder: RunFolder, *, networked: bool) -> dict[str, Any]:
+    """A finished run's summary, with all that comparing and reporting read.
+
+    Args:
+        folder: of the run.
+        networked: whether it is the server's folder of a networked run.
+
+    Raises:
+        InputError: if the summary is damaged or of another version, with the command
+            that makes it again from the run's last checkpoint.
+    """
+    needed = (*NEEDED, *NETWORKED) if networked else NEEDED
     try:
-        summary = json.loads(folder.summary.read_text(encoding="utf-8"))
-        missing = [name for name in NEEDED if name not in dict(summary)]
+        summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+        missing = [name for name in needed if name not in dict(summary)]
+        if networked and not missing:
+            inner = dict(summary["network"])
+            missing = [name for name in NETWORK if name not in inner]
         if missing:
             raise ValueError(f"no {missing[0]}")
     except (OSError, ValueError, TypeError) as error:
+        path = shlex.quote(str(folder.path))
+        again = (
+            f"jsplit serve --resume --linger 0 --workdir {path}, with the settings and "
+            "the --certs that the run had, makes it again without its clients"
+            if networked
+            else f"jsplit run --resume --workdir {path} makes it again"
+        )
         raise InputError(
-            f"{folder.summary} is damaged or of another version ({error}); move that "
-            "run away"
+            f"{folder.summary} is damaged or of another version ({error}); delete it, "
+            f"and {again}"
         ) from error
     return summary
 

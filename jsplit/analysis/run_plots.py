@@ -47,7 +47,7 @@ def accuracy_against_bytes(records: Records, path: Path, *, title: str) -> None:
     accuracy = _column(records, "test_accuracy")
     states = np.array([record.get("state") for record in records])
     shown = np.isfinite(mebibytes) & np.isfinite(accuracy)
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.9), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(mebibytes[shown], accuracy[shown], color="0.75", linewidth=1, zorder=1)
     for state, (colour, marker, label) in STATES.items():
@@ -67,13 +67,15 @@ def accuracy_against_bytes(records: Records, path: Path, *, title: str) -> None:
     if shown.any():
         last = np.flatnonzero(shown)[-1]
         result = f"{accuracy[last]:.1%}, {mebibytes[last]:.4g} MiB"
-        axes.text(
-            *(0.02, 0.97),
-            f"after epoch {epochs[last]:.0f}: {result}",
-            transform=axes.transAxes,
-            va="top",
+        # Outside of the axes, where no point can be.
+        figure.legend(
+            loc="outside lower center",
+            ncols=len(STATES),
+            title=f"after epoch {epochs[last]:.0f}: {result}; state (epochs):",
+            frameon=False,
+            fontsize="small",
+            title_fontsize="small",
         )
-        axes.legend(loc="lower right", title="state (epochs)")
     if _spans_decades(mebibytes[shown], 50):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

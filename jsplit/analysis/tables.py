@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jsplit.analysis.traffic import Traffic, total, traffic_of
 from jsplit.experiment.progress import shortened
 from jsplit.experiment.writers import human_bytes
 from jsplit.models import Block, cuts
@@ -89,40 +90,39 @@ def of_summary(summary: Mapping[str, Any]) -> Table:
 
 
 def of_network(summary: Mapping[str, Any]) -> Table:
-    """A networked run: what was predicted, and what was counted."""
-    table = Table(title=f"states {shortened(summary['states'])}")
+    """A networked run in bytes: what was predicted, and what was counted.
+
+    Each column adds up to the byte. The prediction is of training alone, so training
+    is summed first and compared with it; evaluation, handshakes and what was sent again
+    follow, and then every byte that crossed.
+    """
+    traffic = traffic_of(summary)
+    table = Table(title=f"states {shortened(summary['states'])}; bytes")
     for name in ("", "predicted", "crossed", "spared by compression", "difference"):
         table.add_column(name, justify="left" if not name else "right")
-    network = summary["network"]
-    counted, saved = network["counted"], network["saved"]
-    nothing = {"up": 0, "down": 0}
-    kinds = {**network["difference"], **counted}
-    for kind in kinds:
-        if kind == "total":
-            continue
-        predicted = summary["bytes"].get(kind)
-        row = [
-            _both_ways(found) if found is not None else "-"
-            for found in (
-                predicted,
-                counted.get(kind, nothing),
-                saved.get(kind, nothing),
-                network["difference"].get(kind),
-            )
-        ]
-        if any(word.strip("-0 B/") for word in row):
-            table.add_row(kind.replace("_", " "), *row)
-    table.add_row("in all", "", human_bytes(counted["total"]), "", "")
+
+    def add(row: Traffic, indent: str = "", *, last: bool = False) -> None:
+        found = (row.predicted, row.crossed, row.saved, row.difference)
+        cells = ("" if count is None else f"{count:,}" for count in found)
+        table.add_row(indent + row.name, *cells, end_section=last)
+
+    training = total("training", traffic.training)
+    for row in traffic.training:
+        add(row, "  ")
+    add(training, last=True)
+    for row in traffic.overhead:
+        add(row, "  ")
+    add(total("beside training", traffic.overhead), last=True)
+    add(traffic.everything, last=True)
     plain = summary["always_a_float32"]["bytes"]["total"]
+    table.add_row("training, always A in float32", f"{plain:,}")
     table.add_row(
-        "always A, float32", human_bytes(plain), f"/{plain / counted['total']:.2f}"
+        "training reduced by",
+        *(f"/{plain / found:.2f}" for found in (training.predicted, training.crossed)),
+        end_section=True,
     )
     accuracy = summary["test_accuracy"]
     score = "no score" if accuracy is None else f"{accuracy:.2%}"
     table.add_row("test accuracy", score)
     table.add_row("seconds", f"{summary['seconds']:.1f}")
     return table
-
-
-def _both_ways(found: Mapping[str, int]) -> str:
-    return f"{human_bytes(found['up'])} / {human_bytes(found['down'])}"

@@ -10,6 +10,7 @@ import tyro
 
 from jsplit.analysis.comparison import grouped
 from jsplit.analysis.privacy_report import (
+    attackable,
     attacks,
     check_checkpoints,
     left_to_attack,
@@ -31,7 +32,8 @@ from jsplit.runtime.device import CHOICES
 DESCRIPTION = """\
 Attacks what each finished run at or below FOLDER sent, as an honest-but-curious server
 could, and writes privacy.json and privacy.png into the run's folder and a comparison
-into FOLDER/privacy. The same command again goes on after a stop. It needs the extra
+into FOLDER/privacy. Networked runs are left out: their images stayed with the clients.
+The same command again goes on after a stop. It needs the extra
 jsplit[privacy].
 """
 
@@ -73,7 +75,15 @@ def command(argv: Sequence[str], prog: str) -> int:
         raise InputError(f"{prog} needs the FOLDER of a run, or one with runs below it")
     path = workdir.path_of(asked.folder)
     out = workdir.path_of(asked.out) if asked.out else path / "privacy"
-    runs, _ = read_results(path, partial=asked.partial)
+    found, _ = read_results(path, partial=asked.partial)
+    runs, networked = attackable(found)
+    note = None
+    if networked:
+        names = ", ".join(str(run.path.relative_to(path)) for run in networked)
+        note = (
+            f"left out {len(networked)} networked run(s), whose images stayed with "
+            f"their clients: {names}"
+        )
     groups = grouped(runs)
     _check_extra()
     device.restrict(asked.device)
@@ -81,6 +91,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     left = [left_to_attack(group, again=asked.again) for group in groups]
     check_checkpoints(run for of_group in left for run in of_group)
     workdir.make_folder(out, "--out")
+    if note is not None:
+        say(note)
 
     @functools.cache  # One for all runs: `read_results` lets no other pass.
     def dataset() -> Dataset:
@@ -98,7 +110,7 @@ def command(argv: Sequence[str], prog: str) -> int:
             for run, figures in attacks(group, of_group, dataset):
                 place = f"{next(places)}/{count}"
                 say(f"{place}  {run.path.name}  {line(figures)}")
-    text = page(groups)
+    text = page(groups, note)
     atomic.write_text(out / "privacy.md", text)
     atomic.write_text(out / "privacy.html", self_contained(text, out))
     say(f"{len(runs)} run(s) in {out / 'privacy.html'} and {out / 'privacy.md'}")

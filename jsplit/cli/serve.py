@@ -1,19 +1,19 @@
 """`jsplit serve`: the server of a run over a network."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from jsplit.analysis import tables
+from jsplit.analysis.results import read_summary
 from jsplit.cli import parsing
 from jsplit.cli.terminal import INTERRUPTED, say, stop_at_signal
 from jsplit.core.option import Option
-from jsplit.errors import InputError, RunError
+from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.build import check_names
 from jsplit.experiment.config import RunConfig, check
@@ -108,21 +108,9 @@ def command(argv: Sequence[str], prog: str) -> int:
         # A run that had finished before has its summary already.
         if not folder.summary.exists():
             atomic.write_json(folder.summary, summarize(config, run, meter.measure()))
-        summary = _summary(folder)
-        tables.show(tables.of_network(summary))
+        tables.show(tables.of_network(read_summary(folder, networked=True)))
         say(f"all of it is in {folder.path}")
     return 0
-
-
-def _summary(folder: RunFolder) -> dict[str, Any]:
-    try:
-        summary: dict[str, Any] = json.loads(folder.summary.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{folder.summary} is damaged ({error}); delete it, and the same command "
-            "makes it again"
-        ) from error
-    return summary
 
 
 @contextlib.contextmanager

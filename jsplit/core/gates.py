@@ -37,14 +37,14 @@ class GateChoice(abc.ABC):
 
     Attributes:
         name: on the command line and in records.
-        style: in pictures.
+        style: in pictures; None for one that pictures choose, unlike all others.
         leaves_a: whether any epoch is in another state than A.
         control: whether it pays no heed to the loss, so that gates that do must prove
             themselves against it.
     """
 
     name: ClassVar[str]
-    style: ClassVar[Style] = Style("#7F7F7F", "X")
+    style: ClassVar[Style | None] = None
     leaves_a: ClassVar[bool] = True
     control: ClassVar[bool] = False
 

@@ -27,9 +27,10 @@ def summarize(
 
     It is that of any run; `network` holds what only a networked one counts. There
     `counted` is what crossed, by kind, as compressed, of messages that were taken and
-    not refused; `saved` what compression spared of it, so that the sum of both is what
-    the ledger predicted (`bytes`, from the states alone); `difference` is what is left,
-    and is 0 for every kind that the ledger predicts. `absent_epochs` says of each
+    not refused, with evaluation and handshakes as kinds of their own, and its `total`
+    the sum of all; `saved` what compression spared of it, so that the sum of both is
+    what the ledger predicted (`bytes`, from the states alone); `difference` is what is
+    left, and is 0 for every kind that the ledger predicts. `absent_epochs` says of each
     client how many epochs of A and B went on without it; neither it nor its traffic is
     in the ledger of those, and reductions compare with plain split learning that has
     everybody. `repeated`, in `counted`, is what only disturbances cost, what a server
@@ -62,7 +63,8 @@ def summarize(
         ],
         "counted": {
             **crossed,
-            "total": counter.total,
+            # Of what stands beside it: bytes that came since would be in no kind.
+            "total": (counter.crossed + counter.repeated).total(),
             "repeated": by_kind(counter.repeated).get("repeated", {"up": 0, "down": 0}),
         },
         "saved": saved,
