@@ -86,6 +86,28 @@ def test_a_finished_run_served_again_keeps_its_summary(cache, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_older_summary_is_refused_with_what_makes_it_again(cache, tmp_path):
+    file = tmp_path / "server" / "summary.json"
+    with Parties(TINY_RUN, tmp_path, cache, None, ("--linger", "0")) as parties:
+        for name in parties.names():
+            parties.start(name)
+        assert set(parties.wait().values()) == {0}, parties.log("server")
+        summary = json.loads(file.read_text())
+        older = {name: value for name, value in summary.items() if name != "dataset"}
+        file.write_text(json.dumps(older))
+        assert parties.start("server").wait(120) == 2
+        remedy = "delete it, and jsplit serve --resume --linger 0 --workdir"
+        assert f"of another version (no dataset); {remedy}" in parties.log("server")
+        file.unlink()
+        # No client is there to help.
+        assert parties.start("server").wait(120) == 0, parties.log("server")
+    again = json.loads(file.read_text())
+    for unlike in (summary, again):
+        del unlike["network"], unlike["device"]
+    assert again == summary
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ("server", "client-0", "client-1"))
 def test_a_party_killed_and_started_again_changes_nothing(
     victim, reference, cache, certs, tmp_path

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import dcor
 import jax
@@ -14,6 +15,7 @@ from jsplit.analysis.privacy import audit, dependence, inversion
 from jsplit.analysis.privacy.labels import told_by_gradients
 from jsplit.analysis.privacy.view import View, ended, last_sent, private, public
 from jsplit.cli import main as cli
+from jsplit.cli import privacy as privacy_command
 from jsplit.codecs import CODECS
 from jsplit.core.defences import Defence, distance_correlation
 from jsplit.core.gates import AlwaysGate, FreezeGate
@@ -318,6 +320,71 @@ def test_runs_are_compared_and_attacked_once(quick, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "4 of 4 run(s) were attacked before" in said
     assert "reconstruction" not in said
+
+
+def over_a_network(path, of):
+    """A networked run's folder with the settings of another, as far as it is read."""
+    path.mkdir()
+    record = json.loads((of / "config.json").read_text())
+    record["dataset"] = {"source": "held by the clients"}
+    (path / "config.json").write_text(json.dumps(record))
+    summary = json.loads((of / "summary.json").read_text())
+    network = {"counted": {}, "saved": {}, "absent_epochs": [0]}
+    (path / "summary.json").write_text(json.dumps({**summary, "network": network}))
+
+
+@pytest.fixture
+def mixed(run, tmp_path, capsys):
+    """A folder with one simulated run and two networked ones, before and after it."""
+    _, folder = run
+    shutil.copytree(folder.path, tmp_path / "simulated")
+    for name in ("net", "upon"):
+        over_a_network(tmp_path / name, folder.path)
+    config = tmp_path / "upon" / "config.json"  # Another seed: else one run twice.
+    config.write_text(config.read_text().replace('"seed": 0', '"seed": 1'))
+    capsys.readouterr()
+    return tmp_path
+
+
+LEFT_OUT = (
+    "left out 2 networked run(s), whose images stayed with their clients: net, upon"
+)
+
+
+def test_networked_runs_are_left_out_in_one_line_and_the_others_attacked(
+    mixed, monkeypatch, capsys
+):
+    attacked = []
+
+    def record(group, left, dataset):
+        attacked.extend(run.path.name for run in left)
+        return iter(())
+
+    monkeypatch.setattr(privacy_command, "attacks", record)
+    monkeypatch.setattr(privacy_command, "page", lambda groups, note: f"# {note}")
+    assert cli.main(["privacy", str(mixed)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == LEFT_OUT and said[1].startswith("1 run(s) in ")
+    assert len(said) == 2 and attacked == ["simulated"]
+
+
+@pytest.mark.slow
+def test_the_comparison_says_which_networked_runs_it_leaves_out(quick, mixed, capsys):
+    assert cli.main(["privacy", str(mixed)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].startswith("1/1  simulated  reconstruction")
+    text = (mixed / "privacy" / "privacy.md").read_text()
+    assert f"L{LEFT_OUT[1:]}." in text and "networked |" not in text
+    assert not (mixed / "net" / "privacy.json").exists()
+
+
+def test_networked_runs_alone_are_refused(run, tmp_path, capsys):
+    _, folder = run
+    over_a_network(tmp_path / "net", folder.path)
+    assert cli.main(["privacy", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "is the server's folder of a networked run, and the images" in error
+    assert error.count("\n") == 1 and not (tmp_path / "privacy").exists()
 
 
 def test_what_cannot_be_attacked_is_one_line(tmp_path, capsys, monkeypatch):
