@@ -24,6 +24,7 @@ from jsplit.core.steps import make_steps
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import build, load_dataset
 from jsplit.experiment.workdir import RunFolder, read_workdir
+from jsplit.runtime.atomic import write_json
 from jsplit.testing import TINY_RUN, compile_once, words_for
 from tests.tiers import sample
 
@@ -327,10 +328,10 @@ def over_a_network(path, of):
     path.mkdir()
     record = json.loads((of / "config.json").read_text())
     record["dataset"] = {"source": "held by the clients"}
-    (path / "config.json").write_text(json.dumps(record))
+    write_json(path / "config.json", record)
     summary = json.loads((of / "summary.json").read_text())
-    network = {"counted": {}, "saved": {}, "absent_epochs": [0]}
-    (path / "summary.json").write_text(json.dumps({**summary, "network": network}))
+    summary["network"] = {"counted": {}, "saved": {}, "absent_epochs": [0]}
+    write_json(path / "summary.json", summary)
 
 
 @pytest.fixture
@@ -346,26 +347,21 @@ def mixed(run, tmp_path, capsys):
     return tmp_path
 
 
-LEFT_OUT = (
-    "left out 2 networked run(s), whose images stayed with their clients: net, upon"
-)
+LEFT_OUT = "2 networked run(s), whose images stayed with their clients: net, upon"
 
 
 def test_networked_runs_are_left_out_in_one_line_and_the_others_attacked(
     mixed, monkeypatch, capsys
 ):
     attacked = []
-
-    def record(group, left, dataset):
-        attacked.extend(run.path.name for run in left)
-        return iter(())
-
-    monkeypatch.setattr(privacy_command, "attacks", record)
+    monkeypatch.setattr(
+        privacy_command, "attacks", lambda group, left, _: attacked.extend(left) or ()
+    )
     monkeypatch.setattr(privacy_command, "page", lambda groups, note: f"# {note}")
     assert cli.main(["privacy", str(mixed)]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == LEFT_OUT and said[1].startswith("1 run(s) in ")
-    assert len(said) == 2 and attacked == ["simulated"]
+    assert said[0] == f"left out {LEFT_OUT}" and said[1].startswith("1 run(s) in ")
+    assert len(said) == 2 and [run.path.name for run in attacked] == ["simulated"]
 
 
 @pytest.mark.slow
@@ -374,7 +370,7 @@ def test_the_comparison_says_which_networked_runs_it_leaves_out(quick, mixed, ca
     said = capsys.readouterr().out.splitlines()
     assert said[1].startswith("1/1  simulated  reconstruction")
     text = (mixed / "privacy" / "privacy.md").read_text()
-    assert f"L{LEFT_OUT[1:]}." in text and "networked |" not in text
+    assert f"Left out {LEFT_OUT}." in text and "networked |" not in text
     assert not (mixed / "net" / "privacy.json").exists()
 
 

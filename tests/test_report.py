@@ -297,16 +297,13 @@ def test_networked_runs_stand_beside_simulated_ones_of_the_same_settings(runs):
     text = (runs / "report" / "report.md").read_text()
     assert "18 runs on made up" in text and "3 of the runs went over a network" in text
     # Two of them were evaluated, and one was not.
-    row = (
-        "| freeze 3, networked | 3 | not evaluated | not evaluated | /50 | /25 | /12 |"
-    )
+    row = "| freeze 3, networked | 3 | not evaluated | not evaluated | /50 | /25 |"
     assert row in text
     assert "| freeze 3 | 3 | 89.80 ± 0.10 | -0.20 |" in text
     # Of training 2 + 1 = 3 KiB; evaluation and handshakes are not in it.
     crossed = "3.0 KiB | 2.0 KiB | 1.0 KiB | 700 B | 7 B | 0, 2 |"
     assert f"| freeze 3, networked, seed 2 | {crossed}" in text
-    tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(tables) > 15 and max(map(len, tables)) <= 100
+    assert max(len(line) for line in text.splitlines() if line[:1] == "|") <= 100
 
 
 def test_a_networked_run_of_other_images_is_refused(runs, capsys):

@@ -33,8 +33,7 @@ DESCRIPTION = """\
 Attacks what each finished run at or below FOLDER sent, as an honest-but-curious server
 could, and writes privacy.json and privacy.png into the run's folder and a comparison
 into FOLDER/privacy. Networked runs are left out: their images stayed with the clients.
-The same command again goes on after a stop. It needs the extra
-jsplit[privacy].
+The same command again goes on after a stop. It needs the extra jsplit[privacy].
 """
 
 
