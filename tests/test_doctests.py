@@ -30,6 +30,8 @@ MODULES = (
     "core.store",
     "core.topology",
     "core.transform",
+    "experiment.config",
+    "experiment.kept_config",
 )
 
 

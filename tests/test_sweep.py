@@ -109,8 +109,21 @@ def test_a_grid_stands_for_all_combinations_in_their_order():
         ("[[grid]]\nworkdir = 'x'\n", "workdir cannot be set"),
         ("[[grid]]\nseed = [1, 1]\n", "two runs would be called seed=1"),
         (
-            "[[grid]]\ngate = 'always'\nthreshold = [0.1, 0.2]\n",
-            "threshold=0.2 is the same run as gate=always,threshold=0.1: they differ",
+            "[[grid]]\nwarmup = [0, 1]\n",
+            "warmup=1 is the same run as warmup=0: they differ",
+        ),
+        (
+            "[[grid]]\ngate = ['always', 'freeze']\nthreshold = 0.1\nwarmup = 2\n",
+            "grid 1: threshold and warmup are for gate loss, and not for always or "
+            "freeze, the gates of its runs; leave it out",
+        ),
+        (
+            "[settings]\nperiod = 3\n[[grid]]\n[[grid]]\ngate = 'freeze'\n",
+            "settings: period is for gate periodic, and not for loss or freeze",
+        ),
+        (
+            "[settings]\nperiod = 0\n[[grid]]\ngate = ['loss', 'periodic']\n",
+            "grid 1: --period must be at least 1, got 0",
         ),
         ("[[grid]]\nmodel = 'cnn'\ncut = 1\n[[grid]]\nmodel = 'cnn'\n", "same run as"),
         ("[[grid]]\nseed = 0\n[[grid]]\ngate = 'loss'\n", "the same run as seed=0"),

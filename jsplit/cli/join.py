@@ -55,6 +55,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_network(link)
     check_clients(config.clients)
     check_codecs(config)
+    for note in parsing.notes(argv, config):
+        say(note)
     if link.client >= config.clients:
         raise InputError(
             f"--client {link.client} is not one of --clients {config.clients}; give 0 "

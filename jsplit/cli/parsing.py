@@ -23,6 +23,7 @@ from jsplit.experiment.config import (
     flag,
     flat,
     from_mapping,
+    of_other_gates,
     tables_of,
     unknown,
     wanted,
@@ -48,6 +49,15 @@ def settings(argv: Sequence[str]) -> Given:
     values = tables_of(Path(file), source, "configs/")
     from_mapping(values, source)
     return values
+
+
+def notes(argv: Sequence[str], config: RunConfig) -> list[str]:
+    """What in the file that `--config` names has no effect on the run, for people."""
+    sentences = of_other_gates(settings(argv), [config.gate.name])
+    return [
+        f"note: --config {option(argv, '--config')}: {sentence}; that has no effect"
+        for sentence in sentences
+    ]
 
 
 def parse(

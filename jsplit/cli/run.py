@@ -120,6 +120,8 @@ def command(argv: Sequence[str], prog: str) -> int:
                 forget_output()
             multihost.check_devices(cluster.num_processes)
             config = _agree(config)
+        for note in parsing.notes(argv, config):
+            say(note)
         if command.resume:
             return _go_on(config, prog, stack)
         return _start(config, prog, stack)

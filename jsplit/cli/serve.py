@@ -61,6 +61,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_network(link)
     check_clients(config.clients)
     check_codecs(config)
+    for note in parsing.notes(argv, config):
+        say(note)
     if config.mesh:
         raise InputError("--mesh is for jsplit run; a server computes on one device")
     credentials = (

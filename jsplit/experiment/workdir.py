@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jsplit.errors import InputError
-from jsplit.experiment.config import RunConfig, differences, flat, from_kept
+from jsplit.experiment.config import RunConfig, differences, flat
+from jsplit.experiment.kept_config import from_kept
 from jsplit.runtime import atomic
 
 _FORMAT = "jsplit-run-1"
