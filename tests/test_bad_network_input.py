@@ -31,7 +31,7 @@ SERVE = {
     "--insecure --listen 127.0.0.1:x": ("--listen must be HOST:PORT", "127.0.0.1:x"),
     "--insecure --listen 0.0.0.0:7070": ("0.0.0.0:7070", "--certs", "twice"),
     "--insecure --listen ::1:7070": ("--listen ::1:7070", "write IPv6 as [::1]:7070"),
-    "--insecure --absent wait": ("--absent must be stop or skip, got 'wait'",),
+    "--insecure --absent wait": ("--absent 'wait' is unknown; choose stop, skip",),
     "--insecure --wait 0": ("--wait must be from 0.1", "got 0"),
     "--insecure --wait nan": ("--wait", "nan"),
     "--insecure --greeting -1": ("--greeting", "got -1"),

@@ -32,6 +32,7 @@ MODULES = (
     "core.transform",
     "experiment.config",
     "experiment.kept_config",
+    "experiment.quantities",
 )
 
 

@@ -316,7 +316,7 @@ def test_runs_are_compared_and_attacked_once(quick, tmp_path, capsys):
         assert picture.startswith(b"\x89PNG") and len(picture) > 5000
     assert cli.main(["privacy", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "4 of 4 run(s) were attacked before" in said
+    assert "4 of 4 runs attacked before" in said
     assert "reconstruction" not in said
 
 

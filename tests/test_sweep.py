@@ -245,7 +245,7 @@ def test_a_run_that_breaks_does_not_keep_others_from_being_made(tmp_path, capsys
     )
     assert jsplit("sweep", path, "--folder", tmp_path / "runs") == 1
     error = capsys.readouterr().err
-    assert "1 run(s) failed; learning_rate=1e+30: the training loss became" in error
+    assert "1 run failed; learning_rate=1e+30: the training loss became" in error
     assert sweep.is_done(tmp_path / "runs" / "learning_rate=0.05")
 
 

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from jsplit.analysis import plots
 from jsplit.analysis.comparison import Group, Setting, at_equal_traffic, controls
 from jsplit.experiment.progress import shortened
-from jsplit.experiment.writers import human_bytes
+from jsplit.experiment.quantities import human_bytes
 
 LOSS = 0.005
 """Of test accuracy that a reduction may cost: the paper's half a percent."""

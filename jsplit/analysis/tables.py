@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jsplit.experiment.progress import shortened
-from jsplit.experiment.writers import human_bytes
+from jsplit.experiment.quantities import human_bytes
 from jsplit.models import Block, cuts
 
 

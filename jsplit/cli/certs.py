@@ -26,7 +26,7 @@ class CertsCommand:
     """`jsplit certs`."""
 
     folder: Annotated[
-        tyro.conf.Positional[str], Option("New folder for the certificates.", "DIR")
+        tyro.conf.Positional[str], Option("New folder for the certificates.", "FOLDER")
     ]
     hosts: Annotated[
         tuple[str, ...],

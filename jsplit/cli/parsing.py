@@ -150,7 +150,11 @@ def _annotation(name: str, known: Described, notes: Sequence[Any] = ()) -> Any:
     option = known.option
     owners = [choice.name for choice in GATES.values() if name in options_of(choice)]
     text = f"({' or '.join(owners)} gate) {option.help}" if owners else option.help
-    argument = tyro.conf.arg(help=text, metavar=option.metavar)
+    # Its command says what is missing, by an example, so the parser takes an empty one.
+    hint = "(required)" if known.default is dataclasses.MISSING else None
+    argument = tyro.conf.arg(help=text, metavar=option.metavar, help_behavior_hint=hint)
+    if option.counted:
+        return Annotated[tyro.conf.UseCounterAction[int], argument]
     if notes or not known.types <= set(_METAVARS):
         # A flag without a value, or words that the parser counts or gathers.
         (kind,) = known.types
@@ -251,7 +255,7 @@ def _missing(argv: Sequence[str], known: Mapping[str, Described | None]) -> str:
     takes = {
         flag(name)
         for name, option in known.items()
-        if option is None or option.types != {bool}
+        if option is None or not (option.types == {bool} or option.option.counted)
     }
     for word, after in zip(argv, [*argv[1:], "--"], strict=True):
         if word.replace("_", "-") in takes and after.startswith("--"):

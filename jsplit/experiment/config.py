@@ -131,7 +131,7 @@ def agreement(config: RunConfig) -> str:
     return "\n".join(
         f"{name}={value!r}"
         for name, value in flat(config).items()
-        if not (known[name].option.speed_only or known[name].option.one_party)
+        if not (known[name].option.speed_only or known[name].option.one_side)
     )
 
 
