@@ -10,7 +10,6 @@ from jsplit.net import certificates
 from jsplit.testing import (
     TINY_RUN,
     Parties,
-    compile_once,
     result_of,
     run_in_process,
     run_in_processes,
@@ -25,12 +24,6 @@ CASES = (
     (5, "parallel"),
     (5, "sequential"),
 )
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")

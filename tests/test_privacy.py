@@ -22,8 +22,10 @@ from jsplit.core.steps import make_steps
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import build, load_dataset
 from jsplit.experiment.workdir import RunFolder, read_workdir
-from jsplit.testing import TINY_RUN, compile_once, words_for
+from jsplit.testing import TINY_RUN, words_for
 from tests.tiers import sample
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 CASES = {
     "one client": {},
@@ -34,12 +36,6 @@ CASES = {
     # Augmented: without, one of 51,200 codes rounds the other way in another program.
     "noise": {"noise": 0.5, "refresh_augment": True},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 @pytest.fixture(autouse=True)

@@ -34,7 +34,9 @@ from jsplit.models import MODELS, Model, cnn
 from jsplit.net.summary import summarize
 from jsplit.runtime.atomic import write_json
 from jsplit.testing import run_in_process
-from tests.runs import compile_once, run_here
+from tests.runs import run_here
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,6 @@ def toys(monkeypatch):
     monkeypatch.setitem(GATES, "toy", ToyGate)
     monkeypatch.setitem(CODECS, "toy", bf16()._replace(name="toy"))
     monkeypatch.setitem(MODELS, "toy", Model("toy", cnn, usual_cut=2))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 DATA = {

@@ -13,12 +13,13 @@ from jsplit.experiment.config import RunConfig, changed
 from jsplit.models import MODELS
 from tests.runs import (
     ROOT,
-    compile_once,
     experiment_of,
     files_under,
     result_of,
     run_here,
 )
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 SETTINGS = {
     "model": "cnn",
@@ -51,12 +52,6 @@ gate = "always"
 codec = "identity"
 grad_codec = "identity"
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 @pytest.fixture
