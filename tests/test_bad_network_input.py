@@ -13,7 +13,7 @@ from jsplit.net import certificates
 from tests.runs import TINY, refused
 
 BOTH = {
-    # Flags of either party, and what the refusal must say: the value and a way out.
+    # Flags of server or client, and what the refusal must say: the value and a way out.
     "": ("--certs FOLDER is needed", "jsplit certs", "--insecure"),
     "--certs c --insecure": ("contradict", "drop one"),
     "--certs missing": ("missing", "jsplit certs"),

@@ -30,7 +30,11 @@ pytestmark = pytest.mark.usefixtures("cache")
 CASES = {
     "one client": {},
     "uneven clients": {"clients": 3, "partition": "uneven:1"},
-    "in turns": {"clients": 2, "topology": "sequential", "train_examples": 190},
+    "sequential": {
+        "clients": 2,
+        "topology": "sequential",
+        "train_examples": 190,
+    },
     "B by batch": {"refresh_statistics": "batch"},
     "B augmented": {"refresh_augment": True},
     # Augmented: without, one of 51,200 codes rounds the other way in another program.
