@@ -191,6 +191,9 @@ def test_what_in_a_file_is_for_another_gate_is_said_to_have_no_effect(
             f"note: --config my.toml: {sentence}; that has no effect"
             for sentence in said
         ]
+    Path("my.toml").write_text("threshold = -1.0\n")
+    assert cli.main([*words, "--gate", "always"]) == 2
+    assert "threshold is for gate loss, and not for always" in capsys.readouterr().out
     Path("my.toml").write_text("threshold = 0.1\n")
     assert cli.main(words) == 2
     assert capsys.readouterr().out == ""

@@ -169,7 +169,7 @@ def test_runs_of_a_sweep_are_those_of_jsplit_run_to_the_bit(file, tmp_path, caps
     runs = tmp_path / "runs"
     assert jsplit("sweep", file, "--folder", runs) == 0
     out = capsys.readouterr().out
-    assert "5/5  " in out and "5 of 5 runs are finished" in out
+    assert "5/5  " in out and "5 of 5 runs finished" in out
     name = "gate=freeze,sync_epochs=2,seed=1"
     alone = tmp_path / "alone"
     freeze = ("--gate", "freeze", "--sync-epochs", "2", "--seed", "1")
@@ -181,7 +181,7 @@ def test_runs_of_a_sweep_are_those_of_jsplit_run_to_the_bit(file, tmp_path, caps
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.json*")}
     capsys.readouterr()
     assert jsplit("sweep", file, "--folder", runs) == 0
-    assert "5 of 5 runs are finished already" in capsys.readouterr().out
+    assert "5 of 5 runs finished already" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("*.json*")}
 
 

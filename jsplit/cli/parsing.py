@@ -214,6 +214,8 @@ def _settings(
                 f"{flag(name)} is for --gate {choice.name}, and this is --gate {gate}; "
                 "leave one of them out"
             )
+        # A default, or from the file, of which `notes` says that it has no effect.
+        del values[name]
     return from_mapping(values, "the command line")
 
 

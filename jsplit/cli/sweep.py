@@ -73,7 +73,7 @@ def command(argv: Sequence[str], prog: str) -> int:
         outcome = sweep(planned, path, stopping, say)
     if outcome.stopped:
         return complain("interrupted; the same command goes on", INTERRUPTED)
-    say(f"{outcome.done} of {len(planned)} runs are finished in {path}")
+    say(f"{outcome.done} of {counted(len(planned), 'run')} finished in {path}")
     if outcome.failed:
         name, reason = next(iter(outcome.failed.items()))
         raise RunError(
