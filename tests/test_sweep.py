@@ -110,7 +110,7 @@ def test_a_grid_stands_for_all_combinations_in_their_order():
         (
             "[[grid]]\ngate = ['always', 'freeze']\nthreshold = 0.1\nwarmup = 2\n",
             "grid 1: threshold and warmup are for gate loss, and not for always or "
-            "freeze, the gates of its runs; leave it out",
+            "freeze; leave out what affects none of its runs",
         ),
         (
             "[settings]\nperiod = 3\n[[grid]]\n[[grid]]\ngate = 'freeze'\n",

@@ -121,7 +121,9 @@ def _check_effect(
     """Refuses settings of a gate that none of the runs has."""
     gates = list(dict.fromkeys(run.config.gate.name for run in runs))
     for sentence in of_other_gates(given, gates):
-        raise InputError(f"{place}: {sentence}, the gates of its runs; leave it out")
+        raise InputError(
+            f"{place}: {sentence}; leave out what affects none of its runs"
+        )
 
 
 def _plain(choice: Any) -> str:

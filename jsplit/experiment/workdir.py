@@ -139,7 +139,8 @@ def read_workdir(path: Path) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
     """The folder of an earlier run, with its config and its dataset record.
 
     Raises:
-        InputError: if the folder is not a jsplit run's.
+        InputError: if the folder is not a jsplit run's, or `from_kept` refuses what it
+            holds.
     """
     folder = RunFolder(path)
     try:
