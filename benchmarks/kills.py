@@ -19,7 +19,13 @@ from typing import Any
 
 from benchmarks import measure
 from jsplit.net import certificates
-from jsplit.testing import TINY_RUN, Parties, compile_once, result_of, run_in_process
+from jsplit.testing import (
+    TINY_RUN,
+    NetworkProcesses,
+    compile_once,
+    result_of,
+    run_in_process,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -67,17 +73,17 @@ def one_run(
     """A run with kills at random moments until it ends; what came of it."""
     killed: list[str] = []
     began = time.monotonic()
-    with Parties(config, path, cache, certs) as parties:
-        for name in parties.names():
-            parties.start(name)
-        while parties.running["server"].poll() is None and len(killed) < 8:
+    with NetworkProcesses(config, path, cache, certs) as started:
+        for name in started.names():
+            started.start(name)
+        while started.running["server"].poll() is None and len(killed) < 8:
             time.sleep(draw.uniform(0.5, 6.0))
-            victim = draw.choice(parties.names())
-            if parties.running[victim].poll() is None:
-                parties.kill(victim)
+            victim = draw.choice(started.names())
+            if started.running[victim].poll() is None:
+                started.kill(victim)
                 killed.append(victim)
-                parties.start(victim)
-        code = parties.running["server"].wait(300)
+                started.start(victim)
+        code = started.running["server"].wait(300)
         # A client that was killed after its last word finds no server any more.
     return {
         "killed": killed,

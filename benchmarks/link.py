@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import measure
 from jsplit.experiment.config import RunConfig, changed
-from jsplit.experiment.writers import human_bytes
+from jsplit.experiment.quantities import human_bytes
 from jsplit.net import certificates
 from jsplit.testing import compile_once, run_in_processes
 

@@ -16,7 +16,7 @@ class RunError(RuntimeError):
 
 
 class Refusal(Exception):
-    """A peer's message that is not accepted, by a name of `docs/wire.md`.
+    """A message from the other side that is not accepted, by a name of `docs/wire.md`.
 
     Attributes:
         name: such as `SETTINGS`.

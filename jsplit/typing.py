@@ -1,4 +1,4 @@
-"""Values shared by every room: the three states, the packet, the codec."""
+"""Values that all packages share: the three states, the packet, the codec."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -51,7 +51,7 @@ class Codec(NamedTuple):
         payload_dtype: dtype of the payload; its items are one value each.
         header_bytes: length of the header.
         knows: `knows(header: bytes) -> bool`, whether `encode` could have written it;
-            asked of headers that came from a peer.
+            asked of headers that came over a network.
     """
 
     name: str

@@ -8,6 +8,7 @@ not (it divides by a NumPy integer), so models take means instead.
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before JAX is imported; set it outside to run the tests on an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -38,3 +39,17 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Compiled programs are kept in one folder for all modules that ask for this.
+
+    A module asks by `pytestmark = pytest.mark.usefixtures("cache")`, or names it in a
+    fixture or a test that hands the folder on to other processes.
+    """
+    # Not above: most tests need neither the network nor the command line.
+    from jsplit.testing import compile_once
+
+    with compile_once(tmp_path_factory.getbasetemp()) as folder:
+        yield folder

@@ -17,11 +17,11 @@ CASES = ((1, "parallel"), (2, "parallel"), (2, "sequential"))
 
 
 class Killed(BaseException):
-    """In place of `kill -9`: nothing of the party's code runs any more."""
+    """In place of `kill -9`: nothing of the client's code runs any more."""
 
 
 class Fragile:
-    """A channel that breaks, or whose party dies, at one of its messages."""
+    """A channel that breaks, or whose client dies, at one of its messages."""
 
     def __init__(self, channel, lasts, error):
         self.remote = channel.remote

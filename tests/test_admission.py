@@ -20,7 +20,6 @@ from jsplit.net.client_session import ClientSession
 from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.testing import (
     TINY_RUN,
-    compile_once,
     hello_of,
     waiting_server,
 )
@@ -33,13 +32,9 @@ from jsplit.wire.messages import (
     write_message,
 )
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 CONFIG = dataclasses.replace(TINY_RUN, epochs=3, codec="e4m3", grad_codec="e4m3")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 def test_who_stops_a_server_need_not_wait_for_goodbyes():

@@ -11,6 +11,9 @@ import pytest
 from jsplit.cli import main as cli
 from jsplit.cli import run
 from jsplit.data import cifar10, fashion_mnist
+from jsplit.errors import InputError
+from jsplit.experiment.config import RunConfig, flat
+from jsplit.runtime import device
 from tests.runs import TINY, refused, run_here
 
 BAD_FLAGS = {
@@ -119,6 +122,8 @@ BAD_CONFIGS = {
     "threshold = [1]": ("threshold must be a number, got [1]", ""),
     "model = 3": ("model must be text, got 3", ""),
     "threshold = nan": ("--threshold must be a finite number, got nan", ""),
+    "period = 0": ("--period must be at least 1, got 0", "my.toml"),
+    'gate = "freeze"\nloss_rule = "up"': ("--loss-rule 'up' is unknown", "abs, drop"),
     'workdir = "a\\u0000b"': ("--workdir must name a folder", "a\\x00b"),
 }
 
@@ -159,6 +164,39 @@ def test_a_bad_config_file_is_refused_in_one_line_that_says_what_is_wrong(capsys
     said = refusal(capsys, "--config", "my.toml")
     for part in BAD_CONFIGS[text]:
         assert part in said
+
+
+@pytest.mark.parametrize("command", ["run", "serve", "join"])
+def test_what_in_a_file_is_for_another_gate_is_said_to_have_no_effect(
+    capsys, monkeypatch, command
+):
+    def stop(*args):
+        raise InputError("stopped here")
+
+    if command == "run":
+        monkeypatch.setattr(run, "load_dataset", stop)
+    else:
+        monkeypatch.setattr(device, "choose", stop)
+    Path("my.toml").write_text("period = 3\nthreshold = 0.1\nwarmup = 2\n")
+    words = [command, "--config", "my.toml"]
+    words += ["--insecure"] if command != "run" else []
+    for gate, said in {
+        "loss": ["period is for gate periodic, and not for loss"],
+        "periodic": ["threshold and warmup are for gate loss, and not for periodic"],
+    }.items():
+        assert cli.main([*words, "--gate", gate]) == 2
+        out, err = capsys.readouterr()
+        assert "stopped here" in err
+        assert out.splitlines() == [
+            f"note: --config my.toml: {sentence}; that has no effect"
+            for sentence in said
+        ]
+    Path("my.toml").write_text("threshold = -1.0\n")
+    assert cli.main([*words, "--gate", "always"]) == 2
+    assert "threshold is for gate loss, and not for always" in capsys.readouterr().out
+    Path("my.toml").write_text("threshold = 0.1\n")
+    assert cli.main(words) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_a_config_file_that_is_no_text_is_refused(capsys):
@@ -306,5 +344,6 @@ def _keep_config(workdir: str, **config: object) -> None:
     """A folder as a killed run leaves it, before its first checkpoint."""
     Path(workdir).mkdir()
     data = {"name": "it", "source": "what was there then", "fingerprint": "0"}
-    record = {"format": "jsplit-run-1", "config": config, "dataset": data}
+    settings = flat(RunConfig()) | config
+    record = {"format": "jsplit-run-1", "config": settings, "dataset": data}
     (Path(workdir) / "config.json").write_text(json.dumps(record))

@@ -13,7 +13,7 @@ from jsplit.net import certificates
 from tests.runs import TINY, refused
 
 BOTH = {
-    # Flags of either party, and what the refusal must say: the value and a way out.
+    # Flags of server or client, and what the refusal must say: the value and a way out.
     "": ("--certs FOLDER is needed", "jsplit certs", "--insecure"),
     "--certs c --insecure": ("contradict", "drop one"),
     "--certs missing": ("missing", "jsplit certs"),
@@ -31,7 +31,7 @@ SERVE = {
     "--insecure --listen 127.0.0.1:x": ("--listen must be HOST:PORT", "127.0.0.1:x"),
     "--insecure --listen 0.0.0.0:7070": ("0.0.0.0:7070", "--certs", "twice"),
     "--insecure --listen ::1:7070": ("--listen ::1:7070", "write IPv6 as [::1]:7070"),
-    "--insecure --absent wait": ("--absent must be stop or skip, got 'wait'",),
+    "--insecure --absent wait": ("--absent 'wait' is unknown; choose stop, skip",),
     "--insecure --wait 0": ("--wait must be from 0.1", "got 0"),
     "--insecure --wait nan": ("--wait", "nan"),
     "--insecure --greeting -1": ("--greeting", "got -1"),

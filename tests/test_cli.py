@@ -131,7 +131,7 @@ def test_piped_output_is_one_plain_line_an_epoch(finished):
 
 def test_the_output_names_data_plan_and_folder(finished):
     assert "data: fashion_mnist_10k, Fashion-MNIST" in finished.out
-    assert "cnn cut after block 1 (conv1), 1 client(s), freeze gate" in finished.out
+    assert "cnn cut after block 1 (conv1), 1 client, freeze gate" in finished.out
     assert "computing on cpu, " in finished.out and ", in float32\n" in finished.out
     assert finished.out.endswith(f"all of it is in {finished.path}\n")
 
@@ -169,6 +169,35 @@ def test_help_names_every_flag_with_its_default(capsys):
         assert flag in out
     assert "configs/quickstart.toml" in out and "(default:" in out
     assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("certs", ["FOLDER", "New folder for the certificates. (required)"]),
+        ("report", ["FOLDER", "Folder with runs below it. (required)"]),
+        ("sweep", ["FILE", "TOML file of settings and grids. (required)"]),
+        ("privacy", ["FOLDER", "(required)", "--device {auto,cpu,gpu,tpu}"]),
+        ("serve", ["--absent {stop,skip}", "--insecure ", "(repeatable)"]),
+        ("join", ["--link STR", "--insecure ", "(repeatable)"]),
+    ],
+)
+def test_help_says_what_must_be_named_and_what_there_is_to_choose(
+    command, words, capsys, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert not stop.value.code
+    out = capsys.readouterr().out
+    for part in words:
+        assert part in out
+    assert "default: ''" not in out and "MISSING" not in out and " DIR" not in out
+
+
+def test_a_flag_that_is_counted_is_not_said_to_lack_a_value(capsys):
+    assert cli.main(["serve", "--insecure", "--insecure", "--epochs"]) == 2
+    assert "error: --epochs needs a value; see --help\n" == capsys.readouterr().err
 
 
 def test_without_a_command_jsplit_says_how_to_call_it(capsys):

@@ -9,7 +9,6 @@ from jsplit.net.channel import local_channel
 from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.testing import (
     TINY_RUN,
-    compile_once,
     hello_of,
     waiting_server,
 )
@@ -24,13 +23,9 @@ from jsplit.wire.messages import (
     write_message,
 )
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 CONFIG = dataclasses.replace(TINY_RUN, epochs=3, codec="e4m3", grad_codec="e4m3")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 def welcomed(channel, hello=None):

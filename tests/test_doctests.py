@@ -33,6 +33,9 @@ MODULES = (
     "core.store",
     "core.topology",
     "core.transform",
+    "experiment.config",
+    "experiment.kept_config",
+    "experiment.quantities",
 )
 
 

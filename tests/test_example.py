@@ -49,16 +49,16 @@ def test_the_example_runs_to_its_end(commands, tmp_path):
     certs = shlex.split("certs certs --hosts 127.0.0.1 --clients 2")
     subprocess.run([*jsplit, *certs], cwd=tmp_path, check=True, env=environment())
     port = free_port()
-    parties = ("server", "client-0", "client-1")
+    names = ("server", "client-0", "client-1")
     children = {}
     try:
-        for party, words in zip(parties, commands(), strict=True):
-            home = tmp_path / party
+        for name, words in zip(names, commands(), strict=True):
+            home = tmp_path / name
             home.mkdir()
             here = {
                 "/etc/jsplit/run.toml": EXAMPLE / "run.toml",
                 "run.toml": EXAMPLE / "run.toml",
-                "/etc/jsplit/certs": tmp_path / "certs" / party,
+                "/etc/jsplit/certs": tmp_path / "certs" / name,
                 "0.0.0.0:7070": f"127.0.0.1:{port}",
                 "server.example:7070": f"127.0.0.1:{port}",
                 "/var/cache/jsplit": tmp_path / "cache",
@@ -67,7 +67,7 @@ def test_the_example_runs_to_its_end(commands, tmp_path):
                 str(here.get(word, word.replace("/var/lib/jsplit", str(home))))
                 for word in words
             ]
-            children[party] = subprocess.Popen(
+            children[name] = subprocess.Popen(
                 [*jsplit, *words, "--epochs", "3"],
                 cwd=home,
                 env=environment(),
@@ -76,12 +76,12 @@ def test_the_example_runs_to_its_end(commands, tmp_path):
                 text=True,
             )
         said = {
-            party: child.communicate(timeout=240) for party, child in children.items()
+            name: child.communicate(timeout=240) for name, child in children.items()
         }
     finally:
         for child in children.values():
             child.kill()
-    codes = {party: child.returncode for party, child in children.items()}
+    codes = {name: child.returncode for name, child in children.items()}
     assert set(codes.values()) == {0}, said
     (summary,) = tmp_path.glob("server/**/summary.json")
     found = json.loads(summary.read_text())

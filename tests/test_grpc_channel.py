@@ -1,4 +1,4 @@
-"""What a stream over gRPC does with a peer that does not do its part."""
+"""What a stream over gRPC does when the other side does not do its part."""
 
 import os
 import socket

@@ -13,7 +13,6 @@ from jsplit.net.config import ServeConfig
 from jsplit.net.server_run import ServerRun
 from jsplit.testing import (
     TINY_RUN,
-    compile_once,
     hello_of,
     make_clients,
     result_of,
@@ -25,13 +24,9 @@ from jsplit.wire.messages import (
     write_message,
 )
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 CONFIG = dataclasses.replace(TINY_RUN, epochs=3, codec="e4m3", grad_codec="e4m3")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")

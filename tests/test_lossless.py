@@ -6,13 +6,9 @@ import jax
 import pytest
 
 from jsplit.experiment.build import build, load_dataset
-from jsplit.testing import TINY_RUN, compile_once, run_in_process
+from jsplit.testing import TINY_RUN, run_in_process
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.mark.slow

@@ -7,14 +7,10 @@ import numpy as np
 import pytest
 
 from jsplit.experiment.build import build, load_dataset
-from jsplit.testing import TINY_RUN, compile_once, run_in_process
+from jsplit.testing import TINY_RUN, run_in_process
 from tests.tiers import sample
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def simulated(config):
@@ -50,7 +46,7 @@ def test_a_networked_run_is_the_simulation_s(
         # Sums in another order turn no ReLU of this one, with AVX2 or AVX-512.
         seed=2,
     )
-    run, parties = run_in_process(config, tmp_path)
+    run, joined = run_in_process(config, tmp_path)
     state, record, ledger = simulated(config)
     assert run.ledger.states == ledger.states == "AABCCC"
     assert run.ledger.wire == ledger.wire
@@ -66,7 +62,7 @@ def test_a_networked_run_is_the_simulation_s(
         run.records[-1]["test_accuracy"],
         record.test.correct[-1] / record.test.examples[-1],
     )
-    current = parties[-1].side
+    current = joined[-1].side
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5),
         current,

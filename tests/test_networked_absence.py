@@ -16,7 +16,6 @@ from jsplit.net.config import ServeConfig
 from jsplit.net.server_run import ServerRun
 from jsplit.testing import (
     TINY_RUN,
-    compile_once,
     make_clients,
     run_in_process,
 )
@@ -29,11 +28,9 @@ TWO_CLIENTS = dataclasses.replace(TINY_RUN, clients=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
+def compiled(cache, tmp_path_factory):
     """Compiles for two clients first: a client that compiles must not seem gone."""
-    with compile_once(tmp_path_factory.getbasetemp()):
-        run_in_process(TWO_CLIENTS, tmp_path_factory.mktemp("undisturbed"))
-        yield
+    run_in_process(TWO_CLIENTS, tmp_path_factory.mktemp("undisturbed"))
 
 
 def test_nobody_waits_for_the_score_of_a_client_that_is_gone(tmp_path, monkeypatch):

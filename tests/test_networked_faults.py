@@ -18,7 +18,6 @@ from jsplit.net.server_run import ServerRun
 from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.testing import (
     TINY_RUN,
-    compile_once,
     make_clients,
     result_of,
     run_in_process,
@@ -26,15 +25,9 @@ from jsplit.testing import (
 from jsplit.wire.messages import Tensor, read_message
 from tests.fault_injection import Killed, as_it_is, connector, reconciles
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cache")]
 
 CASES = ((1, "parallel"), (2, "parallel"), (2, "sequential"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")

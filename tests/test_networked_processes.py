@@ -9,8 +9,7 @@ import pytest
 from jsplit.net import certificates
 from jsplit.testing import (
     TINY_RUN,
-    Parties,
-    compile_once,
+    NetworkProcesses,
     result_of,
     run_in_process,
     run_in_processes,
@@ -25,12 +24,6 @@ CASES = (
     (5, "parallel"),
     (5, "sequential"),
 )
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -75,32 +68,33 @@ def test_processes_end_as_one_process_does(
 @pytest.mark.slow
 def test_a_finished_run_served_again_keeps_its_summary(cache, tmp_path):
     serve = ("--linger", "0")
-    with Parties(TINY_RUN, tmp_path, cache, None, serve) as parties:
-        for name in parties.names():
-            parties.start(name)
-        assert set(parties.wait().values()) == {0}, parties.log("server")
+    with NetworkProcesses(TINY_RUN, tmp_path, cache, None, serve) as started:
+        for name in started.names():
+            started.start(name)
+        assert set(started.wait().values()) == {0}, started.log("server")
         summary = (tmp_path / "server" / "summary.json").read_text()
-        again = parties.start("server")
-        assert again.wait(120) == 0, parties.log("server")
+        again = started.start("server")
+        assert again.wait(120) == 0, started.log("server")
     assert (tmp_path / "server" / "summary.json").read_text() == summary
 
 
 @pytest.mark.slow
 def test_an_older_summary_is_refused_with_what_makes_it_again(cache, tmp_path):
     file = tmp_path / "server" / "summary.json"
-    with Parties(TINY_RUN, tmp_path, cache, None, ("--linger", "0")) as parties:
-        for name in parties.names():
-            parties.start(name)
-        assert set(parties.wait().values()) == {0}, parties.log("server")
+    given = TINY_RUN, tmp_path, cache, None, ("--linger", "0")
+    with NetworkProcesses(*given) as processes:
+        for name in processes.names():
+            processes.start(name)
+        assert set(processes.wait().values()) == {0}, processes.log("server")
         summary = json.loads(file.read_text())
         older = {name: value for name, value in summary.items() if name != "dataset"}
         file.write_text(json.dumps(older))
-        assert parties.start("server").wait(120) == 2
+        assert processes.start("server").wait(120) == 2
         remedy = "delete it, and jsplit serve --resume --linger 0 --workdir"
-        assert f"of another version (no dataset); {remedy}" in parties.log("server")
+        assert f"of another version (no dataset); {remedy}" in processes.log("server")
         file.unlink()
         # No client is there to help.
-        assert parties.start("server").wait(120) == 0, parties.log("server")
+        assert processes.start("server").wait(120) == 0, processes.log("server")
     again = json.loads(file.read_text())
     for unlike in (summary, again):
         del unlike["network"], unlike["device"]
@@ -113,17 +107,17 @@ def test_a_party_killed_and_started_again_changes_nothing(
     victim, reference, cache, certs, tmp_path
 ):
     config, run, expected = reference(2, "parallel")
-    with Parties(config, tmp_path, cache, certs) as parties:
-        for name in parties.names():
-            parties.start(name)
+    with NetworkProcesses(config, tmp_path, cache, certs) as started:
+        for name in started.names():
+            started.start(name)
         metrics = tmp_path / "server" / "metrics.jsonl"
         for epochs in (1, 3):
             deadline = time.monotonic() + 120
             while not (metrics.exists() and metrics.read_text().count("\n") >= epochs):
-                assert time.monotonic() < deadline, parties.log("server")
+                assert time.monotonic() < deadline, started.log("server")
                 time.sleep(0.01)
-            parties.kill(victim)
-            parties.start(victim)
-        codes = parties.wait()
-    assert set(codes.values()) == {0}, parties.log("server") + parties.log(victim)
+            started.kill(victim)
+            started.start(victim)
+        codes = started.wait()
+    assert set(codes.values()) == {0}, started.log("server") + started.log(victim)
     assert result_of(tmp_path, run) == expected

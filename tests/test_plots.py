@@ -159,7 +159,7 @@ def test_pyplot_is_not_touched():
 
 
 def test_a_long_title_is_folded_and_not_cut_off():
-    title = "fashion_mnist_10k, resnet18 cut 3 (layer1_1), 10 client(s), loss gate, s 0"
+    title = "fashion_mnist_10k, resnet18 cut 3 (layer1_1), 10 clients, loss gate, s 0"
     folded = run_plots.folded(title)
     assert folded.replace("\n", " ") == title
     assert max(map(len, folded.split("\n"))) <= 68

@@ -41,7 +41,7 @@ def simulate(dtype, **more):
 
 
 def sync_step(simulation, x, y):
-    """One batch in state A: both parties after it, and what crossed the cut."""
+    """One batch in state A: both sides after it, and what crossed the cut."""
     steps, client = simulation.steps, simulation.state.client
     packet, residual = steps.client_forward(client, x, None, KEY)
     server, _, replies = steps.server_step_with_reply(

@@ -25,24 +25,24 @@ from jsplit.experiment import checkpoint
 from jsplit.experiment.build import build, load_dataset
 from jsplit.experiment.workdir import RunFolder, read_workdir
 from jsplit.runtime.atomic import write_json
-from jsplit.testing import TINY_RUN, compile_once, words_for
+from jsplit.testing import TINY_RUN, words_for
 from tests.tiers import sample
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 CASES = {
     "one client": {},
     "uneven clients": {"clients": 3, "partition": "uneven:1"},
-    "in turns": {"clients": 2, "topology": "sequential", "train_examples": 190},
+    "sequential": {
+        "clients": 2,
+        "topology": "sequential",
+        "train_examples": 190,
+    },
     "B by batch": {"refresh_statistics": "batch"},
     "B augmented": {"refresh_augment": True},
     # Augmented: without, one of 51,200 codes rounds the other way in another program.
     "noise": {"noise": 0.5, "refresh_augment": True},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 @pytest.fixture(autouse=True)
@@ -319,7 +319,7 @@ def test_runs_are_compared_and_attacked_once(quick, tmp_path, capsys):
         assert picture.startswith(b"\x89PNG") and len(picture) > 5000
     assert cli.main(["privacy", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "4 of 4 run(s) were attacked before" in said
+    assert "4 of 4 runs attacked before" in said
     assert "reconstruction" not in said
 
 
@@ -347,7 +347,7 @@ def mixed(run, tmp_path, capsys):
     return tmp_path
 
 
-LEFT_OUT = "2 networked run(s), whose images stayed with their clients: net, upon"
+LEFT_OUT = "2 networked runs, whose images stayed with their clients: net, upon"
 
 
 def test_networked_runs_are_left_out_in_one_line_and_the_others_attacked(
@@ -360,7 +360,7 @@ def test_networked_runs_are_left_out_in_one_line_and_the_others_attacked(
     monkeypatch.setattr(privacy_command, "page", lambda groups, note: f"# {note}")
     assert cli.main(["privacy", str(mixed)]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"left out {LEFT_OUT}" and said[1].startswith("1 run(s) in ")
+    assert said[0] == f"left out {LEFT_OUT}" and said[1].startswith("1 run in ")
     assert len(said) == 2 and [run.path.name for run in attacked] == ["simulated"]
 
 

@@ -17,7 +17,7 @@ from jsplit.analysis.privacy.view import ended, private
 from jsplit.cli import main as cli
 from jsplit.codecs import CODECS, bf16
 from jsplit.core.gate import Gate, freeze_gate
-from jsplit.core.gates import GATES, FreezeGate, GateChoice, LossGate
+from jsplit.core.gates import GATES, GateChoice, LossGate
 from jsplit.core.option import Option, options_of
 from jsplit.errors import InputError
 from jsplit.experiment.build import build, canonical, load_dataset
@@ -28,7 +28,6 @@ from jsplit.experiment.config import (
     check,
     check_choices,
     flat,
-    from_kept,
     from_mapping,
 )
 from jsplit.experiment.workdir import RunFolder, read_workdir
@@ -36,7 +35,9 @@ from jsplit.models import MODELS, Model, cnn
 from jsplit.net.summary import summarize
 from jsplit.runtime.atomic import write_json
 from jsplit.testing import run_in_process
-from tests.runs import compile_once, run_here
+from tests.runs import run_here
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,6 @@ def toys(monkeypatch):
     monkeypatch.setitem(GATES, "toy", ToyGate)
     monkeypatch.setitem(CODECS, "toy", bf16()._replace(name="toy"))
     monkeypatch.setitem(MODELS, "toy", Model("toy", cnn, usual_cut=2))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 DATA = {
@@ -311,21 +306,14 @@ def test_no_other_setting_switches_the_reference(changes):
     assert changed(RunConfig(), **changes).gate == LossGate(reference="decision")
 
 
-@pytest.mark.parametrize(
-    ("kept", "meant"),
-    [
-        ({"loss_reference": None}, "same-state"),
-        ({"loss_reference": None, "refresh_augment": True}, "decision"),
-        ({"loss_reference": None, "augment": False}, "decision"),
-        ({"loss_reference": None, "augment": False, "mixup": 0.2}, "same-state"),
-        ({"loss_reference": "alike"}, "same-state"),
-        ({"loss_reference": "previous"}, "previous"),
-        ({"mixup": 0.2}, "decision"),
-    ],
-)
-def test_what_an_earlier_version_kept_is_read_as_it_was_meant(kept, meant):
-    assert from_kept({**kept, "gate": "loss"}, "kept").gate.reference == meant
-    assert from_kept({**kept, "gate": "freeze"}, "kept").gate == FreezeGate()
+def test_a_loss_gate_that_says_the_same_otherwise_keeps_every_other_setting():
+    @dataclass(frozen=True)
+    class Longer(LossGate):
+        stop: Annotated[int, Option("Epochs.", least=1)] = 2
+
+    said = Longer(0.3, "drop", "previous", warmup=1, stop=5)
+    assert said.canonical() == Longer(0.3, "drop", "previous", warmup=0, stop=5)
+    assert Longer(warmup=2, stop=5).canonical() == Longer(warmup=2, stop=5)
 
 
 def test_a_label_says_settings_of_every_type():

@@ -253,7 +253,7 @@ def test_unfinished_runs_are_refused_or_left_out_as_asked(runs, capsys):
     refused(runs, r"1 of 15 runs in .* are not finished \(plain 1\)", capsys)
     assert report(runs, "--partial") == 0
     text = (runs / "report" / "report.md").read_text()
-    assert "Not finished and left out: 1 run(s), plain 1 first." in text
+    assert "Not finished and left out: 1 run, plain 1 first." in text
     # Two of three seeds are left of plain split learning: no comparison is fair.
     assert "not the same seeds" in text
 

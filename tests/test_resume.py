@@ -25,7 +25,6 @@ from tests.runs import (
     EPOCHS,
     STATES,
     TINY,
-    compile_once,
     experiment_of,
     lines_of,
     result_of,
@@ -33,12 +32,6 @@ from tests.runs import (
     start,
 )
 from tests.tiers import sample
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,13 @@ from jsplit.experiment.config import RunConfig, changed
 from jsplit.models import MODELS
 from tests.runs import (
     ROOT,
-    compile_once,
     experiment_of,
     files_under,
     result_of,
     run_here,
 )
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 SETTINGS = {
     "model": "cnn",
@@ -51,12 +52,6 @@ gate = "always"
 codec = "identity"
 grad_codec = "identity"
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
 
 
 @pytest.fixture
@@ -109,8 +104,21 @@ def test_a_grid_stands_for_all_combinations_in_their_order():
         ("[[grid]]\nworkdir = 'x'\n", "workdir cannot be set"),
         ("[[grid]]\nseed = [1, 1]\n", "two runs would be called seed=1"),
         (
-            "[[grid]]\ngate = 'always'\nthreshold = [0.1, 0.2]\n",
-            "threshold=0.2 is the same run as gate=always,threshold=0.1: they differ",
+            "[[grid]]\nwarmup = [0, 1]\n",
+            "warmup=1 is the same run as warmup=0: they differ",
+        ),
+        (
+            "[[grid]]\ngate = ['always', 'freeze']\nthreshold = 0.1\nwarmup = 2\n",
+            "grid 1: threshold and warmup are for gate loss, and not for always or "
+            "freeze; leave out what affects none of its runs",
+        ),
+        (
+            "[settings]\nperiod = 3\n[[grid]]\n[[grid]]\ngate = 'freeze'\n",
+            "settings: period is for gate periodic, and not for loss or freeze",
+        ),
+        (
+            "[settings]\nperiod = 0\n[[grid]]\ngate = ['loss', 'periodic']\n",
+            "grid 1: --period must be at least 1, got 0",
         ),
         ("[[grid]]\nmodel = 'cnn'\ncut = 1\n[[grid]]\nmodel = 'cnn'\n", "same run as"),
         ("[[grid]]\nseed = 0\n[[grid]]\ngate = 'loss'\n", "the same run as seed=0"),
@@ -161,7 +169,7 @@ def test_runs_of_a_sweep_are_those_of_jsplit_run_to_the_bit(file, tmp_path, caps
     runs = tmp_path / "runs"
     assert jsplit("sweep", file, "--folder", runs) == 0
     out = capsys.readouterr().out
-    assert "5/5  " in out and "5 of 5 runs are finished" in out
+    assert "5/5  " in out and "5 of 5 runs finished" in out
     name = "gate=freeze,sync_epochs=2,seed=1"
     alone = tmp_path / "alone"
     freeze = ("--gate", "freeze", "--sync-epochs", "2", "--seed", "1")
@@ -173,7 +181,7 @@ def test_runs_of_a_sweep_are_those_of_jsplit_run_to_the_bit(file, tmp_path, caps
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.json*")}
     capsys.readouterr()
     assert jsplit("sweep", file, "--folder", runs) == 0
-    assert "5 of 5 runs are finished already" in capsys.readouterr().out
+    assert "5 of 5 runs finished already" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in runs.rglob("*.json*")}
 
 
@@ -232,7 +240,7 @@ def test_a_run_that_breaks_does_not_keep_others_from_being_made(tmp_path, capsys
     )
     assert jsplit("sweep", path, "--folder", tmp_path / "runs") == 1
     error = capsys.readouterr().err
-    assert "1 run(s) failed; learning_rate=1e+30: the training loss became" in error
+    assert "1 run failed; learning_rate=1e+30: the training loss became" in error
     assert sweep.is_done(tmp_path / "runs" / "learning_rate=0.05")
 
 

@@ -1,4 +1,4 @@
-"""Over real TLS, a party that is not trusted is told so by name, and at once."""
+"""Over real TLS, a side that is not trusted is told so by name, and at once."""
 
 import contextlib
 import socket

@@ -12,7 +12,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
 from jsplit.errors import RunError
-from jsplit.experiment import writers
+from jsplit.experiment import quantities, writers
 
 
 def record(epoch=1, **changes):
@@ -304,4 +304,4 @@ def test_every_writer_takes_the_same_calls(tmp_path, writer):
     ],
 )
 def test_human_bytes(count, text):
-    assert writers.human_bytes(count) == text
+    assert quantities.human_bytes(count) == text

@@ -102,8 +102,8 @@ class Ledger:
         """Client parts that change hands, all by way of the server.
 
         A client fetches the part unless it holds the current one. In A it hands its
-        own in when it has trained: in turns, the next one fetches that; side by side,
-        all fetch the mean.
+        own in when it has trained: of sequential clients the next one fetches that;
+        parallel ones all fetch the mean.
         """
         turns = [[client] for client in present] if self.costs.sequential else [present]
         for turn in turns:

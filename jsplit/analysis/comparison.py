@@ -234,7 +234,7 @@ def grouped(runs: Iterable[FinishedRun]) -> list[Group]:
     """
     options = options_of(RunConfig)
     # What data a run has is known from its fingerprint and its summary.
-    beside = ["seed", *(name for name in options if options[name].option.one_party)]
+    beside = ["seed", *(name for name in options if options[name].option.one_side)]
     compared = [name for name in options if options[name].option.compared]
     settings: dict[tuple[RunConfig, bool], list[FinishedRun]] = {}
     for run in sorted(runs, key=lambda run: run.config.seed):

@@ -14,6 +14,7 @@ from jsplit.analysis.results import FinishedRun
 from jsplit.data import Dataset
 from jsplit.errors import InputError
 from jsplit.experiment.build import Experiment, build, share_program
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.workdir import RunFolder
 from jsplit.runtime import atomic, device
 
@@ -148,7 +149,8 @@ def page(groups: Sequence[Group], note: str | None = None) -> str:
     seeds = sorted({run.config.seed for run in runs})
     parts = [
         "# What the server learns from what was sent",
-        f"{len(runs)} run(s) on {summary['dataset']} ({summary['dataset_source']}), "
+        f"{counted(len(runs), 'run')} on {summary['dataset']} "
+        f"({summary['dataset_source']}), "
         f"images of {shape}, seeds {', '.join(map(str, seeds))}; attacked on "
         f"{'; '.join(devices)}. Means over seeds and "
         "sample standard deviations.",

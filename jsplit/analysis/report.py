@@ -13,7 +13,7 @@ from jsplit.analysis.comparison import Group, Setting, at_equal_traffic, control
 from jsplit.analysis.gate_styles import style_of
 from jsplit.analysis.traffic import REPEATED, total, traffic_of
 from jsplit.experiment.progress import shortened
-from jsplit.experiment.writers import human_bytes
+from jsplit.experiment.quantities import counted, human_bytes
 
 LOSS = 0.005
 """Of test accuracy that a reduction may cost: the paper's half a percent."""
@@ -64,7 +64,8 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
         )
     if left_out:
         parts.append(
-            f"Not finished and left out: {len(left_out)} run(s), {left_out[0]} first."
+            f"Not finished and left out: {counted(len(left_out), 'run')}, "
+            f"{left_out[0]} first."
         )
     parts += [
         "## Best reduction at no more than 0.5 points of accuracy lost",

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from jsplit.analysis.traffic import Traffic, total, traffic_of
 from jsplit.experiment.progress import shortened
-from jsplit.experiment.writers import human_bytes
+from jsplit.experiment.quantities import human_bytes
 from jsplit.models import Block, cuts
 
 

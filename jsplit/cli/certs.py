@@ -1,4 +1,4 @@
-"""`jsplit certs`: certificates for the parties of a networked run."""
+"""`jsplit certs`: certificates for the server and the clients of a networked run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from jsplit.net.config import check_clients
 
 CERTS = """\
 Makes a private authority in FOLDER/authority, and in FOLDER/server, FOLDER/client-0,
-FOLDER/client-1, ... what each party needs to know the others. Carry each of those to
-its machine.
+FOLDER/client-1, ... what server and clients need to know one another. Carry each of
+those to its machine.
 """
 
 
@@ -26,7 +26,7 @@ class CertsCommand:
     """`jsplit certs`."""
 
     folder: Annotated[
-        tyro.conf.Positional[str], Option("New folder for the certificates.", "DIR")
+        tyro.conf.Positional[str], Option("New folder for the certificates.", "FOLDER")
     ]
     hosts: Annotated[
         tuple[str, ...],
@@ -36,7 +36,7 @@ class CertsCommand:
 
 
 def command(argv: Sequence[str], prog: str) -> int:
-    """`jsplit certs`: makes what the parties need to know one another."""
+    """`jsplit certs`: makes what server and clients need to know one another."""
     command = parsing.parse(CertsCommand(folder=""), argv, prog, CERTS)
     if not command.folder:
         raise InputError("name a new folder: jsplit certs FOLDER")

@@ -17,7 +17,7 @@ from jsplit.errors import InputError, Refusal
 from jsplit.experiment import workdir
 from jsplit.experiment.build import check_names, load_dataset, shares_of
 from jsplit.experiment.config import RunConfig, agreement, check
-from jsplit.experiment.writers import human_bytes
+from jsplit.experiment.quantities import counted, human_bytes
 from jsplit.net import certificates
 from jsplit.net.batches import ClientData
 from jsplit.net.channel import Channel
@@ -55,6 +55,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_network(link)
     check_clients(config.clients)
     check_codecs(config)
+    for note in parsing.notes(argv, config):
+        say(note)
     if link.client >= config.clients:
         raise InputError(
             f"--client {link.client} is not one of --clients {config.clients}; give 0 "
@@ -79,8 +81,8 @@ def command(argv: Sequence[str], prog: str) -> int:
         store = ClientStateStore(path)
         client = make_client(config, link.client, held, store)
         say(
-            f"client {link.client} with {len(held.labels)} examples, to the server at "
-            f"{link.server}; what must last is in {path}"
+            f"client {link.client} with {counted(len(held.labels), 'example')}, to the "
+            f"server at {link.server}; what must last is in {path}"
         )
         try:
             done = client.run(
@@ -97,7 +99,8 @@ def command(argv: Sequence[str], prog: str) -> int:
         f", test accuracy {done.correct / done.examples:.2%}" if done.examples else ""
     )
     say(
-        f"done: {done.epochs} epochs{score}; sent {human_bytes(client.traffic.sent)}, "
+        f"done: {counted(done.epochs, 'epoch')}{score}; "
+        f"sent {human_bytes(client.traffic.sent)}, "
         f"received {human_bytes(client.traffic.received)}"
     )
     return 0

@@ -23,6 +23,7 @@ from jsplit.experiment.config import (
     flag,
     flat,
     from_mapping,
+    of_other_gates,
     tables_of,
     unknown,
     wanted,
@@ -48,6 +49,15 @@ def settings(argv: Sequence[str]) -> Given:
     values = tables_of(Path(file), source, "configs/")
     from_mapping(values, source)
     return values
+
+
+def notes(argv: Sequence[str], config: RunConfig) -> list[str]:
+    """What in the file that `--config` names has no effect on the run, for people."""
+    sentences = of_other_gates(settings(argv), [config.gate.name])
+    return [
+        f"note: --config {option(argv, '--config')}: {sentence}; that has no effect"
+        for sentence in sentences
+    ]
 
 
 def parse(
@@ -140,7 +150,11 @@ def _annotation(name: str, known: Described, notes: Sequence[Any] = ()) -> Any:
     option = known.option
     owners = [choice.name for choice in GATES.values() if name in options_of(choice)]
     text = f"({' or '.join(owners)} gate) {option.help}" if owners else option.help
-    argument = tyro.conf.arg(help=text, metavar=option.metavar)
+    # Its command says what is missing, by an example, so the parser takes an empty one.
+    hint = "(required)" if known.default is dataclasses.MISSING else None
+    argument = tyro.conf.arg(help=text, metavar=option.metavar, help_behavior_hint=hint)
+    if option.counted:
+        return Annotated[tyro.conf.UseCounterAction[int], argument]
     if notes or not known.types <= set(_METAVARS):
         # A flag without a value, or words that the parser counts or gathers.
         (kind,) = known.types
@@ -200,6 +214,8 @@ def _settings(
                 f"{flag(name)} is for --gate {choice.name}, and this is --gate {gate}; "
                 "leave one of them out"
             )
+        # A default, or from the file, of which `notes` says that it has no effect.
+        del values[name]
     return from_mapping(values, "the command line")
 
 
@@ -241,7 +257,7 @@ def _missing(argv: Sequence[str], known: Mapping[str, Described | None]) -> str:
     takes = {
         flag(name)
         for name, option in known.items()
-        if option is None or option.types != {bool}
+        if option is None or not (option.types == {bool} or option.option.counted)
     }
     for word, after in zip(argv, [*argv[1:], "--"], strict=True):
         if word.replace("_", "-") in takes and after.startswith("--"):

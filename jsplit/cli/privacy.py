@@ -26,6 +26,7 @@ from jsplit.data import Dataset
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.build import load_dataset
+from jsplit.experiment.quantities import counted
 from jsplit.runtime import atomic, compilation_cache, device
 from jsplit.runtime.device import CHOICES
 
@@ -80,8 +81,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     if networked:
         names = ", ".join(str(run.path.relative_to(path)) for run in networked)
         note = (
-            f"left out {len(networked)} networked run(s), whose images stayed with "
-            f"their clients: {names}"
+            f"left out {counted(len(networked), 'networked run')}, whose images stayed "
+            f"with their clients: {names}"
         )
     groups = grouped(runs)
     _check_extra()
@@ -102,7 +103,7 @@ def command(argv: Sequence[str], prog: str) -> int:
 
     count = sum(map(len, left))
     if count < len(runs):
-        say(f"{len(runs) - count} of {len(runs)} run(s) were attacked before")
+        say(f"{len(runs) - count} of {counted(len(runs), 'run')} attacked before")
     places = itertools.count(1)
     with compilation_cache.kept(runs[0].config.compile_cache, say):
         for group, of_group in zip(groups, left, strict=True):
@@ -112,7 +113,10 @@ def command(argv: Sequence[str], prog: str) -> int:
     text = page(groups, note)
     atomic.write_text(out / "privacy.md", text)
     atomic.write_text(out / "privacy.html", self_contained(text, out))
-    say(f"{len(runs)} run(s) in {out / 'privacy.html'} and {out / 'privacy.md'}")
+    say(
+        f"{counted(len(runs), 'run')} in {out / 'privacy.html'} and "
+        f"{out / 'privacy.md'}"
+    )
     return 0
 
 

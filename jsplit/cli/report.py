@@ -14,6 +14,7 @@ from jsplit.cli.terminal import say
 from jsplit.core.option import Option
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
+from jsplit.experiment.quantities import counted
 from jsplit.runtime import atomic
 
 DESCRIPTION = """\
@@ -56,5 +57,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror}; name another") from error
     missing = f"; {len(left_out)} not finished and left out" if left_out else ""
-    say(f"{len(runs)} runs in {out / 'report.html'} and {out / 'report.md'}{missing}")
+    say(
+        f"{counted(len(runs), 'run')} in {out / 'report.html'} and "
+        f"{out / 'report.md'}{missing}"
+    )
     return 0

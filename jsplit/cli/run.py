@@ -42,6 +42,7 @@ from jsplit.experiment.config import (
     from_mapping,
 )
 from jsplit.experiment.progress import Progress
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.summary import summarize, write_summary
 from jsplit.experiment.train import resume, train
 from jsplit.experiment.workdir import RunFolder
@@ -120,6 +121,8 @@ def command(argv: Sequence[str], prog: str) -> int:
                 forget_output()
             multihost.check_devices(cluster.num_processes)
             config = _agree(config)
+        for note in parsing.notes(argv, config):
+            say(note)
         if command.resume:
             return _go_on(config, prog, stack)
         return _start(config, prog, stack)
@@ -265,7 +268,7 @@ def _draw(folder: RunFolder, progress: Progress, summary: dict[str, Any]) -> Non
 
     title = (
         f"{summary['dataset']}, {summary['model']} cut {summary['cut']}, "
-        f"{summary['clients']} client(s), {summary['gate']} gate, "
+        f"{counted(summary['clients'], 'client')}, {summary['gate']} gate, "
         f"seed {summary['seed']}"
     )
     plots.accuracy_against_bytes(
@@ -281,11 +284,12 @@ def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -
     layout = experiment.simulation.layout
     say(f"data: {dataset.name}, {dataset.source}")
     say(
-        f"{config.model} cut after block {experiment.cut}, {config.clients} client(s), "
-        f"{config.gate.name} gate, {config.codec} up, {config.grad_codec} down"
+        f"{config.model} cut after block {experiment.cut}, "
+        f"{counted(config.clients, 'client')}, {config.gate.name} gate, "
+        f"{config.codec} up, {config.grad_codec} down"
         + f", mixup {config.mixup:g} in C"
         * (config.mixup > 0)
-        + f", {config.epochs} epochs of server batches of "
+        + f", {counted(config.epochs, 'epoch')} of server batches of "
         f"{layout.members * layout.batch}, in {folder.path}"
     )
     emulated = config.precision == "bfloat16" and jax.default_backend() == "cpu"
@@ -298,8 +302,8 @@ def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -
         say(f"note: {caveat}")
     if config.mesh:
         say(
-            f"sharing clients and batches over {jax.device_count()} devices"
-            f" of {jax.process_count()} process(es)"
+            f"sharing clients and batches over {counted(jax.device_count(), 'device')}"
+            f" of {counted(jax.process_count(), 'process')}"
         )
     if progress.epochs < config.epochs:
         say("compiling; the first epoch takes longer")

@@ -17,6 +17,7 @@ from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.build import check_names
 from jsplit.experiment.config import RunConfig, check
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter
 from jsplit.net import certificates
@@ -61,6 +62,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_network(link)
     check_clients(config.clients)
     check_codecs(config)
+    for note in parsing.notes(argv, config):
+        say(note)
     if config.mesh:
         raise InputError("--mesh is for jsplit run; a server computes on one device")
     credentials = (
@@ -90,8 +93,9 @@ def command(argv: Sequence[str], prog: str) -> int:
         if caveat is not None:
             say(f"note: {caveat}")
         say(
-            f"listening on {host}:{listener.port} for {config.clients} client(s); "
-            f"{config.model}, {config.gate.name} gate, {config.epochs} epochs, in "
+            f"listening on {host}:{listener.port} for "
+            f"{counted(config.clients, 'client')}; {config.model}, "
+            f"{config.gate.name} gate, {counted(config.epochs, 'epoch')}, in "
             f"{folder.path}"
         )
         finished = run.train(

@@ -13,6 +13,7 @@ from jsplit.cli.terminal import INTERRUPTED, complain, say, stop_at_signal
 from jsplit.core.option import Option
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import sweep_spec, workdir
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.sweep import check_kept, check_planned, is_done, sweep
 from jsplit.experiment.sweep_spec import Planned
 from jsplit.runtime import compilation_cache, device
@@ -72,12 +73,12 @@ def command(argv: Sequence[str], prog: str) -> int:
         outcome = sweep(planned, path, stopping, say)
     if outcome.stopped:
         return complain("interrupted; the same command goes on", INTERRUPTED)
-    say(f"{outcome.done} of {len(planned)} runs are finished in {path}")
+    say(f"{outcome.done} of {counted(len(planned), 'run')} finished in {path}")
     if outcome.failed:
         name, reason = next(iter(outcome.failed.items()))
         raise RunError(
-            f"{len(outcome.failed)} run(s) failed; {name}: {reason}; change that run "
-            f"in {file}, or leave it out: finished ones are kept"
+            f"{counted(len(outcome.failed), 'run')} failed; {name}: {reason}; change "
+            f"that run in {file}, or leave it out: finished ones are kept"
         )
     return 0
 

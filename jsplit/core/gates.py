@@ -4,6 +4,7 @@ A new gate is a subclass here (or in a file of its own) and a line in `GATES`.
 """
 
 import abc
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ class LossGate(GateChoice):
         """The first epoch is one of A in any case."""
         if self.warmup != 1:
             return self
-        return type(self)(self.threshold, self.rule, self.reference, warmup=0)
+        return dataclasses.replace(self, warmup=0)
 
     def caveat(self, unlike: Sequence[str]) -> str | None:
         """The paper's rule compares the losses of all states with one another."""

@@ -27,12 +27,14 @@ class Option:
         most: the largest one.
         above: a number that it must be greater than.
         below: a number that it must be less than.
+        counted: whether its flag takes no value, and the number says how often the flag
+            is given.
         named: its flag and key in files, where that is not the field's name.
         traced: whether compiled programs take it as an argument, so that runs that
             differ in it share one.
         speed_only: whether results do not depend on it, so that it may differ when a
             run is resumed.
-        one_party: whether it concerns one party of a networked run alone.
+        one_side: whether it concerns the server or one client of a networked run alone.
         beyond_a: whether a run that is always in state A does not depend on it.
         compared: whether runs that differ in it stand in one table.
     """
@@ -44,10 +46,11 @@ class Option:
     most: float | None = None
     above: float | None = None
     below: float | None = None
+    counted: bool = False
     named: str | None = None
     traced: bool = False
     speed_only: bool = False
-    one_party: bool = False
+    one_side: bool = False
     beyond_a: bool = False
     compared: bool = False
 

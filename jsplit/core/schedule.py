@@ -212,7 +212,7 @@ def server_key(
 
 
 class EpochPlan(NamedTuple):
-    """What all parties do in an epoch of A or B.
+    """What both sides do in an epoch of A or B.
 
     Attributes:
         key: of the epoch.

@@ -98,7 +98,7 @@ def make_steps(
     is no client. The server normalises by the batch and moves its running statistics
     in all three.
 
-    A party whose rows are all padding, client or server, keeps its parameters,
+    A side whose rows are all padding, client or server, keeps its parameters,
     statistics and optimizer state. With several clients each one receives the gradient
     of its own mean loss, whatever its share of the server's batch.
 

@@ -1,4 +1,4 @@
-"""How several clients share an epoch: all at once, or in turns.
+"""How several clients share an epoch: all at once, or one after another.
 
 Both are one pattern. The clients form groups; groups take turns, handing the client
 part on; the members of a group work side by side on one shared server batch, and their
@@ -42,8 +42,8 @@ class Layout(NamedTuple):
         batch: examples of one client in one step.
         steps: of each group in an epoch of A or B.
         examples: over all clients, none twice.
-        offline_batch: examples of one server step in C; as in A and B, but for clients
-            in turns that hold less than a batch each.
+        offline_batch: examples of one server step in C; as in A and B, but for
+            sequential clients that hold less than a batch each.
         offline_steps: of an epoch of C.
         padded: whether any step of A or B has padded rows.
         offline_padded: whether the last step of C has.
@@ -79,7 +79,7 @@ def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> La
         ValueError: if there are no clients, an empty one, or `batch_size` is below 1.
 
     Example:
-        Two uneven clients side by side, then in turns.
+        Two uneven clients, parallel and then sequential.
 
         >>> layout = make_layout([300, 100], PARALLEL, batch_size=64)
         >>> layout.groups, layout.members, layout.batch, layout.steps, layout.padded

@@ -1,4 +1,4 @@
-"""The value that the data room hands on: images, labels and where they came from."""
+"""What every source of data gives: images, labels and where they came from."""
 
 import dataclasses
 import hashlib

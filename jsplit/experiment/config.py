@@ -67,8 +67,10 @@ def changed(config: RunConfig, **values: Any) -> RunConfig:
 def from_mapping(values: Mapping[str, Any], source: str) -> RunConfig:
     """A config from plain values, each checked for name and type.
 
-    Settings of another gate than the chosen one are checked likewise, and then left
-    out: a file may have them, so that a flag can choose that gate.
+    A file may hold settings of other gates than the chosen one, so that a flag can
+    choose such a gate. `check` and `check_choices` look at a config, which no longer
+    has them, so their numbers and names are checked here; `of_other_gates` says that
+    they have no effect.
 
     Raises:
         InputError: naming `source`, the key and the value.
@@ -98,30 +100,29 @@ def from_mapping(values: Mapping[str, Any], source: str) -> RunConfig:
     }
     plain["gate"] = GATES[gate](**mine)
     of_run = options_of(RunConfig)
+    for name, value in plain.items():
+        if name not in of_run and name not in options_of(GATES[gate]):
+            try:
+                _check_value(name, known[name], value)
+            except InputError as error:
+                raise InputError(f"{source}: {error}") from error
     return RunConfig(**{name: value for name, value in plain.items() if name in of_run})
 
 
-def from_kept(values: Mapping[str, Any], source: str) -> RunConfig:
-    """A config that an earlier version may have kept, as it was meant then.
+def of_other_gates(given: Collection[str], gates: Collection[str]) -> list[str]:
+    """Says which of the given settings none of these gates has, a sentence a gate.
 
-    Raises:
-        InputError: as `from_mapping` does.
+    Example:
+        >>> of_other_gates(["epochs", "period", "warmup"], ["loss", "always"])
+        ['period is for gate periodic, and not for loss or always']
     """
-    values = dict(values)
-    if values.get("loss_reference", "") in (None, "alike"):
-        unlike = (
-            values["loss_reference"] is not None
-            or from_mapping(
-                {
-                    name: value
-                    for name, value in values.items()
-                    if name != "loss_reference"
-                },
-                source,
-            ).unlike
-        )
-        values["loss_reference"] = "same-state" if unlike else "decision"
-    return from_mapping(values, source)
+    return [
+        f"{' and '.join(theirs)} {'is' if len(theirs) == 1 else 'are'} for gate "
+        f"{choice.name}, and not for {' or '.join(gates)}"
+        for choice in GATES.values()
+        if choice.name not in gates
+        if (theirs := [name for name in options_of(choice) if name in given])
+    ]
 
 
 def agreement(config: RunConfig) -> str:
@@ -130,7 +131,7 @@ def agreement(config: RunConfig) -> str:
     return "\n".join(
         f"{name}={value!r}"
         for name, value in flat(config).items()
-        if not (known[name].option.speed_only or known[name].option.one_party)
+        if not (known[name].option.speed_only or known[name].option.one_side)
     )
 
 
@@ -174,13 +175,22 @@ def check_choices(config: RunConfig) -> None:
         InputError: naming the flag, its value and the choices.
     """
     for name, known, value in _each(config):
-        if known.choices is not None and value not in known.choices:
-            raise InputError(unknown(name, value, known.choices))
+        _check_choice(name, known, value)
 
 
 def _each(config: RunConfig) -> Iterator[tuple[str, Described, Any]]:
     known = all_options()
     return ((name, known[name], value) for name, value in flat(config).items())
+
+
+def _check_value(name: str, known: Described, value: Any) -> None:
+    _check_range(name, known, value)
+    _check_choice(name, known, value)
+
+
+def _check_choice(name: str, known: Described, value: Any) -> None:
+    if known.choices is not None and value not in known.choices:
+        raise InputError(unknown(name, value, known.choices))
 
 
 def _check_range(name: str, known: Described, value: Any) -> None:

@@ -34,7 +34,7 @@ class RunConfig:
             "auto, cifar10, fashion_mnist, fashion_mnist_10k (embedded), tfds:NAME "
             "(any images that TFDS prepared), or the path of an .npz. auto takes "
             "CIFAR-10 if it can be had, else the embedded set.",
-            one_party=True,
+            one_side=True,
         ),
     ] = "auto"
     data_dir: Annotated[
@@ -55,7 +55,7 @@ class RunConfig:
             "Number of training examples, balanced over classes. None: all of them.",
             least=1,
             most=_MOST,
-            one_party=True,
+            one_side=True,
         ),
     ] = None
     test_examples: Annotated[
@@ -64,7 +64,7 @@ class RunConfig:
             "Number of test examples, balanced over classes. None: all of them.",
             least=1,
             most=_MOST,
-            one_party=True,
+            one_side=True,
         ),
     ] = None
     augment: Annotated[

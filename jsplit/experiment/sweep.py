@@ -28,6 +28,7 @@ from jsplit.experiment.build import (
 )
 from jsplit.experiment.config import RunConfig, differences
 from jsplit.experiment.progress import Progress, shortened
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.summary import summarize, write_summary
 from jsplit.experiment.sweep_spec import Planned
 from jsplit.experiment.train import resume, train
@@ -71,7 +72,7 @@ def sweep(
     left = [run for run in _by_shape(planned) if not is_done(path / run.name)]
     done = len(planned) - len(left)
     if done:
-        say(f"{done} of {len(planned)} runs are finished already")
+        say(f"{done} of {counted(len(planned), 'run')} finished already")
     failed: dict[str, str] = {}
     dataset: tuple[dict[str, object], Dataset] | None = None
     earlier: Experiment | None = None

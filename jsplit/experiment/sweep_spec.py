@@ -15,12 +15,18 @@ seed = [0, 1, 2]
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jsplit.errors import InputError
-from jsplit.experiment.config import RunConfig, check, from_mapping, tables_of
+from jsplit.experiment.config import (
+    RunConfig,
+    check,
+    from_mapping,
+    of_other_gates,
+    tables_of,
+)
 
 
 class Planned(NamedTuple):
@@ -53,8 +59,8 @@ def expand(values: Mapping[str, Any], source: str) -> list[Planned]:
 
     Raises:
         InputError: naming `source` and what is wrong: an unknown table or setting, a
-            value of the wrong type or outside its range, no grid or an empty one, or
-            two runs that would have one name.
+            value of the wrong type or outside its range, a setting of a gate that no
+            run has, no grid or an empty one, or two runs that would have one name.
     """
     unknown = sorted(values.keys() - {"settings", "grid"})
     if unknown:
@@ -72,11 +78,15 @@ def expand(values: Mapping[str, Any], source: str) -> list[Planned]:
     planned: dict[str, RunConfig] = {}
     for number, grid in enumerate(grids, 1):
         place = f"{source}, grid {number}"
-        for name, config in _combinations(common, grid, place):
+        runs = _combinations(common, grid, place)
+        _check_effect(grid, runs, place)
+        for name, config in runs:
             if name in planned:
                 raise InputError(f"{place}: two runs would be called {name}")
             planned[name] = config
-    return [Planned(name, config) for name, config in planned.items()]
+    every = [Planned(name, config) for name, config in planned.items()]
+    _check_effect(common, every, f"{source}, settings")
+    return every
 
 
 def _combinations(
@@ -103,6 +113,17 @@ def _combinations(
         words = ",".join(f"{name}={_plain(choice)}" for name, choice in chosen)
         runs.append(Planned(words or "run", config))
     return runs
+
+
+def _check_effect(
+    given: Mapping[str, Any], runs: Sequence[Planned], place: str
+) -> None:
+    """Refuses settings of a gate that none of the runs has."""
+    gates = list(dict.fromkeys(run.config.gate.name for run in runs))
+    for sentence in of_other_gates(given, gates):
+        raise InputError(
+            f"{place}: {sentence}; leave out what affects none of its runs"
+        )
 
 
 def _plain(choice: Any) -> str:

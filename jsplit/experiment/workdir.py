@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jsplit.errors import InputError
-from jsplit.experiment.config import RunConfig, differences, flat, from_kept
+from jsplit.experiment.config import RunConfig, differences, flat
+from jsplit.experiment.kept_config import from_kept
 from jsplit.runtime import atomic
 
 _FORMAT = "jsplit-run-1"
@@ -138,7 +139,8 @@ def read_workdir(path: Path) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
     """The folder of an earlier run, with its config and its dataset record.
 
     Raises:
-        InputError: if the folder is not a jsplit run's.
+        InputError: if the folder is not a jsplit run's, or `from_kept` refuses what it
+            holds.
     """
     folder = RunFolder(path)
     try:

@@ -30,6 +30,7 @@ from rich.live import Live
 from rich.text import Text
 
 from jsplit.errors import RunError
+from jsplit.experiment.quantities import human_bytes
 from jsplit.runtime.atomic import write_bytes
 
 STATE_STYLES = {"A": "bold cyan", "B": "bold yellow", "C": "bold magenta"}
@@ -214,16 +215,6 @@ def line_parts(record: Mapping[str, Any]) -> list[str]:
         f"comm /{_number(record, 'communication_reduction', '.2f')}",
         f"ETA {left}",
     ]
-
-
-def human_bytes(count: int) -> str:
-    """Formats a count of bytes in binary units: `999 B`, `1.5 KiB`, `20.0 MiB`."""
-    units = iter(("KiB", "MiB", "GiB", "TiB"))
-    value, unit = float(count), "B"
-    # What would round to 1024.0 goes to the next unit.
-    while value >= (1024 if unit == "B" else 1023.95) and unit != "TiB":
-        value, unit = value / 1024, next(units)
-    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 def _number(record: Mapping[str, Any], name: str, spec: str) -> str:

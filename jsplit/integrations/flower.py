@@ -1,4 +1,4 @@
-"""Runs that Flower starts: its apps bring the parties together, jsplit's stream trains.
+"""Runs that Flower starts: its apps bring server and clients together.
 
 Flower's messages take seconds each, so a run has one for each client. It holds the
 server's address and a certificate that the server made for that client; whom Flower

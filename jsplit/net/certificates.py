@@ -2,7 +2,8 @@
 
 The authority signs one certificate for the server and one for each client; a client's
 names its number, so no client can come as another. Private keys are readable by
-their owner alone. Give each party its own folder, and keep `authority/` at home.
+their owner alone. Give the server and each client its own folder, and keep
+`authority/` at home.
 """
 
 import datetime
@@ -25,7 +26,7 @@ DAYS = 825
 """That certificates are valid for."""
 
 FILES = AUTHORITY, CERTIFICATE, PRIVATE = "authority.pem", "certificate.pem", "key.pem"
-"""In each party's folder."""
+"""In the folder of the server and of each client."""
 
 
 def make_certificates(folder: Path, hosts: list[str], clients: int) -> None:
@@ -59,17 +60,17 @@ def make_certificates(folder: Path, hosts: list[str], clients: int) -> None:
             issuer, key, issuer, key, [(x509.BasicConstraints(True, 0), True)]
         )
         _write(folder / "authority", authority, authority, key)
-        parties = {"server": ("server", names, ExtendedKeyUsageOID.SERVER_AUTH)}
+        owners = {"server": ("server", names, ExtendedKeyUsageOID.SERVER_AUTH)}
         for number in range(clients):
             uri: list[x509.GeneralName] = [
                 x509.UniformResourceIdentifier(f"jsplit://client/{number}")
             ]
-            parties[f"client-{number}"] = (
+            owners[f"client-{number}"] = (
                 f"client {number}",
                 uri,
                 ExtendedKeyUsageOID.CLIENT_AUTH,
             )
-        for place, (title, alternatives, usage) in parties.items():
+        for place, (title, alternatives, usage) in owners.items():
             own = ec.generate_private_key(ec.SECP256R1())
             certificate = _sign(
                 _subject(f"jsplit {title}"),
@@ -85,13 +86,13 @@ def make_certificates(folder: Path, hosts: list[str], clients: int) -> None:
             _write(folder / place, authority, certificate, own)
     except OSError as error:
         # Some without the others are good for nothing, and would be in the way.
-        for party in folder.iterdir():
-            shutil.rmtree(party, ignore_errors=True)
+        for inside in folder.iterdir():
+            shutil.rmtree(inside, ignore_errors=True)
         raise InputError(f"{folder}: {error.strerror}; name another folder") from error
 
 
 def read_credentials(folder: Path, *, server: bool) -> Credentials:
-    """One party's folder.
+    """The folder of the server or of a client.
 
     Args:
         folder: with the three files.
@@ -99,8 +100,10 @@ def read_credentials(folder: Path, *, server: bool) -> Credentials:
 
     Raises:
         InputError: if a file is missing or none of what it should be, or they are not
-            of one another, or of the other kind of party.
+            of one another, or the server's where a client's are wanted, or a client's
+            where the server's are.
     """
+    owner = "server" if server else "client"
     try:
         credentials = Credentials(*((folder / name).read_bytes() for name in FILES))
         x509.load_pem_x509_certificate(credentials.authority)
@@ -109,8 +112,8 @@ def read_credentials(folder: Path, *, server: bool) -> Credentials:
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or "it holds no such certificates"
         raise InputError(
-            f"--certs {folder}: {reason}; make one with jsplit certs, and name this "
-            "party's folder in it"
+            f"--certs {folder}: {reason}; make one with jsplit certs, and name the "
+            f"folder of this {owner} in it"
         ) from error
     if private.public_key() != certificate.public_key():
         raise InputError(
@@ -126,10 +129,9 @@ def read_credentials(folder: Path, *, server: bool) -> Credentials:
     except x509.ExtensionNotFound:
         fits = True  # Good for everything.
     if not fits:
-        party = "server" if server else "client"
         raise InputError(
-            f"--certs {folder}: not a certificate for a {party}; name the folder of "
-            f"this {party}"
+            f"--certs {folder}: not a certificate for a {owner}; name the folder of "
+            f"this {owner}"
         )
     until = certificate.not_valid_after_utc
     if until < datetime.datetime.now(datetime.UTC):

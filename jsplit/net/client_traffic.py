@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from jsplit.experiment.writers import human_bytes
+from jsplit.experiment.quantities import counted, human_bytes
 from jsplit.typing import STATES, SYNC
 
 
@@ -49,6 +49,6 @@ class ClientTraffic:
                 f", {human_bytes(idle * self._whole)} spared" if self._whole else ""
             )
             self._notify(
-                f"{idle} epoch(s) without this client: nothing crossed{spared}"
+                f"{counted(idle, 'epoch')} without this client: nothing crossed{spared}"
             )
         self._epochs = max(self._epochs, epochs)

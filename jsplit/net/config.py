@@ -1,13 +1,11 @@
 """How a networked server and client are reached, and how patient they are."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-import tyro
-
-from jsplit.core.option import Option
+from jsplit.core.option import Option, options_of
 from jsplit.errors import InputError
-from jsplit.experiment.config import flag, host_and_port
+from jsplit.experiment.config import flag, host_and_port, unknown
 
 MOST_CLIENTS = 10_000
 """Of a run over a network."""
@@ -21,13 +19,14 @@ class LinkConfig:
 
     certs: Annotated[
         str | None,
-        Option("Folder with this party's certificates, made by jsplit certs."),
+        Option("Folder with the certificates of this side, made by jsplit certs."),
     ] = None
     insecure: Annotated[
-        tyro.conf.UseCounterAction[int],
+        int,
         Option(
             "Use neither certificates nor encryption; given once, this is for "
-            "loopback alone, given twice, for any address."
+            "loopback alone, given twice, for any address.",
+            counted=True,
         ),
     ] = 0
     message_limit: Annotated[int, Option("Largest message, in MiB.")] = 64
@@ -48,7 +47,7 @@ class ServeConfig(LinkConfig):
         ),
     ] = 300.0
     absent: Annotated[
-        str,
+        Literal["stop", "skip"],
         Option(
             "What the server does after --wait: stop (it stops the run) or skip (the "
             "epoch goes on without the client)."
@@ -148,8 +147,11 @@ def check_network(config: ServeConfig | JoinConfig) -> None:
         raise InputError(
             f"--message-limit must be less than 2048, got {config.message_limit}"
         )
-    if isinstance(config, ServeConfig) and config.absent not in ("stop", "skip"):
-        raise InputError(f"--absent must be stop or skip, got {config.absent!r}")
+    kind: Any = type(config)
+    for name, known in options_of(kind).items():
+        value = getattr(config, known.field)
+        if known.choices is not None and value not in known.choices:
+            raise InputError(unknown(name, value, known.choices))
 
 
 def check_clients(clients: int) -> None:

@@ -2,8 +2,8 @@
 
 The messages are those of `jsplit.wire`, byte for byte; gRPC carries them. Its HTTP/2
 keeps order, limits their size and lets a slow reader slow the writer down. Keepalive
-alone does not notice a party that hangs while its system still acknowledges: the ping's
-own time-out does, so all three are set.
+alone does not notice that the other side hangs while its system still acknowledges: the
+ping's own time-out does, so all three are set.
 """
 
 import contextlib

@@ -59,8 +59,8 @@ def check_hello(
     if differing:
         raise Refusal(
             "SETTINGS",
-            f"not the same on both sides: {', '.join(differing)}; give all parties "
-            "the same --config and flags",
+            f"not the same on both sides: {', '.join(differing)}; give the server "
+            "and all clients the same --config and flags",
         )
     if run != UNNAMED and hello.run not in (UNNAMED, run):
         raise Refusal("OTHER_RUN", "the client's --workdir is of another run")

@@ -200,7 +200,7 @@ def prepare_client(
 
 @functools.lru_cache(maxsize=8)
 def _steps(config: RunConfig, classes: int) -> Steps:
-    """The jitted steps; made once for the parties of one process."""
+    """The jitted steps; made once for a server and clients in one process."""
     client, server = build.parts_of(config, classes)
     return make_steps(
         client,

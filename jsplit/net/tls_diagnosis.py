@@ -31,7 +31,7 @@ def tls_refusal(address: str, credentials: Credentials | None) -> Refusal | None
 
     Args:
         address: `HOST:PORT`.
-        credentials: of this party; None if it has none.
+        credentials: of this client; None if it has none.
     """
     refusal = _shake_hands(address, credentials)
     if refusal is not None and refusal.name == "CLIENT_CERTIFICATE":
@@ -69,7 +69,7 @@ def _shake_hands(address: str, credentials: Credentials | None) -> Refusal | Non
         return None
     return Refusal(
         "CLIENT_CERTIFICATE",
-        "the server does not trust this party's certificate; it must be one for "
+        "the server does not trust this client's certificate; it must be one for "
         "clients, not yet at its end, by the authority of the server's --certs",
     )
 

@@ -10,7 +10,7 @@ from jsplit.testing.network import (
     waiting_server,
 )
 from jsplit.testing.processes import (
-    Parties,
+    NetworkProcesses,
     free_port,
     run_in_processes,
     words_for,
@@ -18,7 +18,7 @@ from jsplit.testing.processes import (
 
 __all__ = [
     "TINY_RUN",
-    "Parties",
+    "NetworkProcesses",
     "compile_once",
     "free_port",
     "hello_of",

@@ -85,7 +85,7 @@ def run_in_process(
 
     Args:
         config: of the run.
-        path: a folder, in which each party gets its own.
+        path: a folder, in which the server and each client get their own.
         serving: how to serve it.
         through: makes of a client's channel the one that it uses.
 

@@ -66,7 +66,7 @@ def process(
             child.kill()
 
 
-class Parties:
+class NetworkProcesses:
     """A server and its clients as processes, which can be killed and started again."""
 
     def __init__(
@@ -84,18 +84,18 @@ class Parties:
         self.stack = contextlib.ExitStack()
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def __enter__(self) -> "Parties":
+    def __enter__(self) -> "NetworkProcesses":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stack.close()
 
     def names(self) -> list[str]:
-        """The names of all parties, the server first."""
+        """The names of server and clients, the server first."""
         return ["server", *(f"client-{n}" for n in range(self.config.clients))]
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
-        """Starts a party, or starts it again."""
+        """Starts a process, or starts it again."""
         trust = (
             ("--insecure",) if self.certs is None else ("--certs", self.certs / name)
         )
@@ -111,12 +111,12 @@ class Parties:
         return self.running[name]
 
     def kill(self, name: str) -> None:
-        """Kills a party without a chance to save anything."""
+        """Kills a process without a chance to save anything."""
         self.running[name].send_signal(signal.SIGKILL)
         self.running[name].wait()
 
     def wait(self, seconds: float = 240) -> dict[str, int]:
-        """Every party's exit code."""
+        """Every process's exit code."""
         deadline = time.monotonic() + seconds
         return {
             name: child.wait(max(deadline - time.monotonic(), 0.1))
@@ -124,7 +124,7 @@ class Parties:
         }
 
     def log(self, name: str) -> str:
-        """All that a party has printed so far."""
+        """All that a process has printed so far."""
         path = self.path / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
@@ -141,11 +141,11 @@ def run_in_processes(
     """An undisturbed run of real processes, in so many seconds.
 
     Raises:
-        RuntimeError: with what the parties said, if one of them failed.
+        RuntimeError: with what they printed, if one of them failed.
     """
-    with Parties(config, path, cache, certs, serve, join) as parties:
-        for name in parties.names():
-            parties.start(name)
-        codes = parties.wait(seconds)
+    with NetworkProcesses(config, path, cache, certs, serve, join) as started:
+        for name in started.names():
+            started.start(name)
+        codes = started.wait(seconds)
         if set(codes.values()) != {0}:
-            raise RuntimeError("\n".join(map(parties.log, parties.names())))
+            raise RuntimeError("\n".join(map(started.log, started.names())))

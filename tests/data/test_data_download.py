@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from data_fakes import Site
 
-from jsplit.data import download as room
+from jsplit.data import download as downloads
 from jsplit.data.download import check_reachable, download
 
 CONTENT = bytes(range(256)) * 1000
@@ -75,7 +75,7 @@ def test_no_name_service() -> None:
 def test_the_whole_question_has_a_limit_below_ten_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert room.REACH_SECONDS < 10
+    assert downloads.REACH_SECONDS < 10
     asked, done = threading.Event(), threading.Event()
 
     def stuck(*args: Any, **kwargs: Any) -> Any:
@@ -84,7 +84,7 @@ def test_the_whole_question_has_a_limit_below_ten_seconds(
         raise socket.gaierror("gave up")
 
     monkeypatch.setattr(socket, "getaddrinfo", stuck)
-    monkeypatch.setattr(room, "REACH_SECONDS", 0.5)
+    monkeypatch.setattr(downloads, "REACH_SECONDS", 0.5)
     start = time.monotonic()
     with pytest.raises(OSError, match="gives no answer within 0.5 s"):
         check_reachable("http://example.org/")
@@ -95,7 +95,7 @@ def test_the_whole_question_has_a_limit_below_ten_seconds(
 def test_a_server_that_falls_silent_does_not_hang_the_download(
     silent_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(downloads, "SILENCE_SECONDS", 0.3)
     start = time.monotonic()
     with pytest.raises(OSError, match="ReadTimeoutError"):
         fetch(silent_url, tmp_path / "file")
@@ -107,7 +107,7 @@ def test_a_server_that_is_too_slow_is_given_up(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.files["/file"] = CONTENT
-    monkeypatch.setattr(room, "TOTAL_SECONDS", -1.0)
+    monkeypatch.setattr(downloads, "TOTAL_SECONDS", -1.0)
     with pytest.raises(OSError, match="of 256000 bytes in"):
         fetch(f"{site.url}/file", tmp_path / "file")
     assert not list(tmp_path.iterdir())

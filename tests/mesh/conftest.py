@@ -3,13 +3,7 @@
 import pytest
 
 from tests.mesh.runs import TINY
-from tests.runs import compile_once, run_here
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    with compile_once(tmp_path_factory.getbasetemp()) as folder:
-        yield folder
+from tests.runs import run_here
 
 
 @pytest.fixture(scope="module")
