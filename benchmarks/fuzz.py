@@ -95,7 +95,7 @@ def messages() -> list[Message]:
         Tensor(place, 0, 40, 50, b"\1\5", compress(codes)),
         ClientWeights(place, name, compress(codes)),
         WeightsKept(place, name),
-        Plan(place, 1, bytes(8), name),
+        Plan(place, 1, 0, bytes(8), name),
         Done(8, 70, 100),
         Goodbye(),
     ]

@@ -60,7 +60,7 @@ OTHERS: dict[str, Flags] = {
     "mixup": {**GATES["freeze"], "mixup": 1},
     "noise and nopeek": {**GATES["periodic"], "noise": 0.5, "nopeek": 1},
     "identity": {**GATES["loss"], "codec": "identity", "grad-codec": "identity"},
-    "refresh-augment": {**GATES["periodic"], "refresh-augment": True},
+    "augmented views": {**GATES["periodic"], "views": "augmented"},
 }
 CHUNKS = {**GATES["freeze"], "epochs": 11, "chunk": 2}
 TWO = {**GATES["loss"], "clients": 2}

@@ -7,6 +7,8 @@ The values that a training is made of, and the function that puts them together:
     float8(), identity(), ...           codecs
     loss_gate(...), always_gate(), ...  gates
     PARALLEL, SEQUENTIAL                topologies
+    shift, mirror, cutout, mixup, chain what the server does to maps that it stored
+    LocalHead(classes)                  by which a client learns alone at first
     Defence(...)                        what hides examples from the server
     make_simulation(...)                all of it on one machine; run with `.run`
     make_steps(...)                     the jit-compiled steps alone
@@ -27,11 +29,15 @@ from jsplit.core.gate import (
     loss_gate,
     periodic_gate,
 )
+from jsplit.core.gate_phases import after_local, with_views
 from jsplit.core.gates import GATES, GateChoice
+from jsplit.core.map_moves import cutout, mirror, shift
 from jsplit.core.metrics import Metrics
+from jsplit.core.mixup import mixup
 from jsplit.core.model_part import ModelPart, from_flax, with_precision
 from jsplit.core.option import Option
 from jsplit.core.program import Program, make_program
+from jsplit.core.replay import Replay, chain
 from jsplit.core.schedule import Shards, make_shards
 from jsplit.core.simulation import Simulation, make_simulation
 from jsplit.core.state import EpochRecord, SideState, TrainState, init_side
@@ -39,14 +45,15 @@ from jsplit.core.steps import Steps, make_steps
 from jsplit.core.store import Store
 from jsplit.core.topology import PARALLEL, SEQUENTIAL, Layout, Topology, make_layout
 from jsplit.core.transform import Transform
-from jsplit.models import MODELS, Model
-from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
+from jsplit.models import MODELS, LocalHead, Model, with_bottleneck
+from jsplit.typing import LOCAL, OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CODECS",
     "GATES",
+    "LOCAL",
     "MODELS",
     "OFFLINE",
     "PARALLEL",
@@ -63,12 +70,14 @@ __all__ = [
     "GateState",
     "Layout",
     "Ledger",
+    "LocalHead",
     "Metrics",
     "Model",
     "ModelPart",
     "Option",
     "Packet",
     "Program",
+    "Replay",
     "Shards",
     "SideState",
     "Simulation",
@@ -77,8 +86,11 @@ __all__ = [
     "Topology",
     "TrainState",
     "Transform",
+    "after_local",
     "always_gate",
     "bf16",
+    "chain",
+    "cutout",
     "float8",
     "freeze_gate",
     "from_flax",
@@ -90,6 +102,11 @@ __all__ = [
     "make_shards",
     "make_simulation",
     "make_steps",
+    "mirror",
+    "mixup",
     "periodic_gate",
+    "shift",
+    "with_bottleneck",
     "with_precision",
+    "with_views",
 ]

@@ -12,9 +12,14 @@ PyTree = Any
 Variables = dict[str, Any]
 """A Flax variable tree: `params` and any other collections (`batch_stats`)."""
 
-STATES = "ABC"
-SYNC, REFRESH, OFFLINE = range(3)
-"""State A (both sides train), B (activations up only), C (nothing is sent)."""
+STATES = "ABCL"
+SYNC, REFRESH, OFFLINE, LOCAL = range(4)
+"""State A (both sides train), B (activations up only), C (nothing is sent).
+
+And L, before all of these: each client learns alone, by a head of its own.
+"""
+SENT = STATES[SYNC] + STATES[REFRESH]
+"""The states in which activations are sent."""
 
 
 class Packet(NamedTuple):

@@ -78,7 +78,9 @@ def test_state_b_leaves_the_client_untouched_and_state_c_the_store_as_well():
     for before, after in ((start, a), (a, b), (b, c)):
         old, new = (jax.tree.leaves(s.server.variables) for s in (before, after))
         assert not all(np.array_equal(o, n) for o, n in zip(old, new, strict=True))
-    assert not np.array_equal(a.store.packets.payload, b.store.packets.payload)
+    assert not np.array_equal(
+        a.store.examples.packets.payload, b.store.examples.packets.payload
+    )
 
 
 def test_state_c_still_lowers_the_training_loss():
@@ -168,19 +170,19 @@ def test_chunks_of_1_3_or_all_epochs_give_the_same_states_and_parameters():
 def test_store_holds_codes_and_the_header_of_each_examples_packet():
     simulation = simulate(gate=freeze_gate(1), codec=float8())
     state, _, _ = simulation.run([LR] * 2)
-    payload, header = state.store.packets
+    payload, header = state.store.examples.packets
     assert payload.dtype == header.dtype == jnp.uint8
     key = jax.random.fold_in(simulation.key, 1)
     order = plan_epoch(key, simulation.shards, simulation.layout).rows
-    labels = TRAIN[1][np.asarray(order)].reshape(state.store.labels.shape)
-    np.testing.assert_array_equal(state.store.labels, labels)
+    labels = TRAIN[1][np.asarray(order)].reshape(state.store.examples.labels.shape)
+    np.testing.assert_array_equal(state.store.examples.labels, labels)
     for number in range(3):
         rows = slice(20 * number, 20 * number + 20)
         packet = simulation.steps.client_refresh(
             state.client, TRAIN[0][np.asarray(order)[0, 0, rows]], None, key
         )
-        np.testing.assert_array_equal(payload[0, 0, number], packet.payload)
-        for row in header[0, 0, number]:
+        np.testing.assert_array_equal(payload[0, 0, 0, number], packet.payload)
+        for row in header[0, 0, 0, number]:
             np.testing.assert_array_equal(row, packet.header)
 
 
@@ -197,7 +199,7 @@ def test_the_store_is_8_bit_and_never_copied_whole(topology):
         topology=topology,
         batch_size=32,
     )
-    store = simulation.state.store.packets.payload
+    store = simulation.state.store.examples.packets.payload
     assert store.dtype == jnp.uint8 and store.nbytes == count * width
     compiled = simulation.program.run.lower(
         simulation.state,
@@ -240,15 +242,15 @@ def test_state_b_transforms_as_a_does_unless_told_otherwise(augmented):
     def train(key, raw):
         return raw + 100
 
-    refresh = None if augmented else lambda key, raw: raw
-    transform = Transform(train, lambda raw: raw, refresh)
+    views = () if augmented else (lambda key, raw: raw,)
+    transform = Transform(train, lambda raw: raw, views)
     parts = (from_flax(Scale()), dense_parts()[1])
     simulation = simulate(parts, gate=freeze_gate(1), transform=transform)
     state, record, _ = simulation.run([1e-4, 1e-4])
     assert states_of(record) == "AB"
     sent = TRAIN[0] + 100 * augmented
     expected = state.client.variables["params"]["by"] * sent
-    stored = state.store.packets.payload.reshape(sent.shape)
+    stored = state.store.examples.packets.payload.reshape(sent.shape)
     # Shuffled; a column alone tells which example is which.
     order, place = (np.argsort(x[:, 0]) for x in (expected, stored))
     np.testing.assert_allclose(stored[place], expected[order], rtol=1e-5)

@@ -69,7 +69,7 @@ def wrong_batches(plan):
     }
 
 
-WRONG = sorted(wrong_batches(Plan(Place(0, 0, 0), 0, bytes(8), bytes(16))))
+WRONG = sorted(wrong_batches(Plan(Place(0, 0, 0), 0, 0, bytes(8), bytes(16))))
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,9 @@ from jsplit.wire.messages import (
 BATCH = Tensor(Place(0, 0, 0), 0, 1, 1, b"", b"")
 TOKENS = (b"a" * 16, b"b" * 16)
 HELLO = hello_of(TINY_RUN)
-PLAN_BEFORE = len(write_message(Plan(Place(0, 0, 0), SYNC, bytes(8), INITIAL_WEIGHTS)))
+PLAN_BEFORE = len(
+    write_message(Plan(Place(0, 0, 0), SYNC, 0, bytes(8), INITIAL_WEIGHTS))
+)
 """Bytes of what the fixture announced."""
 
 
@@ -45,7 +47,7 @@ def session(counter):
     session = ClientSession(0, counter, print)
     near, _ = local_channel_pair()
     session.attach(near, TOKENS[0], HELLO, live=False)
-    plan = Plan(Place(0, 0, 0), SYNC, bytes(8), INITIAL_WEIGHTS)
+    plan = Plan(Place(0, 0, 0), SYNC, 0, bytes(8), INITIAL_WEIGHTS)
     session.assign(
         Task(plan, 3, lambda number, message: CheckedMessage("taken", 0), None)
     )
@@ -85,7 +87,7 @@ def test_a_part_that_a_client_was_away_for_comes_later_and_is_predicted_once(
     assert counter.saved["client_parts", "down"] == len(write_message(part))
     before = counter.repeated["repeated", "down"]
     session.clear()
-    plan = Plan(Place(1, 1, 0), SYNC, bytes(8), part.digest)
+    plan = Plan(Place(1, 1, 0), SYNC, 0, bytes(8), part.digest)
     session.assign(
         Task(plan, 3, lambda number, message: CheckedMessage("taken", 0), update)
     )
@@ -118,7 +120,7 @@ def test_an_announcement_that_a_broken_channel_swallowed_is_counted_when_it_come
     before = counter.repeated["repeated", "down"]
     near.close()  # Its thread has not found out yet.
     part = ClientWeights(Place(0, 0, 0), b"d" * 16, b"\0part")
-    plan = Plan(Place(1, 1, 0), SYNC, bytes(8), part.digest)
+    plan = Plan(Place(1, 1, 0), SYNC, 0, bytes(8), part.digest)
     check = lambda number, message: CheckedMessage("taken", 0)  # noqa: E731
     session.assign(Task(plan, 3, check, ModelUpdate(part, plain=4), due=True))
     session.detach(near)
@@ -134,7 +136,7 @@ def test_an_announcement_that_a_broken_channel_swallowed_is_counted_when_it_come
 def test_no_more_is_dropped_of_older_tasks_than_those_had(session):
     near, _ = local_channel_pair()
     session.attach(near, TOKENS[0], HELLO, live=True)
-    plan = Plan(Place(0, 1, 0), SYNC, bytes(8), INITIAL_WEIGHTS)
+    plan = Plan(Place(0, 1, 0), SYNC, 0, bytes(8), INITIAL_WEIGHTS)
     session.assign(
         Task(plan, 3, lambda number, message: CheckedMessage("taken", 0), None)
     )

@@ -22,7 +22,10 @@ MODULES = (
     "codecs.subnormal",
     "core.defences",
     "core.gate",
+    "core.gate_phases",
+    "core.map_moves",
     "core.metrics",
+    "core.mixup",
     "core.model_part",
     "core.program",
     "core.replay",
@@ -33,9 +36,12 @@ MODULES = (
     "core.store",
     "core.topology",
     "core.transform",
+    "data.views",
     "experiment.config",
     "experiment.kept_config",
     "experiment.quantities",
+    "models.bottleneck",
+    "models.local_head",
 )
 
 

@@ -53,16 +53,30 @@ def test_a_folder_that_lacks_what_every_version_wrote_is_refused_by_name(name):
         from_kept(kept(**{name: ...}), "kept")
 
 
+@pytest.mark.parametrize(
+    ("values", "views"),
+    [
+        ({"views": ...}, "augmented"),
+        ({"views": ..., "refresh_augment": True}, "augmented"),
+        ({"views": ..., "refresh_augment": False}, "plain"),
+        ({"views": ..., "refresh_augment": True, "augment": False}, "plain"),
+        ({"views": "mirrored"}, "mirrored"),
+    ],
+)
+def test_what_b_sent_was_called_refresh_augment(values, views):
+    assert from_kept(kept(**values), "kept").views == views
+
+
 def test_a_folder_with_a_setting_of_another_version_is_refused_by_name():
-    with pytest.raises(InputError, match="not know the setting 'replay_mirror'; use"):
-        from_kept(kept(replay_mirror=False), "kept")
+    with pytest.raises(InputError, match="not know the setting 'crops'; use"):
+        from_kept(kept(crops=False), "kept")
 
 
 @pytest.mark.parametrize(
     ("values", "meant"),
     [
         ({"loss_reference": None}, "same-state"),
-        ({"loss_reference": None, "refresh_augment": True}, "decision"),
+        ({"loss_reference": None, "views": "augmented"}, "decision"),
         ({"loss_reference": None, "augment": False}, "decision"),
         ({"loss_reference": None, "augment": False, "mixup": 0.2}, "same-state"),
         ({"loss_reference": "alike"}, "same-state"),
@@ -77,15 +91,15 @@ def test_the_reference_of_an_earlier_version_is_read_as_it_was_meant(values, mea
 
 
 def test_resume_and_reports_read_an_old_folder_as_its_version_meant_it(tmp_path):
-    keep(tmp_path / "run", kept(refresh_augment=..., loss_reference=None))
-    meant = changed(RunConfig(), refresh_augment=True)
+    keep(tmp_path / "run", kept(views=..., loss_reference=None))
+    meant = changed(RunConfig(), views="augmented")
     assert meant.gate == LossGate(reference="decision")
     words = ["--resume", "--workdir", str(tmp_path / "run")]
     asked = parse(words, "jsplit run").settings
     folder, config, _ = workdir.read_workdir(tmp_path / "run")
     assert config == meant == changed(asked, workdir=None)
     workdir.check_same(folder, asked, config)
-    with pytest.raises(InputError, match="--refresh-augment is True there, False here"):
+    with pytest.raises(InputError, match="--views is augmented there, plain here"):
         workdir.check_same(folder, RunConfig(), config)
     folder.summary.write_text("{}")
     with pytest.raises(InputError, match="summary.json is damaged or of another"):

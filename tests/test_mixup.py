@@ -12,7 +12,8 @@ from jsplit import loss_gate, make_simulation
 from jsplit.codecs import identity
 from jsplit.core.gate import freeze_gate
 from jsplit.core.metrics import cross_entropy
-from jsplit.core.replay import mixed
+from jsplit.core.mixup import mixup
+from jsplit.core.replay import AS_RECEIVED
 from jsplit.core.state import init_side
 from jsplit.core.steps import make_steps
 from jsplit.errors import InputError
@@ -34,8 +35,11 @@ def images(seed=0, shape=SHAPE):
 def test_a_mixture_is_of_two_real_rows_by_their_shares(rows, seed, alpha):
     rows = np.asarray(rows)
     x = images(seed, (len(rows), 5))
-    made, mixture = mixed(jax.random.key(seed), alpha, x, jnp.asarray(rows))
-    partner, share = np.asarray(mixture.partner), np.asarray(mixture.share)
+    made, mixture = mixup(alpha).apply(jax.random.key(seed), x, jnp.asarray(rows))
+    itself, partner = np.asarray(mixture.sources).T
+    share, rest = np.asarray(mixture.shares).T
+    np.testing.assert_array_equal(itself, np.arange(len(rows)))
+    np.testing.assert_allclose(share + rest, 1)
     assert share.dtype == np.float32 and (0.5 <= share).all() and (share <= 1).all()
     weight = share[:, None]
     expected = weight * x + (1 - weight) * np.asarray(x)[partner]
@@ -51,20 +55,18 @@ def test_a_mixture_is_of_two_real_rows_by_their_shares(rows, seed, alpha):
 def test_shares_are_drawn_from_beta():
     x = images(shape=(4000, 1))
     for alpha, expected in ((1.0, 0.75), (0.2, 0.899)):
-        _, mixture = mixed(jax.random.key(3), alpha, x, None)
+        _, mixture = mixup(alpha).apply(jax.random.key(3), x, None)
         # Of the larger of two shares; for ALPHA 0.2 by 4 million draws of NumPy.
-        np.testing.assert_allclose(mixture.share.mean(), expected, atol=0.01)
+        np.testing.assert_allclose(mixture.shares[:, 0].mean(), expected, atol=0.01)
 
 
-@pytest.mark.parametrize("mixup", [-0.5, np.nan, np.inf, 1e-40, 1e30])
-def test_a_mixup_out_of_range_is_named(mixup):
+@pytest.mark.parametrize("alpha", [-0.5, np.nan, np.inf, 1e-40, 1e30])
+def test_a_mixup_out_of_range_is_named(alpha):
     with pytest.raises(InputError, match="mixup must be 0 .* or from 0.001 to 1000"):
-        steps_of(mixup)
-    with pytest.raises(InputError, match="mixup must be 0 .* or from 0.001 to 1000"):
-        mixed(jax.random.key(0), mixup, images(), None)
+        mixup(alpha)
 
 
-def steps_of(mixup):
+def steps_of(replay, received_replay=AS_RECEIVED):
     client, server = dense_parts()
     steps = make_steps(
         client,
@@ -73,7 +75,8 @@ def steps_of(mixup):
         server_optimizer=OPTIMIZER,
         codec=identity(),
         grad_codec=identity(),
-        mixup=mixup,
+        replay=replay,
+        received_replay=received_replay,
     )
     smashed = images(1, (6, 8))
     party = init_side(server, OPTIMIZER, jax.random.key(0), smashed)
@@ -83,22 +86,23 @@ def steps_of(mixup):
 
 
 def test_the_step_of_c_learns_the_mixture_and_that_of_b_does_not():
-    server, steps, party, packets, labels, smashed = steps_of(1.0)
+    server, steps, party, packets, labels, smashed = steps_of(mixup(1.0))
     mask = jnp.asarray([[True]] * 5 + [[False]])
     key, step_size = jax.random.key(5), jnp.float32(0.1)
     given_ = (party, packets, labels, mask, key, step_size)
     trained, metrics = steps.offline_step(*given_)
 
     mix_key = jax.random.fold_in(key, 2**31 - 1)
-    made, mixture = mixed(mix_key, 1.0, smashed, mask[:, 0])
+    made, mixture = mixup(1.0).apply(mix_key, smashed, mask[:, 0])
+    partner, share = mixture.sources[:, 1], mixture.shares[:, 0]
 
     def mean_loss(params):
         outputs, _ = server.apply(
             {"params": params}, made, mask=None, key=key, train=True
         )
         own = cross_entropy(outputs, labels[:, 0])
-        other = cross_entropy(outputs, labels[mixture.partner, 0])
-        return jnp.mean((mixture.share * own + (1 - mixture.share) * other)[:5])
+        other = cross_entropy(outputs, labels[partner, 0])
+        return jnp.mean((share * own + (1 - share) * other)[:5])
 
     loss, gradient = jax.value_and_grad(mean_loss)(party.variables["params"])
     np.testing.assert_allclose(float(metrics.loss) / 5, loss, rtol=1e-6)
@@ -111,12 +115,18 @@ def test_the_step_of_c_learns_the_mixture_and_that_of_b_does_not():
     )
     chex.assert_trees_all_close(trained.variables["params"], expected, atol=1e-6)
 
-    usual = steps_of(0.0)[1]
+    usual = steps_of(AS_RECEIVED)[1]
     chex.assert_trees_all_equal(steps.server_step(*given_), usual.server_step(*given_))
     chex.assert_trees_all_equal(usual.offline_step(*given_), usual.server_step(*given_))
 
 
-def simulation(mixup, gate=None):
+def test_the_step_of_b_learns_the_mixture_where_it_is_asked_to():
+    _, steps, party, packets, labels, _ = steps_of(mixup(1.0), mixup(1.0))
+    given_ = (party, packets, labels, None, jax.random.key(5), jnp.float32(0.1))
+    chex.assert_trees_all_equal(steps.server_step(*given_), steps.offline_step(*given_))
+
+
+def simulation(replay, gate=None):
     return make_simulation(
         *dense_parts(),
         blobs(90),
@@ -124,14 +134,14 @@ def simulation(mixup, gate=None):
         gate=gate or freeze_gate(2),
         optimizer=OPTIMIZER,
         batch_size=16,
-        mixup=mixup,
+        replay=replay,
     )
 
 
 def test_only_epochs_of_c_see_what_is_mixed():
     sizes = np.full(6, 0.05)
-    _, plain, ledger = simulation(0.0).run(sizes)
-    _, other, same = simulation(1.0).run(sizes)
+    _, plain, ledger = simulation(AS_RECEIVED).run(sizes)
+    _, other, same = simulation(mixup(1.0)).run(sizes)
     assert ledger.states == same.states == "AABCCC"
     first = jax.tree.map(lambda leaf: leaf[:3], (plain, other))
     chex.assert_trees_all_equal(*first)
@@ -141,5 +151,5 @@ def test_only_epochs_of_c_see_what_is_mixed():
 
 def test_the_loss_gate_runs_with_references_of_the_same_state():
     gate = loss_gate(0.3, initial_loss=np.log(3), reference="same-state")
-    _, _, ledger = simulation(1.0, gate).run(np.full(8, 0.05))
+    _, _, ledger = simulation(mixup(1.0), gate).run(np.full(8, 0.05))
     assert ledger.states.startswith("A") and "BC" in ledger.states

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from jsplit.core.gates import FreezeGate
 from jsplit.experiment.build import build, load_dataset
 from jsplit.testing import TINY_RUN, run_in_process
 from tests.tiers import sample
@@ -18,18 +19,31 @@ def simulated(config):
     return experiment.simulation.run(experiment.step_sizes)
 
 
+ALONE = {
+    "local_epochs": 2,
+    "gate": FreezeGate(0),
+    "views": "plain,augmented",
+    "replay_shift": 1,
+    "bottleneck": 4,
+}
+"""Clients that learn alone, then send two views through a bottleneck."""
+
+
 @pytest.mark.parametrize("topology", ("parallel", "sequential"))
 @pytest.mark.parametrize(
     ("clients", "partition", "changes"),
     sample(
         (
             (1, "iid", {}),
-            (1, "iid", {"refresh_augment": True}),
+            (1, "iid", {"views": "augmented"}),
             (1, "iid", {"mixup": 1.0}),
-            (3, "uneven:1", {"refresh_augment": True}),
-            (3, "uneven:1", {"refresh_augment": True, "mixup": 1.0}),
+            (3, "uneven:1", {"views": "augmented"}),
+            (3, "uneven:1", {"views": "augmented", "mixup": 1.0}),
+            (1, "iid", ALONE),
+            (3, "uneven:1", ALONE),
         ),
-        (3, "uneven:1", {"refresh_augment": True}),
+        (3, "uneven:1", {"views": "augmented"}),
+        (3, "uneven:1", ALONE),
     ),
 )
 def test_a_networked_run_is_the_simulation_s(
@@ -48,7 +62,8 @@ def test_a_networked_run_is_the_simulation_s(
     )
     run, joined = run_in_process(config, tmp_path)
     state, record, ledger = simulated(config)
-    assert run.ledger.states == ledger.states == "AABCCC"
+    states = "LLBBCCCC" if "local_epochs" in changes else "AABCCC"
+    assert run.ledger.states == ledger.states == states
     assert run.ledger.wire == ledger.wire
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5),
@@ -57,12 +72,14 @@ def test_a_networked_run_is_the_simulation_s(
     )
     losses = [line["train_loss"] for line in run.records]
     expected = np.asarray(record.train.loss) / np.asarray(record.train.examples)
-    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    alone = states.count("L")  # The server hears nothing of those.
+    assert losses[:alone] == [None] * alone
+    np.testing.assert_allclose(losses[alone:], expected[alone:], rtol=1e-5)
     np.testing.assert_allclose(
         run.records[-1]["test_accuracy"],
         record.test.correct[-1] / record.test.examples[-1],
     )
-    current = joined[-1].side
+    current = joined[-1].parts.part
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5),
         current,

@@ -39,9 +39,10 @@ CASES = {
         "train_examples": 190,
     },
     "B by batch": {"refresh_statistics": "batch"},
-    "B augmented": {"refresh_augment": True},
+    "B augmented": {"views": "augmented"},
+    "two views": {"views": "plain,augmented"},
     # Augmented: without, one of 51,200 codes rounds the other way in another program.
-    "noise": {"noise": 0.5, "refresh_augment": True},
+    "noise": {"noise": 0.5, "views": "augmented"},
 }
 
 
@@ -69,20 +70,25 @@ def run(cache, tmp_path_factory):
 # What was sent
 
 
-@pytest.mark.parametrize("case", sample(CASES, "one client"))
+@pytest.mark.parametrize("case", sample(CASES, "one client", "two views"))
 def test_the_view_is_to_the_bit_what_the_server_stored(case, tmp_path):
     run, folder = made(tmp_path / "run", **CASES[case])
-    assert run.states == "AABCCC" and last_sent(run.states) == 2
+    views = 1 + (case == "two views")
+    assert run.states == "AABCCC" if views == 1 else "AABBCC"
+    assert last_sent(run.states) == 1 + views
     simulation = run.experiment.simulation
     _, _, store = checkpoint.restore(folder.checkpoints, 6, *simulation.state.parts())
-    view = private(run, run.client, 2)
+    view = private(run, run.client, 1 + views)
     assert (view.smashed.min() < 0) == (case == "noise")  # Else what a ReLU gave.
     codes = [np.asarray(packet.payload)[mask] for packet, mask in view.packets]
     headers = [np.tile(packet.header, (mask.sum(), 1)) for packet, mask in view.packets]
     layout, counts = simulation.layout, np.asarray(simulation.shards.counts).reshape(-1)
-    stored = [np.asarray(leaf) for leaf in (*store.packets, store.labels)]
+    stored = [
+        np.asarray(leaf) for leaf in (*store.examples.packets, store.examples.labels)
+    ]
     for found, leaf in zip((codes, headers, [view.labels]), stored, strict=True):
-        by_client = leaf.reshape(len(counts), layout.slots, *leaf.shape[4:])
+        newest = leaf[views - 1]
+        by_client = newest.reshape(len(counts), layout.slots, *newest.shape[4:])
         kept = [own[:count] for own, count in zip(by_client, counts, strict=True)]
         np.testing.assert_array_equal(np.concatenate(found), np.concatenate(kept))
 
@@ -207,7 +213,9 @@ def steps_of(run, **defence):
     """Steps with exact codecs and a plain optimizer, and a client to take them."""
     from jsplit.experiment.build import parts_of
 
-    client, server = parts_of(run.experiment.config, 10)
+    client, server = parts_of(
+        run.experiment.config, 10, run.experiment.dataset.image_shape
+    )
     identity = CODECS["identity"]
     steps = make_steps(
         client,

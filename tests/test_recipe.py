@@ -184,7 +184,8 @@ def test_evaluation_and_state_b_see_images_as_they_are(edge):
     transform = transform_of(RunConfig(), THREE, edge=edge)
     images = squares(8, edge)
     plain = (images / 255 - THREE[0]) / THREE[1]
-    in_a, refresh = (jax.jit(transform.training(sync=sync)) for sync in (True, False))
+    in_a = jax.jit(transform.train)
+    refresh = jax.jit(lambda key, raw: transform.refresh(0, key, raw))
     for seen in (
         transform.evaluate(images),
         refresh(KEY, images),
@@ -197,15 +198,14 @@ def test_evaluation_and_state_b_see_images_as_they_are(edge):
 def test_state_b_augments_where_asked_and_nothing_does_where_not():
     images = squares(16, 8)
     plain = (images / 255 - THREE[0]) / THREE[1]
-    both = transform_of(RunConfig(refresh_augment=True), THREE, edge=8)
-    in_a, in_b = (
-        jax.jit(both.training(sync=sync))(KEY, images) for sync in (True, False)
-    )
+    both = transform_of(RunConfig(views="augmented"), THREE, edge=8)
+    in_a = jax.jit(both.train)(KEY, images)
+    in_b = jax.jit(lambda key, raw: both.refresh(0, key, raw))(KEY, images)
     np.testing.assert_array_equal(in_a, in_b)
     assert not np.allclose(in_b, plain, atol=1e-2)
     neither = transform_of(RunConfig(augment=False), THREE, edge=8)
-    for sync in (True, False):
-        seen = jax.jit(neither.training(sync=sync))(KEY, images)
+    for training in (neither.train, neither.view(0)):
+        seen = jax.jit(training)(KEY, images)
         np.testing.assert_allclose(seen, plain, atol=1e-5)
 
 

@@ -286,9 +286,9 @@ def test_a_bad_setting_of_a_gate_is_named_by_its_flag(gate):
     ("changes", "words"),
     [
         ({}, "A learns from augmented images and B and C do not"),
-        ({"refresh_augment": True}, None),
+        ({"views": "augmented"}, None),
         ({"augment": False}, None),
-        ({"augment": False, "mixup": 1.0}, "C learns from mixtures"),
+        ({"augment": False, "mixup": 1.0}, "C learns from stored maps after mixup 1"),
         ({"loss_reference": "same-state", "mixup": 1.0}, None),
         ({"gate": "freeze", "mixup": 1.0}, None),
     ],
@@ -301,7 +301,7 @@ def test_a_run_says_where_the_papers_rule_compares_unlike_losses(changes, words)
         assert words in said and "--loss-reference same-state" in said
 
 
-@pytest.mark.parametrize("changes", [{}, {"mixup": 1.0}, {"refresh_augment": True}])
+@pytest.mark.parametrize("changes", [{}, {"mixup": 1.0}, {"views": "augmented"}])
 def test_no_other_setting_switches_the_reference(changes):
     assert changed(RunConfig(), **changes).gate == LossGate(reference="decision")
 

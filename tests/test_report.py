@@ -48,7 +48,7 @@ def finish(path, config, accuracy, communication=1.0, computation=1.0, **changes
 
 
 BASE = RunConfig(model="cnn", epochs=12)
-VARIED = {"refresh_augment": True, "mixup": 1.0}
+VARIED = {"views": "augmented", "mixup": 1.0}
 
 
 def make_runs(path, **sent):
@@ -139,7 +139,10 @@ def test_a_line_joins_what_differs_in_the_gates_number_alone(tmp_path):
         "freeze 3": "freeze",
     }
     varied = {kind for label, kind in kinds.items() if "mixup" in label}
-    assert varied == {"loss, mixup 1, B augmented", "freeze, mixup 1, B augmented"}
+    assert varied == {
+        "loss, views augmented, mixup 1",
+        "freeze, views augmented, mixup 1",
+    }
 
 
 def test_of_equal_reductions_the_most_accurate_is_the_best(runs):
@@ -167,7 +170,7 @@ def test_other_seeds_than_those_of_plain_split_learning_prove_nothing(runs):
 
 @pytest.mark.parametrize(
     ("sent", "label"),
-    [({}, ""), (VARIED, ", mixup 1, B augmented")],
+    [({}, ""), (VARIED, ", views augmented, mixup 1")],
     ids=["as A", "otherwise in B and C"],
 )
 def test_the_loss_gate_is_compared_with_controls_that_send_as_much(
@@ -367,7 +370,7 @@ def test_the_same_run_twice_is_refused(runs, capsys):
             "sync_epochs": 2,
             "loss_reference": "same-state",
         },
-        {"refresh_augment": True, "refresh_statistics": "batch", "mixup": 1.0},
+        {"views": "augmented", "refresh_statistics": "batch", "mixup": 1.0},
         {"chunk": 3, "device": "cpu"},
         {"warmup": 1},
     ],
@@ -380,7 +383,7 @@ def test_what_says_the_same_is_the_same_run(said, runs, capsys):
 
 def test_what_the_gate_reads_makes_another_run():
     others = [
-        *({}, {"refresh_augment": True}, {"mixup": 1.0}, {"threshold": 0.1}),
+        *({}, {"views": "augmented"}, {"mixup": 1.0}, {"threshold": 0.1}),
         *({"loss_reference": "previous"}, {"loss_reference": "same-state"}),
         *({"gate": "freeze"}, {"gate": "freeze", "sync_epochs": 2}),
         *({"gate": "periodic"}, {"gate": "always"}, {"gate": "always", "cut": 1}),

@@ -225,7 +225,7 @@ def test_a_kept_run_is_the_same_however_its_settings_are_said(file, tmp_path, ca
     config = runs / planned[0].name / "config.json"
     kept = json.loads(config.read_text())
     assert kept["config"]["cut"] is None
-    kept["config"] |= {"cut": MODELS["cnn"].usual_cut, "refresh_augment": True}
+    kept["config"] |= {"cut": MODELS["cnn"].usual_cut, "views": "augmented"}
     config.write_text(json.dumps(kept))
     capsys.readouterr()
     assert jsplit("sweep", file, "--folder", runs, "--dry") == 0

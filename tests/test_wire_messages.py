@@ -77,7 +77,14 @@ DRAWN = st.one_of(
     ),
     st.builds(ClientWeights, PLACES, NAME, st.binary(max_size=40)),
     st.builds(WeightsKept, PLACES, NAME),
-    st.builds(Plan, PLACES, st.integers(0, 2), st.binary(min_size=8, max_size=8), NAME),
+    st.builds(
+        Plan,
+        PLACES,
+        st.integers(0, 3),
+        st.integers(0, 255),
+        st.binary(min_size=8, max_size=8),
+        NAME,
+    ),
     st.builds(Done, U32, U32, U32),
     st.just(Goodbye()),
 )
@@ -139,13 +146,13 @@ def test_lengths_are_those_that_the_ledger_counts_with():
     assert len(write_message(ClientWeights(place, name, b"b"))) == WEIGHTS_BYTES + 1
     assert len(write_message(WeightsKept(place, name))) == WEIGHTS_BYTES
     assert len(write_message(Labels(False, b"lll"))) == LABELS_BYTES + 3
-    assert len(write_message(Plan(place, 0, bytes(8), name))) == PLAN_BYTES == 38
+    assert len(write_message(Plan(place, 0, 0, bytes(8), name))) == PLAN_BYTES == 39
 
 
 def test_the_bytes_are_those_of_the_document():
-    plan = Plan(Place(1, 258, 3), 1, bytes(range(8)), bytes(range(16)))
+    plan = Plan(Place(1, 258, 3), 1, 5, bytes(range(8)), bytes(range(16)))
     assert write_message(plan) == bytes.fromhex(
-        "08 01000000 02010000 03000000 01 0001020304050607"
+        "08 01000000 02010000 03000000 01 05 0001020304050607"
         "000102030405060708090a0b0c0d0e0f"
     )
     tensor = Tensor(Place(0, 1, 2), 0, 3, 4, b"\2\5", b"\0abc")

@@ -1,6 +1,21 @@
 """What one epoch sends and computes, as static sizes."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class PlainCosts(NamedTuple):
+    """What plain split learning of the same network costs, where that differs.
+
+    Attributes:
+        values: numbers that cross for one example, one way.
+        sync_macs: multiply-accumulates of a client's forward and backward pass.
+        part_bytes: of a client part.
+    """
+
+    values: int
+    sync_macs: int
+    part_bytes: int
 
 
 @dataclass(frozen=True)
@@ -22,8 +37,12 @@ class CostModel:
         part_header_bytes: of the message that hands it over, beside those.
         plan_bytes: of one announcement to one client.
         kept_bytes: of the word of a client alone that its epoch of A is over.
+        head_bytes: of the head by which a client learns alone, as of its part.
         forward_macs: multiply-accumulates of a client's forward pass, one example.
         sync_macs: of its forward and backward pass, one example.
+        local_macs: of those and its head's, one example.
+        plain: of the network without what was put in to save traffic (a bottleneck),
+            which reductions are against; None where nothing was.
     """
 
     sizes: tuple[int, ...]
@@ -42,6 +61,14 @@ class CostModel:
     kept_bytes: int
     forward_macs: int
     sync_macs: int
+    head_bytes: int = 0
+    local_macs: int = 0
+    plain: PlainCosts | None = None
+
+    @property
+    def baseline(self) -> PlainCosts:
+        """What plain split learning of the same network costs."""
+        return self.plain or PlainCosts(self.values, self.sync_macs, self.part_bytes)
 
     @property
     def examples(self) -> int:

@@ -56,14 +56,14 @@ class Ledger:
 
         Args:
             state: that it ran in.
-            absent: the clients without which it went on, in A or B.
+            absent: the clients without which it went on, in any state but C.
 
         Raises:
-            ValueError: if `state` is not A, B or C, or `absent` names others than some
-                of the clients.
+            ValueError: if `state` is not A, B, C or L, or `absent` names others than
+                some of the clients.
         """
         if len(state) != 1 or state not in STATES:
-            raise ValueError(f"state must be A, B or C, got {state!r}")
+            raise ValueError(f"state must be A, B, C or L, got {state!r}")
         clients = range(len(self.costs.sizes))
         present = [client for client in clients if client not in absent]
         if not present or not set(absent) <= set(clients):
@@ -79,37 +79,39 @@ class Ledger:
     def _epoch(self, state: str, present: list[int]) -> Iterable[tuple[str, str, int]]:
         """What one epoch in A or B adds, as (kind, direction, bytes)."""
         p = self.costs
-        if not self.states.strip("C"):
+        if state != "L" and not self.states.strip("CL"):
             # Of all clients: nothing begins before the server has them.
             heads = len(p.sizes) * p.labels_header_bytes
             yield "labels", "up", p.examples * p.label_bytes + heads
         examples = sum(p.sizes[client] for client in present)
         packets = sum(-(-p.sizes[client] // p.batch) for client in present)
         yield "control", "down", len(present) * p.plan_bytes
-        yield "activations", "up", examples * p.payload_bits // 8
-        yield "headers", "up", packets * p.header_bytes
+        if state != "L":
+            yield "activations", "up", examples * p.payload_bits // 8
+            yield "headers", "up", packets * p.header_bytes
         if state == "A":
             yield "gradients", "down", examples * p.grad_payload_bits // 8
             yield "headers", "down", packets * p.grad_header_bytes
         if len(p.sizes) == 1:
-            yield "control", "up", p.kept_bytes if state == "A" else 0
+            yield "control", "up", p.kept_bytes if state in "AL" else 0
         else:
             message = p.part_header_bytes + p.part_bytes
+            message += p.head_bytes if state == "L" else 0
             for direction, parts in self._parts(state, present):
                 yield "client_parts", direction, parts * message
 
     def _parts(self, state: str, present: list[int]) -> Iterable[tuple[str, int]]:
         """Client parts that change hands, all by way of the server.
 
-        A client fetches the part unless it holds the current one. In A it hands its
-        own in when it has trained: of sequential clients the next one fetches that;
-        parallel ones all fetch the mean.
+        A client fetches the part unless it holds the current one. In A, and where it
+        learned alone, it hands its own in when it has trained: of sequential clients
+        the next one fetches that; parallel ones all fetch the mean.
         """
         turns = [[client] for client in present] if self.costs.sequential else [present]
         for turn in turns:
             yield "down", len(set(turn) - self._holders)
             self._holders |= set(turn)
-            if state == "A":
+            if state in "AL":
                 yield "up", len(turn)
                 yield "down", 0 if self.costs.sequential else len(turn)
                 self._holders = frozenset(turn)
@@ -142,6 +144,14 @@ class Ledger:
         return ledger
 
     @property
+    def epochs(self) -> int:
+        """In which the server trained; plain split learning is given as many.
+
+        Those in which clients learned alone come on top and gain nothing here.
+        """
+        return len(self.states) - self.states.count("L")
+
+    @property
     def wire_bytes(self) -> int:
         """Every byte that crossed."""
         return sum(sum(by.values()) for by in self.wire.values())
@@ -161,14 +171,16 @@ class Ledger:
             ValueError: before the first epoch.
         """
         p = self.costs
-        plain = len(self.states) * 2 * p.examples * p.values * FLOAT32_BITS
+        values = p.baseline.values
+        plain = self.epochs * 2 * p.examples * values * FLOAT32_BITS
         return _ratio(plain, self.paper_bits)
 
     @property
     def client_macs(self) -> int:
         """Multiply-accumulates of all clients."""
         p, count = self.costs, self._examples
-        return count["A"] * p.sync_macs + count["B"] * p.forward_macs
+        work = count["A"] * p.sync_macs + count["B"] * p.forward_macs
+        return work + count["L"] * p.local_macs
 
     @property
     def client_compute_reduction(self) -> float:
@@ -180,9 +192,10 @@ class Ledger:
             ValueError: before the first epoch.
         """
         p = self.costs
-        if self.states and not p.sync_macs:
+        plain = p.baseline.sync_macs
+        if self.states and not plain:
             return 1.0
-        return _ratio(len(self.states) * p.examples * p.sync_macs, self.client_macs)
+        return _ratio(self.epochs * p.examples * plain, self.client_macs)
 
 
 def _ratio(plain: int, spent: int) -> float:

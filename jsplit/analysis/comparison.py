@@ -21,6 +21,7 @@ from jsplit.core.option import options_of
 from jsplit.errors import InputError
 from jsplit.experiment.build import canonical
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.run_config import beside_paper
 
 
 class Range(NamedTuple):
@@ -75,9 +76,8 @@ class Setting:
             parts.append(f"{config.codec} up, {config.grad_codec} down")
         parts += [f"NoPeek {config.nopeek:g}"] * (config.nopeek > 0)
         parts += [f"noise {config.noise:g}"] * (config.noise > 0)
-        parts += [f"mixup {config.mixup:g}"] * (config.mixup > 0)
+        parts += beside_paper(config)
         parts += ["B by batch"] * (config.refresh_statistics != "running")
-        parts += ["B augmented"] * config.refresh_augment
         parts += ["networked"] * self.networked
         return parts
 

@@ -134,7 +134,7 @@ def strips(rows: Sequence[tuple[str, str]], path: Path, *, title: str) -> None:
             Patch(color=colour, label=label) for colour, _, label in STATES.values()
         ],
         loc="outside lower center",
-        ncols=3,
+        ncols=4,
         frameon=False,
         fontsize="small",
     )

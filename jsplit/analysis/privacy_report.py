@@ -46,7 +46,7 @@ def check_checkpoints(runs: Iterable[FinishedRun]) -> None:
     from jsplit.analysis.privacy.view import last_checkpoint
 
     for run in runs:
-        last_checkpoint(RunFolder(run.path), run.config.epochs)
+        last_checkpoint(RunFolder(run.path), run.config.all_epochs)
 
 
 def left_to_attack(group: Group, *, again: bool) -> list[FinishedRun]:

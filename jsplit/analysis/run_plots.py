@@ -22,6 +22,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from jsplit.errors import InputError
 
 STATES = {
+    "L": ("#CC79A7", "D", "L: client learns alone"),
     "A": ("#0072B2", "o", "A: both sides train"),
     "B": ("#E69F00", "s", "B: client sends only"),
     "C": ("#009E73", "^", "C: server trains alone"),
@@ -109,7 +110,10 @@ def loss_by_epoch(records: Records, path: Path, *, title: str) -> None:
         loss = _column(records, f"{name}_loss")
         losses.append(loss[np.isfinite(loss)])
         axes.plot(epochs, loss, line, color=colour, marker=marker, label=name)
-    lost = ~np.isfinite(_column(records, "train_loss"))
+    # A server hears of no loss where its clients learn alone.
+    told = np.array([record.get("train_loss", 0.0) is not None for record in records])
+    alone = np.array([record.get("state") == "L" for record in records])
+    lost = ~np.isfinite(_column(records, "train_loss")) & (told | ~alone)
     if lost.any():
         axes.plot(
             epochs[lost],
@@ -152,7 +156,7 @@ def _draw_strip(axes: Axes, epochs: np.ndarray, states: Sequence[str | None]) ->
         ],
         loc="upper center",
         bbox_to_anchor=(0.5, -1.6),
-        ncols=3,
+        ncols=4,
         frameon=False,
     )
 

@@ -43,6 +43,7 @@ from jsplit.experiment.config import (
 )
 from jsplit.experiment.progress import Progress
 from jsplit.experiment.quantities import counted
+from jsplit.experiment.run_config import beside_paper
 from jsplit.experiment.summary import summarize, write_summary
 from jsplit.experiment.train import resume, train
 from jsplit.experiment.workdir import RunFolder
@@ -287,8 +288,7 @@ def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -
         f"{config.model} cut after block {experiment.cut}, "
         f"{counted(config.clients, 'client')}, {config.gate.name} gate, "
         f"{config.codec} up, {config.grad_codec} down"
-        + f", mixup {config.mixup:g} in C"
-        * (config.mixup > 0)
+        + "".join(f", {words}" for words in beside_paper(config))
         + f", {counted(config.epochs, 'epoch')} of server batches of "
         f"{layout.members * layout.batch}, in {folder.path}"
     )
@@ -305,5 +305,5 @@ def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -
             f"sharing clients and batches over {counted(jax.device_count(), 'device')}"
             f" of {counted(jax.process_count(), 'process')}"
         )
-    if progress.epochs < config.epochs:
+    if progress.epochs < config.all_epochs:
         say("compiling; the first epoch takes longer")

@@ -9,45 +9,24 @@ store, an epoch of C draws from it. After each epoch the gate sees the server's 
 training loss and names the next state. All of it is one `lax.scan` over epochs.
 """
 
-import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from jsplit.core import schedule, store
-from jsplit.core.gate import Gate
+from jsplit.core.local_training import learn_alone
+from jsplit.core.method import Learned, Method
 from jsplit.core.metrics import HeldOut, Metrics, added, no_metrics, total
 from jsplit.core.schedule import EpochPlan, OfflineBatches, Shards
 from jsplit.core.state import EpochRecord, SideState, TrainState
 from jsplit.core.steps import Steps
-from jsplit.core.store import Store
-from jsplit.core.topology import Layout, average, each, spread
-from jsplit.core.transform import Transform
+from jsplit.core.store import Examples
+from jsplit.core.topology import average, each, spread
 from jsplit.runtime.sharding import BATCH, MEMBERS, ONE_DEVICE, ROWS, Placement
-from jsplit.typing import OFFLINE, REFRESH, SYNC, Packet
-
-
-class Method(NamedTuple):
-    """What stays the same over a training.
-
-    Attributes:
-        steps: of the client/server pair.
-        gate: decides the states.
-        layout: static sizes.
-        transform: of raw examples.
-        score: of both parts on the held-out set: `(client, server, test) -> Metrics`.
-        placement: of everything over the devices.
-    """
-
-    steps: Steps
-    gate: Gate
-    layout: Layout
-    transform: Transform
-    score: Callable[[SideState, SideState, HeldOut], Metrics]
-    placement: Placement
+from jsplit.typing import LOCAL, OFFLINE, REFRESH, SYNC, Packet
 
 
 def train(
@@ -60,7 +39,7 @@ def train(
     active: Bool[Array, " epochs"],
 ) -> tuple[TrainState, EpochRecord]:
     """Runs an epoch for each step size; one that is not `active` changes nothing."""
-    one = functools.partial(epoch, method, data, test, key)
+    one = partial(epoch, method, data, test, key)
     return jax.lax.scan(one, state, (step_sizes, active))
 
 
@@ -76,17 +55,22 @@ def epoch(
     layout, constrain = method.layout, method.placement.constrain
     step_size, active = now
     plan = schedule.plan_epoch(schedule.epoch_key(key, state.epoch), data, layout)
-    learned = _Learned(state.client, state.server, state.store, no_metrics())
-    for name, turns, turn in (
+    sides = state.client, state.head, state.server
+    learned = Learned(*sides, state.store, no_metrics())
+    turns_of = [
         (SYNC, layout.groups, _exchange(method, plan, data, step_size, reply=True)),
         (REFRESH, layout.groups, _exchange(method, plan, data, step_size, reply=False)),
         (OFFLINE, 1, _offline(method, plan, step_size)),
-    ):
+    ]
+    if state.head is not None:
+        alone = learn_alone(method, plan, data, step_size)
+        turns_of.append((LOCAL, layout.groups, alone))
+    for name, turns, turn in turns_of:
         # A loop for each state, of no turns where it is another's epoch. A switch
         # would be plainer, but XLA copies the whole store where its branches meet.
         due = jnp.where(active & (state.gate.state == name), turns, 0)
         learned = jax.lax.fori_loop(0, due, turn, learned)
-    client, server, stored, metrics = learned
+    client, head, server, stored, metrics = learned
     gate, scores = jax.lax.cond(
         active,
         lambda: (
@@ -97,32 +81,29 @@ def epoch(
     )
     record = EpochRecord(state.gate.state, metrics, scores)
     number = state.epoch + active.astype(jnp.int32)
-    client, server, gate, number = constrain((client, server, gate, number))
-    stored = constrain(stored, *store.AXES)
-    return TrainState(client, server, gate, stored, number), constrain(record)
-
-
-class _Learned(NamedTuple):
-    """What the turns of an epoch hand on."""
-
-    client: SideState
-    server: SideState
-    store: Store
-    metrics: Metrics
+    carried = constrain((client, server, gate, stored.refreshed, head, number))
+    client, server, gate, refreshed, head, number = carried
+    stored = store.Store(constrain(stored.examples, *store.AXES), refreshed)
+    state = TrainState(client, server, gate, stored, number, head)
+    return state, constrain(record)
 
 
 def _exchange(
     method: Method, plan: EpochPlan, data: Shards, step_size: jax.Array, *, reply: bool
-) -> Callable[[jax.Array, _Learned], _Learned]:
+) -> Callable[[jax.Array, Learned], Learned]:
     """A group's turn in an epoch of A, where the server replies, or of B."""
     steps, layout, constrain = method.steps, method.layout, method.placement.constrain
     members, side = layout.members, (MEMBERS,) if reply else ()
-    prepare = each(method.transform.training(sync=reply), members)
+    transform = method.transform
 
-    def turn(group: jax.Array, learned: _Learned) -> _Learned:
+    def turn(group: jax.Array, learned: Learned) -> Learned:
+        view = 0 if reply else store.next_view(learned.store, group)
+        prepare = transform.train if reply else partial(transform.refresh, view)
+        prepare = each(prepare, members)
+
         def step(
-            carry: tuple[SideState, SideState, Store], number: jax.Array
-        ) -> tuple[tuple[SideState, SideState, Store], Metrics]:
+            carry: tuple[SideState, SideState, Examples], number: jax.Array
+        ) -> tuple[tuple[SideState, SideState, Examples], Metrics]:
             clients, server, stored = carry
             now = schedule.batch_of(plan, group, number, layout)
             rows = constrain(now.rows, MEMBERS, ROWS)
@@ -140,34 +121,40 @@ def _exchange(
                 refresh = each(steps.client_refresh, members, (None, 0, 0, 0))
                 packets = refresh(clients, *sent)
                 server, metrics = steps.server_step(server, packets, *given)
-            stored = store.write(stored, packets, now.labels, group, number)
+            place = view, group, number
+            stored = store.write(stored, packets, now.labels, now.positions, place)
             stored = constrain(stored, *store.AXES)
             return (constrain(clients, *side), constrain(server), stored), metrics
 
-        client, server, stored, before = learned
+        client, head, server, stored, before = learned
         clients = constrain(spread(client, members), *side) if reply else client
-        (clients, server, stored), metrics = jax.lax.scan(
-            step, (clients, server, stored), jnp.arange(layout.steps)
+        (clients, server, examples), metrics = jax.lax.scan(
+            step, (clients, server, stored.examples), jnp.arange(layout.steps)
         )
         if reply:
             counts = data.counts[group].astype(jnp.float32)
             client = constrain(average(clients, counts / counts.sum()))
-        return _Learned(client, server, stored, added(before, total(metrics)))
+        stored = store.note_turn(stored._replace(examples=examples), group, reply=reply)
+        return Learned(client, head, server, stored, added(before, total(metrics)))
 
     return turn
 
 
 def _offline(
     method: Method, plan: EpochPlan, step_size: jax.Array
-) -> Callable[[jax.Array, _Learned], _Learned]:
+) -> Callable[[jax.Array, Learned], Learned]:
     """An epoch of C: nothing is sent."""
+    layout, placement = method.layout, method.placement
 
-    def turn(_: jax.Array, learned: _Learned) -> _Learned:
+    def turn(_: jax.Array, learned: Learned) -> Learned:
         # What is padding follows from the clients' sizes, whatever the order.
-        filled, padded = plan.clients.mask, method.layout.offline_padded
-        batches = schedule.plan_offline(plan.key, filled, method.layout, padded=padded)
-        given = learned.store, batches, learned.server, step_size, method.placement
-        server, metrics = learn_from_store(method.steps, *given)
+        filled, padded = plan.clients.mask, layout.offline_padded
+        batches = schedule.plan_offline(plan.key, filled, layout, padded=padded)
+        stored = learned.store
+        batches = store.with_views(stored, plan.key, batches, layout)
+        server, metrics = learn_from_store(
+            method.steps, stored.examples, batches, learned.server, step_size, placement
+        )
         return learned._replace(server=server, metrics=added(learned.metrics, metrics))
 
     return turn
@@ -175,7 +162,7 @@ def _offline(
 
 def learn_from_store(
     steps: Steps,
-    stored: Store,
+    stored: Examples,
     batches: OfflineBatches,
     server: SideState,
     step_size: Float[Array, ""],
@@ -188,7 +175,8 @@ def learn_from_store(
     """
 
     def step(server: SideState, now: OfflineBatches) -> tuple[SideState, Metrics]:
-        rows = placement.constrain(store.take(stored, now.slots), BATCH)
+        rows = store.take(stored, now.slots, now.views)
+        rows = placement.constrain(rows, BATCH)
         packets = Packet(rows.packets.payload[:, None], rows.packets.header)
         given = rows.labels[:, None], now.mask, now.keys, step_size
         server, metrics = steps.offline_step(server, packets, *given)

@@ -1,13 +1,15 @@
-"""What a client does in one step: forward, refresh, backward, and to be evaluated."""
+"""What a client does in one step: forward, refresh, backward, alone, evaluate."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
 from jsplit.core.defences import Defence, blank, blurred, penalty
+from jsplit.core.metrics import CorrectFunction, LossFunction, Metrics, sum_up
 from jsplit.core.model_part import ModelPart
 from jsplit.core.state import SideState, descend
 from jsplit.typing import Codec, Packet, PyTree, Variables
@@ -36,6 +38,7 @@ class ClientSteps(NamedTuple):
     forward: Callable[..., tuple[Packet, Residual]]
     refresh: Callable[..., Packet]
     backward: Callable[..., SideState]
+    alone: Callable[..., tuple[SideState, SideState, Metrics]] | None
     evaluate: Callable[..., Packet]
 
 
@@ -43,8 +46,11 @@ def make_client_steps(
     client: ModelPart,
     optimizer: optax.GradientTransformation,
     *,
+    head: ModelPart | None,
     codec: Codec,
     grad_codec: Codec,
+    loss: LossFunction,
+    correct: CorrectFunction,
     refresh_statistics: str,
     defence: Defence,
     observe: Observe,
@@ -66,16 +72,34 @@ def make_client_steps(
     def pack(smashed: jax.Array, mask: jax.Array | None, key: jax.Array) -> Packet:
         return encode(blank(blurred(defence, smashed, mask, key), mask))
 
-    def client_forward(
+    def forward(
         side: SideState, x: jax.Array, mask: jax.Array | None, key: jax.Array
-    ) -> tuple[Packet, Residual]:
-        def forward(params: PyTree) -> tuple[jax.Array, Variables]:
+    ) -> tuple[jax.Array, Residual]:
+        def apply(params: PyTree) -> tuple[jax.Array, Variables]:
             variables = {**side.variables, "params": params}
             return client.apply(variables, x, mask=mask, key=key, train=True)
 
         params = side.variables["params"]
-        smashed, pullback, variables = jax.vjp(forward, params, has_aux=True)
-        residual = Residual(pullback, variables, penalty(defence, x, smashed, mask))
+        smashed, pullback, variables = jax.vjp(apply, params, has_aux=True)
+        at_cut = penalty(defence, x, smashed, mask)
+        return smashed, Residual(pullback, variables, at_cut)
+
+    def backward(
+        side: SideState,
+        residual: Residual,
+        gradient: jax.Array,
+        mask: jax.Array | None,
+        step_size: jax.Array,
+    ) -> SideState:
+        if residual.penalty is not None:
+            gradient += residual.penalty
+        (gradients,) = residual.pullback(gradient)
+        return descend(optimizer, side, residual.variables, gradients, mask, step_size)
+
+    def client_forward(
+        side: SideState, x: jax.Array, mask: jax.Array | None, key: jax.Array
+    ) -> tuple[Packet, Residual]:
+        smashed, residual = forward(side, x, mask, key)
         packet = pack(smashed, mask, key)
         observe("activations", packet, mask)
         return packet, residual
@@ -96,18 +120,48 @@ def make_client_steps(
         mask: jax.Array | None,
         step_size: jax.Array,
     ) -> SideState:
-        gradient = decode(reply)
-        if residual.penalty is not None:
-            gradient += residual.penalty
-        (gradients,) = residual.pullback(gradient)
-        return descend(optimizer, side, residual.variables, gradients, mask, step_size)
+        return backward(side, residual, decode(reply), mask, step_size)
+
+    def client_alone(
+        side: SideState,
+        own_head: SideState,
+        x: jax.Array,
+        labels: jax.Array,
+        mask: jax.Array | None,
+        key: jax.Array,
+        step_size: jax.Array,
+    ) -> tuple[SideState, SideState, Metrics]:
+        assert head is not None
+        smashed, residual = forward(side, x, mask, key)
+
+        def mean_loss(params: PyTree, smashed: jax.Array) -> tuple[jax.Array, Any]:
+            variables = {**own_head.variables, "params": params}
+            outputs, variables = head.apply(
+                variables, smashed, mask=mask, key=key, train=True
+            )
+            metrics = sum_up(loss(outputs, labels), correct(outputs, labels), mask)
+            mean = metrics.loss / jnp.maximum(metrics.examples, 1).astype(jnp.float32)
+            return mean, (variables, metrics)
+
+        gradient = jax.grad(mean_loss, argnums=(0, 1), has_aux=True)
+        params = own_head.variables["params"]
+        (gradients, at_cut), (variables, metrics) = gradient(params, smashed)
+        own_head = descend(optimizer, own_head, variables, gradients, mask, step_size)
+        side = backward(side, residual, at_cut, mask, step_size)
+        return side, own_head, metrics
 
     def client_evaluate(
         side: SideState, x: jax.Array, mask: jax.Array | None = None
     ) -> Packet:
         return pack(evaluated(client, side, x), mask, jax.random.key(0))
 
-    return ClientSteps(client_forward, client_refresh, client_backward, client_evaluate)
+    return ClientSteps(
+        client_forward,
+        client_refresh,
+        client_backward,
+        None if head is None else client_alone,
+        client_evaluate,
+    )
 
 
 def evaluated(part: ModelPart, side: SideState, x: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC
+from jsplit.typing import OFFLINE, REFRESH, SYNC
 
 Rule = Literal["abs", "drop"]
 Reference = Literal["decision", "previous", "same-state"]
@@ -35,7 +35,8 @@ class Gate(NamedTuple):
     """A gate as a value.
 
     Attributes:
-        init: `init() -> GateState`. Every gate starts in state A: nothing is stored.
+        init: `init() -> GateState`. Every gate starts in state A, or in B: nothing is
+            stored.
         update: `update(gate_state, mean_loss) -> GateState`, once after each epoch,
             with the server's mean training loss of that epoch (float32 scalar).
             Traceable; its dtypes do not change.
@@ -153,6 +154,7 @@ def loss_gate(
         ValueError: if an argument is outside what is said above.
 
     Example:
+        >>> from jsplit.typing import STATES
         >>> gate = loss_gate(0.1, initial_loss=1.1)
         >>> state, states = gate.init(), ""
         >>> for loss in (0.8, 0.75, 0.74, 0.73, 0.4):
@@ -173,7 +175,7 @@ def loss_gate(
         raise ValueError(f"warmup must be at least 0 epochs, got {warmup}")
 
     def init() -> GateState:
-        references = jnp.full(len(STATES), initial_loss, jnp.float32)
+        references = jnp.full(OFFLINE + 1, initial_loss, jnp.float32)
         if reference == "same-state":
             references = references.at[jnp.array([REFRESH, OFFLINE])].set(_NO_LOSS)
         memory = _LossMemory(_float(threshold), references, _int(warmup), _int(0))
@@ -202,6 +204,7 @@ def periodic_gate(period: int) -> Gate:
         ValueError: if `period` is less than 1.
 
     Example:
+        >>> from jsplit.typing import STATES
         >>> gate = periodic_gate(3)
         >>> state, states = gate.init(), ""
         >>> for _ in range(5):
@@ -218,10 +221,14 @@ def periodic_gate(period: int) -> Gate:
 def freeze_gate(sync_epochs: int) -> Gate:
     """The freezing control: A for the first `sync_epochs`, one B, then C for ever.
 
+    With 0 the client's part stays what it began as: random, pre-trained, or what the
+    client learned alone.
+
     Raises:
-        ValueError: if `sync_epochs` is less than 1.
+        ValueError: if `sync_epochs` is negative.
 
     Example:
+        >>> from jsplit.typing import STATES
         >>> gate = freeze_gate(2)
         >>> state, states = gate.init(), ""
         >>> for _ in range(5):
@@ -230,8 +237,8 @@ def freeze_gate(sync_epochs: int) -> Gate:
         >>> states
         'AABCC'
     """
-    if sync_epochs < 1:
-        raise ValueError(f"sync_epochs must be at least 1, got {sync_epochs}")
+    if sync_epochs < 0:
+        raise ValueError(f"sync_epochs must be at least 0, got {sync_epochs}")
     return _clocked(sync_epochs, lambda clock: clock.epoch < clock.length)
 
 
@@ -244,7 +251,9 @@ def _clocked(length: int, opens: Callable[[_Clock], jax.Array]) -> Gate:
     """A gate that looks at the epoch's number only."""
 
     def init() -> GateState:
-        return GateState(_int(SYNC), _Clock(_int(length), _int(0)))
+        clock = _Clock(_int(length), _int(0))
+        state = jnp.where(opens(clock), _int(SYNC), _int(REFRESH))
+        return GateState(state, clock)
 
     def update(gate: GateState, mean_loss: Float[Array, ""]) -> GateState:
         del mean_loss

@@ -180,7 +180,7 @@ class LossGate(GateChoice):
         return (
             "The loss gate compares losses of all states with one another, but "
             f"{' and '.join(unlike)}, so that a change of state alone can open it. "
-            "--refresh-augment has B and C learn from augmented images too; "
+            "--views augmented has B and C learn from augmented images too; "
             "--loss-reference same-state compares A with A and C with C, but can never "
             "reopen the gate once the threshold exceeds the first loss of C."
         )
@@ -215,8 +215,9 @@ class FreezeGate(GateChoice):
     sync_epochs: Annotated[
         int,
         Option(
-            "Number of epochs of A before the gate shuts.",
-            least=1,
+            "Number of epochs of A before the gate shuts. 0: the client's part stays "
+            "as it began.",
+            least=0,
             most=_MOST,
             traced=True,
         ),

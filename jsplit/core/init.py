@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from jsplit.accounting.cost_model import CostModel
+from jsplit.accounting.cost_model import CostModel, PlainCosts
 from jsplit.accounting.macs import macs
 from jsplit.core.model_part import ModelPart
 from jsplit.core.state import SideState, init_side
@@ -113,6 +113,34 @@ def init_both(
     return InitialSides(client_side, server_side, smashed)
 
 
+def init_head(
+    head: ModelPart,
+    optimizer: optax.GradientTransformation,
+    keys: RunKeys,
+    smashed: jax.ShapeDtypeStruct,
+    layout: Layout,
+) -> SideState:
+    """The same, for the clients of a layout.
+
+    Raises:
+        ValueError: if padded rows would enter its batch statistics.
+    """
+    side = begin_head(head, optimizer, keys, smashed)
+    _check_padding(head, side, layout)
+    return side
+
+
+def begin_head(
+    head: ModelPart,
+    optimizer: optax.GradientTransformation,
+    keys: RunKeys,
+    smashed: jax.ShapeDtypeStruct,
+) -> SideState:
+    """The head that every client begins with."""
+    key = jax.random.fold_in(keys.client, 0)
+    return init_compiled(head, optimizer, key, jnp.zeros(smashed.shape, jnp.float32))
+
+
 def _check_padding(part: ModelPart, side: SideState, layout: Layout) -> None:
     """Refuses a part whose batch statistics padded rows would enter."""
     if part.masks or not (layout.padded or layout.offline_padded):
@@ -138,6 +166,8 @@ def make_cost_model(
     x: jax.Array,
     smashed: jax.ShapeDtypeStruct,
     *,
+    head: tuple[ModelPart, SideState] | None = None,
+    plain: PlainCosts | None = None,
     sizes: Sequence[int],
     layout: Layout,
     codec: Codec,
@@ -151,6 +181,8 @@ def make_cost_model(
         side: its variables and optimizer state.
         x: one transformed example, `[1, ...]`.
         smashed: what the client makes of it.
+        head: by which the client learns alone, and its variables and optimizer state.
+        plain: what reductions are against, where that is another client part.
         sizes: examples of each client.
         layout: made for these.
         codec: of activations.
@@ -169,18 +201,38 @@ def make_cost_model(
         grad_header_bytes=head_bytes(grad_codec),
         label_bytes=label_bytes(classes),
         labels_header_bytes=LABELS_BYTES,
-        part_bytes=sum(leaf.nbytes for leaf in jax.tree.leaves(side)),
+        part_bytes=_bytes_of(side),
         part_header_bytes=WEIGHTS_BYTES + CODING_BYTES,
         plan_bytes=PLAN_BYTES,
         kept_bytes=WEIGHTS_BYTES,
-        **_work(client, side, x, smashed),
+        head_bytes=0 if head is None else _bytes_of(head[1]),
+        plain=plain,
+        **_work(client, side, x, smashed, head),
     )
 
 
+def plain_costs(
+    client: ModelPart, optimizer: optax.GradientTransformation, x: jax.Array
+) -> PlainCosts:
+    """What a client part costs in plain split learning, for an example `[1, ...]`."""
+    side = init_compiled(client, optimizer, jax.random.key(0), x)
+    smashed = smashed_of(client, side, x)
+    work = _work(client, side, x, smashed, None)
+    return PlainCosts(math.prod(smashed.shape[1:]), work["sync_macs"], _bytes_of(side))
+
+
+def _bytes_of(tree: PyTree) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
 def _work(
-    client: ModelPart, side: SideState, x: jax.Array, smashed: jax.ShapeDtypeStruct
+    client: ModelPart,
+    side: SideState,
+    x: jax.Array,
+    smashed: jax.ShapeDtypeStruct,
+    head: tuple[ModelPart, SideState] | None,
 ) -> dict[str, int]:
-    """A client's multiply-accumulates for one example: its part's, no codec's."""
+    """A client's multiply-accumulates for one example: its parts', no codec's."""
     params, key = side.variables["params"], jax.random.key(0)
 
     def forward(params: PyTree) -> jax.Array:
@@ -190,7 +242,22 @@ def _work(
     def sync(params: PyTree, gradient: jax.Array) -> PyTree:
         return jax.vjp(forward, params)[1](gradient)
 
+    sync_macs = macs(sync, params, smashed)
+    local_macs = 0
+    if head is not None:
+        part, own = head
+
+        def outputs(params: PyTree, smashed: jax.Array) -> jax.Array:
+            variables = {**own.variables, "params": params}
+            return part.apply(variables, smashed, mask=None, key=key, train=True)[0]
+
+        def both(params: PyTree, smashed: jax.Array) -> PyTree:
+            given, pullback = jax.vjp(outputs, params, smashed)
+            return pullback(given)
+
+        local_macs = sync_macs + macs(both, own.variables["params"], smashed)
     return {
         "forward_macs": macs(forward, params),
-        "sync_macs": macs(sync, params, smashed),
+        "sync_macs": sync_macs,
+        "local_macs": local_macs,
     }

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.core import store
-from jsplit.core.algorithm import Method, train
+from jsplit.core.algorithm import train
 from jsplit.core.gate import Gate
+from jsplit.core.method import Method
 from jsplit.core.metrics import (
     CorrectFunction,
     HeldOut,
@@ -35,11 +36,12 @@ class Program(NamedTuple):
             (TrainState, EpochRecord of [e])`, jit-compiled; the first argument is
             donated. Epochs that are not active are skipped, so that the last chunk of
             a run needs no program of its own; their records are meaningless.
-        init: `(client, server) -> TrainState`, of two `SideState`, with an empty store.
+        init: `(client, server, head=None) -> TrainState`, of `SideState`s, with an
+            empty store.
     """
 
     run: Callable[..., tuple[TrainState, EpochRecord]]
-    init: Callable[[SideState, SideState], TrainState]
+    init: Callable[..., TrainState]
 
 
 def make_program(
@@ -58,8 +60,9 @@ def make_program(
 
     Args:
         steps: of the client/server pair.
-        gate: decides the states. Its numbers are traced: another threshold, period or
-            seed, and other step sizes, compile nothing anew.
+        gate: decides the states, every epoch of B and of learning alone among them
+            (`with_views`, `after_local`). Its numbers are traced: another threshold,
+            period or seed, and other step sizes, compile nothing anew.
         codec: the activation codec of `steps`, which says how the store looks.
         layout: static sizes.
         smashed_shape: of one example's activations at the cut.
@@ -108,11 +111,15 @@ def make_program(
     ) -> tuple[TrainState, EpochRecord]:
         return train(method, state, shards, test, key, step_sizes, active)
 
-    def init(client: SideState, server: SideState) -> TrainState:
+    def init(
+        client: SideState, server: SideState, head: SideState | None = None
+    ) -> TrainState:
+        shape, views = smashed_shape, transform.view_count
         return TrainState(
             *placement.put((client, server, gate.init())),
-            store=store.empty(layout, codec, smashed_shape, placement),
+            store=store.empty(layout, codec, shape, placement, views),
             epoch=placement.put(jnp.int32(0)),
+            head=placement.put(head),
         )
 
     return Program(run=jax.jit(run, donate_argnums=0), init=init)

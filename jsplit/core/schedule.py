@@ -8,6 +8,7 @@ What a run draws in an epoch follows from the run's key by these functions alone
         step's keys = split(fold_in(client's key, step))       transform, part
     server's key of a step in A or B = fold_in(fold_in(epoch_key, 1), step over groups)
     state C: split(fold_in(epoch_key, 2))                      order, steps
+        views: fold_in(epoch_key, 3)
 
 The simulation, the networked server and client, and the replay of what a server saw
 take their schedule from here, so that equal results follow from structure. Those who
@@ -254,6 +255,7 @@ class Batch(NamedTuple):
 
     Attributes:
         rows: indices of examples, `Int32[members, batch]`.
+        positions: theirs in their clients' shards, likewise.
         labels: theirs, likewise.
         mask: which of them are there, `Bool[members, batch]`; None where no step of
             the layout has padded rows.
@@ -263,6 +265,7 @@ class Batch(NamedTuple):
     """
 
     rows: jax.Array
+    positions: jax.Array
     labels: jax.Array
     mask: jax.Array | None
     transform_keys: jax.Array
@@ -286,6 +289,7 @@ def batch_of(
     own = jax.vmap(lambda client: client_batch(client, number, layout.batch))(clients)
     return Batch(
         slots_of(plan.rows),
+        own.positions,
         slots_of(plan.labels),
         own.mask if layout.padded else None,
         own.transform_key,
@@ -298,15 +302,18 @@ class OfflineBatches(NamedTuple):
     """What the server does in an epoch of C, leaves `[steps, ...]`.
 
     Attributes:
-        slots: of the store made flat, `Int32[steps, batch]`.
+        slots: of a view of the store made flat, `Int32[steps, batch]`.
         mask: which of them to learn from, `Bool[steps, batch, 1]`, each example as a
             packet of its own; None for all.
         keys: what the server's part draws from, `[steps]`.
+        views: which view of each example to learn from, `Int32[steps, batch]`; None
+            where the store holds one.
     """
 
     slots: jax.Array
     mask: jax.Array | None
     keys: jax.Array
+    views: jax.Array | None = None
 
 
 def plan_offline(
@@ -344,6 +351,37 @@ def plan_offline(
         mask.reshape(layout.offline_steps, -1, 1) if padded else None,
         jax.vmap(jax.random.fold_in, (None, 0))(step_key, numbers),
     )
+
+
+def draw_views(
+    key: Key[Array, ""],
+    slots: Int[Array, "steps batch"],
+    available: Int[Array, "groups members"],
+    layout: Layout,
+) -> Int[Array, "steps batch"]:
+    """The view of each slot to learn from in the epoch of C whose key this is.
+
+    Each of its client's views is as likely as the others.
+
+    Args:
+        key: of the epoch.
+        slots: of a view made flat.
+        available: views that each client has sent, at least 1.
+        layout: static sizes.
+
+    Example:
+        >>> from jsplit.core.topology import PARALLEL, make_layout
+        >>> layout = make_layout([4, 4], PARALLEL, batch_size=8)
+        >>> slots, available = jnp.arange(8)[None], jnp.array([[1, 5]])
+        >>> views = draw_views(jax.random.key(0), slots, available, layout)
+        >>> views[0, :4].tolist(), bool((views[0, 4:] < 5).all())
+        ([0, 0, 0, 0], True)
+    """
+    draws = jax.random.uniform(jax.random.fold_in(key, 3), slots.shape)
+    most = available.reshape(-1)[slots // layout.slots]
+    # A draw close to 1 may come out as `most` itself.
+    drawn = (draws * most.astype(jnp.float32)).astype(jnp.int32)
+    return jnp.minimum(drawn, most - 1)
 
 
 def shuffled(key: Key[Array, ""], valid: Bool[Array, "*n"]) -> Int[Array, "*n"]:

@@ -10,7 +10,7 @@ import optax
 from jsplit.core.client_steps import Observe, evaluated
 from jsplit.core.metrics import CorrectFunction, LossFunction, Metrics, sum_up
 from jsplit.core.model_part import ModelPart
-from jsplit.core.replay import Replay, as_received
+from jsplit.core.replay import Replay, losses
 from jsplit.core.state import SideState, descend
 from jsplit.typing import Codec, Packet, PyTree
 
@@ -33,6 +33,7 @@ def make_server_steps(
     loss: LossFunction,
     correct: CorrectFunction,
     replay: Replay,
+    received_replay: Replay,
     observe: Observe,
 ) -> ServerSteps:
     """Makes the server's steps.
@@ -45,6 +46,7 @@ def make_server_steps(
         loss: of each example.
         correct: of each example.
         replay: what is done in C to stored activations before they are learned from.
+        received_replay: likewise in A and B, to those that just came.
         observe: is shown the gradients' packets.
     """
     # Names for profilers; they change nothing that is computed.
@@ -59,7 +61,7 @@ def make_server_steps(
         key: jax.Array,
         step_size: jax.Array,
         *,
-        replay: Replay = as_received,
+        replay: Replay = received_replay,
         reply: bool = False,
     ) -> tuple[SideState, Metrics, jax.Array | None]:
         """The server's step; with `reply` also the gradient at the cut `[k, b, ...]`.
@@ -69,15 +71,17 @@ def make_server_steps(
         smashed = jax.vmap(decode)(packets)
         smashed = smashed.reshape(-1, *smashed.shape[2:])
         targets, rows = labels.reshape(-1), None if mask is None else mask.reshape(-1)
-        smashed, losses_of = replay(key, smashed, rows)
+        # Not of what the server's part itself draws from.
+        replay_key = jax.random.fold_in(key, 2**31 - 1)
 
         def mean_loss(params: PyTree, smashed: jax.Array) -> tuple[jax.Array, Any]:
             variables = {**side.variables, "params": params}
+            smashed, mixture = replay.apply(replay_key, smashed, rows)
             outputs, variables = server.apply(
                 variables, smashed, mask=rows, key=key, train=True
             )
-            losses = losses_of(lambda labels: loss(outputs, labels), targets)
-            metrics = sum_up(losses, correct(outputs, targets), rows)
+            each = losses(lambda labels: loss(outputs, labels), targets, mixture)
+            metrics = sum_up(each, correct(outputs, targets), rows)
             mean = metrics.loss / jnp.maximum(metrics.examples, 1).astype(jnp.float32)
             return mean, (variables, metrics)
 

@@ -14,10 +14,13 @@ from jsplit.codecs import float8
 from jsplit.core.client_steps import Observe
 from jsplit.core.defences import NO_DEFENCE, Defence
 from jsplit.core.gate import Gate
+from jsplit.core.gate_phases import after_local, with_views
 from jsplit.core.init import (
     init_both,
+    init_head,
     keys_of,
     make_cost_model,
+    plain_costs,
 )
 from jsplit.core.metrics import (
     CorrectFunction,
@@ -29,6 +32,7 @@ from jsplit.core.metrics import (
 )
 from jsplit.core.model_part import ModelPart
 from jsplit.core.program import Program, make_program
+from jsplit.core.replay import AS_RECEIVED, Replay
 from jsplit.core.schedule import Shards, make_shards
 from jsplit.core.state import EpochRecord, TrainState
 from jsplit.core.steps import Steps, ignore, make_steps
@@ -105,6 +109,9 @@ def make_simulation(
     test: tuple[np.ndarray, np.ndarray],
     *,
     gate: Gate,
+    head: ModelPart | None = None,
+    local_epochs: int = 0,
+    plain_client: ModelPart | None = None,
     optimizer: optax.GradientTransformation,
     codec: Codec | None = None,
     grad_codec: Codec | None = None,
@@ -114,7 +121,8 @@ def make_simulation(
     transform: Transform = IDENTITY_TRANSFORM,
     refresh_statistics: str = "running",
     defence: Defence = NO_DEFENCE,
-    mixup: float = 0.0,
+    replay: Replay = AS_RECEIVED,
+    received_replay: Replay = AS_RECEIVED,
     loss: LossFunction = cross_entropy,
     correct: CorrectFunction = top_1,
     seed: int = 0,
@@ -129,7 +137,13 @@ def make_simulation(
         server: maps those to outputs, for `loss`.
         train: examples `[n, ...]` of any dtype that `transform` takes, labels `Int[n]`.
         test: likewise.
-        gate: decides the states.
+        gate: decides the states. Where the transform has several views, it has as many
+            epochs of B where it would have one.
+        head: by which each client learns alone at first: maps the activations at the
+            cut to outputs, for `loss`.
+        local_epochs: so many epochs of that come before the first of the gate.
+        plain_client: the client part of plain split learning, where `client` has more
+            than that to save traffic: what reductions are against. None: `client`.
         optimizer: of both sides, each with its own state; see `make_steps`.
         codec: for activations; None: searched float8.
         grad_codec: for gradients; None: searched float8.
@@ -139,7 +153,8 @@ def make_simulation(
         transform: of raw examples.
         refresh_statistics: see `make_steps`.
         defence: see `make_steps`.
-        mixup: see `make_steps`.
+        replay: see `make_steps`.
+        received_replay: see `make_steps`.
         loss: of each example.
         correct: of each example.
         seed: of weights, order, augmentation and dropout.
@@ -149,11 +164,11 @@ def make_simulation(
 
     Raises:
         InputError: if the devices cannot share the clients or the batch equally, or
-            `mixup` is out of reach.
-        ValueError: if the lengths do not match, labels are not integers from 0, the
-            client's output is not one float32 array, shares name an example twice or
-            a missing one, or a part with batch statistics takes no mask and the shares
-            need padding.
+            the activations at the cut are none that the replay can be of.
+        ValueError: if there are local epochs and no head, the lengths do not match,
+            labels are not integers from 0, the client's output is not one float32
+            array, shares name an example twice or a missing one, or a part with batch
+            statistics takes no mask and the shares need padding.
 
     Example:
         >>> import flax.linen as nn, jsplit
@@ -185,6 +200,9 @@ def make_simulation(
             f"gate must be a Gate, such as loss_gate(...) makes, got {gate!r}; of a "
             "choice such as LossGate(0.05), take .make(classes)"
         )
+    if local_epochs and head is None:
+        raise ValueError(f"local_epochs {local_epochs} needs a head to learn by")
+    gate = after_local(with_views(gate, transform.view_count), local_epochs)
     sizes = [len(share) for share in shares]
     layout = make_layout(sizes, topology, batch_size)
     placement = ONE_DEVICE
@@ -193,6 +211,7 @@ def make_simulation(
     steps = make_steps(
         client,
         server,
+        head=head if local_epochs else None,
         client_optimizer=optimizer,
         server_optimizer=optimizer,
         codec=codec,
@@ -201,12 +220,18 @@ def make_simulation(
         correct=correct,
         refresh_statistics=refresh_statistics,
         defence=defence,
-        mixup=mixup,
+        replay=replay,
+        received_replay=received_replay,
         observe=observe,
     )
     keys = keys_of(seed)
     x = transform.evaluate(jnp.asarray(train[0][:1]))
     begun = init_both(client, server, optimizer, keys, x, layout)
+    begun_head = None
+    if head is not None and local_epochs:
+        begun_head = init_head(head, optimizer, keys, begun.smashed, layout)
+    for moved in (replay, received_replay):
+        moved.check(begun.smashed.shape[1:])
     program = make_program(
         steps,
         gate,
@@ -223,6 +248,8 @@ def make_simulation(
         begun.client,
         x,
         begun.smashed,
+        head=None if head is None or begun_head is None else (head, begun_head),
+        plain=None if plain_client is None else plain_costs(plain_client, optimizer, x),
         sizes=sizes,
         layout=layout,
         codec=codec,
@@ -232,7 +259,9 @@ def make_simulation(
     return Simulation(
         steps=steps,
         program=program,
-        state=program.init(*multihost.from_leader((begun.client, begun.server))),
+        state=program.init(
+            *multihost.from_leader((begun.client, begun.server, begun_head))
+        ),
         shards=placement.put(make_shards(*train, shares, layout)),
         test=placement.put(
             make_held_out(*test, TEST_BATCH, placement.devices), None, BATCH

@@ -88,6 +88,7 @@ class TrainState:
         gate: its state names the state of the next epoch.
         store: for state C.
         epoch: int32, epochs finished.
+        head: by which the client learns alone; None where it never does.
     """
 
     client: SideState
@@ -95,11 +96,24 @@ class TrainState:
     gate: GateState
     store: Store
     epoch: jax.Array
+    head: SideState | None = None
 
     def parts(self) -> tuple[dict[str, Any], Any]:
         """The small part, saved every time, and the store, saved when C needs it."""
         small = {name: value for name, value in vars(self).items() if name != "store"}
         return small, self.store
+
+
+class ClientParts(NamedTuple):
+    """All that a client trains, as it is handed over.
+
+    Attributes:
+        part: of the network.
+        head: by which it learns alone; None where it never does.
+    """
+
+    part: SideState
+    head: SideState | None
 
 
 class EpochRecord(NamedTuple):

@@ -25,7 +25,7 @@ from jsplit.core.metrics import (
     top_1,
 )
 from jsplit.core.model_part import ModelPart
-from jsplit.core.replay import mixup as mixing
+from jsplit.core.replay import AS_RECEIVED, Replay
 from jsplit.core.server_steps import make_server_steps
 from jsplit.core.state import SideState
 from jsplit.typing import Codec, Packet
@@ -46,10 +46,13 @@ class Steps(NamedTuple):
             `(client, x, mask, key) -> Packet`.
         client_backward: state A.
             `(client, residual, reply: Packet, mask, step_size) -> client`.
+        client_alone: the client learns without the server; None without a head.
+            `(client, head, x, labels: [b], mask, key, step_size)
+            -> (client, head, Metrics)`.
         server_step: state B; no gradient at the cut is computed.
             `(server, packets: Packet[k], labels: [k, b], mask: [k, b], key, step_size)
             -> (server, Metrics)`.
-        offline_step: state C. The same, mixed in pairs if the steps are made so.
+        offline_step: state C. The same, of what `replay` makes of the activations.
         server_step_with_reply: state A. The same, and the gradient packets:
             `(...) -> (server, Metrics, Packet[k])`.
         client_evaluate: evaluation, by running statistics.
@@ -62,6 +65,7 @@ class Steps(NamedTuple):
     client_forward: Callable[..., tuple[Packet, Residual]]
     client_refresh: Callable[..., Packet]
     client_backward: Callable[..., SideState]
+    client_alone: Callable[..., tuple[SideState, SideState, Metrics]] | None
     server_step: Callable[..., tuple[SideState, Metrics]]
     offline_step: Callable[..., tuple[SideState, Metrics]]
     server_step_with_reply: Callable[..., tuple[SideState, Metrics, Packet]]
@@ -78,6 +82,7 @@ def make_steps(
     client: ModelPart,
     server: ModelPart,
     *,
+    head: ModelPart | None = None,
     client_optimizer: optax.GradientTransformation,
     server_optimizer: optax.GradientTransformation,
     codec: Codec,
@@ -86,7 +91,8 @@ def make_steps(
     correct: CorrectFunction = top_1,
     refresh_statistics: str = "running",
     defence: Defence = NO_DEFENCE,
-    mixup: float = 0.0,
+    replay: Replay = AS_RECEIVED,
+    received_replay: Replay = AS_RECEIVED,
     observe: Observe = ignore,
 ) -> Steps:
     """Makes the steps of one client/server pair.
@@ -105,6 +111,8 @@ def make_steps(
     Args:
         client: maps a batch to the activations at the cut.
         server: maps those to what `loss` takes.
+        head: by which a client learns alone: maps the activations at the cut to what
+            `loss` takes; its optimizer is the client's. None: no client ever does.
         client_optimizer: an optax optimizer whose state holds numbers only (no PRNG
             keys); its updates are multiplied by the `step_size` of the step.
         server_optimizer: likewise.
@@ -114,17 +122,15 @@ def make_steps(
         correct: of each example, `(outputs, labels) -> Bool[n]`.
         refresh_statistics: `running` or `batch`, see above.
         defence: of the client against a server that looks at its activations.
-        mixup: in C stored activations are mixed in pairs by shares of Beta(mixup,
-            mixup); 0: they are not. The loss of a mixture is that of both labels by
-            their shares, and it is predicted right if the label of the larger one is.
-            Such losses are no measure for others: take a loss gate whose reference is
-            `same-state`.
+        replay: what the server does in C to stored activations before it learns from
+            them, such as `chain(shift(2), mirror(), mixup(1.0))`.
+        received_replay: likewise in A and B, to those that just came; the gradients
+            that go back in A are those of what came.
         observe: is shown every packet of training as it is traced, `activations` or
             `gradients`, with its mask.
 
     Raises:
         ValueError: if `refresh_statistics` is neither.
-        InputError: if `mixup` is out of reach.
 
     Example:
         A batch of state A, there and back.
@@ -153,8 +159,11 @@ def make_steps(
     of_client = make_client_steps(
         client,
         client_optimizer,
+        head=head,
         codec=codec,
         grad_codec=grad_codec,
+        loss=loss,
+        correct=correct,
         refresh_statistics=refresh_statistics,
         defence=defence,
         observe=observe,
@@ -166,7 +175,8 @@ def make_steps(
         grad_codec=grad_codec,
         loss=loss,
         correct=correct,
-        replay=mixing(mixup),
+        replay=replay,
+        received_replay=received_replay,
         observe=observe,
     )
 
@@ -182,6 +192,7 @@ def make_steps(
         client_forward=jax.jit(of_client.forward),
         client_refresh=jax.jit(of_client.refresh),
         client_backward=jax.jit(of_client.backward),
+        client_alone=None if of_client.alone is None else jax.jit(of_client.alone),
         server_step=jax.jit(of_server.step),
         offline_step=jax.jit(of_server.offline_step),
         server_step_with_reply=jax.jit(of_server.step_with_reply),

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from jaxtyping import Array, Key, Shaped
+import jax
+from jaxtyping import Array, Int, Key, Shaped
 
 Training = Callable[[Key[Array, ""], Shaped[Array, "b ..."]], Shaped[Array, "b ..."]]
 """What examples go through before a step of training; may draw from the key."""
@@ -15,30 +16,50 @@ class Transform(NamedTuple):
     Attributes:
         train: `(key, raw: [b, ...]) -> [b, ...]`, of state A; may augment.
         evaluate: `(raw) -> [b, ...]`.
-        refresh: likewise, of state B, whose result the server sees in every epoch of C.
-            None: `train`.
+        views: likewise, of state B, whose results the server sees in every epoch of C:
+            one for each view of an example that the store holds, each sent by an epoch
+            of B of its own. Empty: one, by `train`.
 
     Example:
         Noise while training, and images that the server stores without it.
 
-        >>> import jax, jax.numpy as jnp
+        >>> import jax.numpy as jnp
         >>> transform = Transform(
         ...     train=lambda key, raw: raw + jax.random.normal(key, raw.shape),
         ...     evaluate=lambda raw: raw,
-        ...     refresh=lambda key, raw: raw,
+        ...     views=(lambda key, raw: raw, lambda key, raw: raw[:, ::-1]),
         ... )
-        >>> refresh = transform.training(sync=False)
-        >>> refresh(jax.random.key(0), jnp.array([1.0, 2.0])).tolist()
-        [1.0, 2.0]
+        >>> for view in range(2):
+        ...     transform.refresh(view, jax.random.key(0), jnp.array([[1, 2]])).tolist()
+        [[1, 2]]
+        [[2, 1]]
     """
 
     train: Training
     evaluate: Callable[[Shaped[Array, "b ..."]], Shaped[Array, "b ..."]]
-    refresh: Training | None = None
+    views: tuple[Training, ...] = ()
 
-    def training(self, *, sync: bool) -> Training:
-        """What a training batch goes through in A if `sync`, else in B."""
-        return self.train if sync else self.refresh or self.train
+    @property
+    def view_count(self) -> int:
+        """Views of each example that the store holds."""
+        return max(len(self.views), 1)
+
+    def view(self, number: int) -> Training:
+        """What a batch goes through in the B that sends the view of this number."""
+        return self.views[number] if self.views else self.train
+
+    def refresh(
+        self,
+        view: Int[Array, ""] | int,
+        key: Key[Array, ""],
+        raw: Shaped[Array, "b ..."],
+    ) -> Shaped[Array, "b ..."]:
+        """The same for a number that is traced."""
+        kinds = list(dict.fromkeys(self.views or (self.train,)))
+        if len(kinds) == 1:
+            return kinds[0](key, raw)
+        numbers = jax.numpy.asarray([kinds.index(kind) for kind in self.views])
+        return jax.lax.switch(numbers[view], kinds, key, raw)
 
 
 IDENTITY_TRANSFORM = Transform(lambda key, raw: raw, lambda raw: raw)

@@ -12,8 +12,10 @@ from jsplit.data.prepare import (
     prepare_images,
 )
 from jsplit.data.sources import check_name, load
+from jsplit.data.views import VIEWS, views_of
 
 __all__ = [
+    "VIEWS",
     "Dataset",
     "Moments",
     "Sums",
@@ -28,4 +30,5 @@ __all__ = [
     "partition",
     "prepare_images",
     "preprocess",
+    "views_of",
 ]

@@ -9,22 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 
 from jsplit import data
 from jsplit.accounting.compression_tally import Tally
 from jsplit.codecs import CODECS
 from jsplit.core.defences import Defence
+from jsplit.core.map_moves import cutout, mirror, shift
+from jsplit.core.mixup import check_mixup, mixup
 from jsplit.core.model_part import ModelPart, from_flax, with_precision
 from jsplit.core.option import options_of
-from jsplit.core.replay import check as check_mixup
+from jsplit.core.replay import AS_RECEIVED, Replay, chain
 from jsplit.core.simulation import Simulation, make_simulation
 from jsplit.core.steps import ignore
 from jsplit.core.topology import TOPOLOGIES
-from jsplit.core.transform import Transform
+from jsplit.core.transform import Training, Transform
 from jsplit.data import Dataset
 from jsplit.errors import InputError
 from jsplit.experiment.config import RunConfig, all_options, check_choices, flat
-from jsplit.models import MODELS, Block, split
+from jsplit.models import MODELS, Block, LocalHead, split, with_bottleneck
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -58,7 +61,13 @@ def check_names(config: RunConfig) -> None:
     check_choices(config)
     data.check_name(config.dataset)
     data.check_scheme(config.partition)
+    data.views_of(config.views)
     check_mixup(config.mixup)
+    if config.replay_always and not config.replays:
+        raise InputError(
+            "--replay-always repeats in A and B what the server does in C, which is "
+            "nothing; add --replay-shift, --replay-mirror, --replay-cutout or --mixup"
+        )
     last = len(MODELS[config.model](2)) - 1
     if config.cut is not None and not 1 <= config.cut <= last:
         raise InputError(
@@ -125,14 +134,19 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
             f"({jax.devices()[0]}); say --no-mesh, or see that jax finds the others "
             "(on a CPU: XLA_FLAGS=--xla_force_host_platform_device_count=8)"
         )
-    client, server = parts_of(config, dataset.num_classes)
+    shape, classes = dataset.image_shape, dataset.num_classes
+    client, server = parts_of(config, classes, shape)
+    replay = replay_of(config)
     tally = Tally() if config.lossless else None
     simulation = make_simulation(
         client,
         server,
         (dataset.train_images, dataset.train_labels),
         (dataset.test_images, dataset.test_labels),
-        gate=config.gate.make(dataset.num_classes),
+        gate=config.gate.make(classes),
+        head=head_of(config, classes),
+        local_epochs=config.local_epochs,
+        plain_client=plain_client_of(config, classes),
         optimizer=optimizer_of(config),
         codec=CODECS[config.codec],
         grad_codec=CODECS[config.grad_codec],
@@ -146,7 +160,8 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         ),
         refresh_statistics=config.refresh_statistics,
         defence=defence_of(config),
-        mixup=config.mixup,
+        replay=replay,
+        received_replay=replay if config.replay_always else AS_RECEIVED,
         seed=config.seed,
         devices=jax.devices() if config.mesh else None,
         observe=ignore if tally is None else tally.observe,
@@ -194,14 +209,53 @@ def shape_of(config: RunConfig) -> dict[str, object]:
     }
 
 
-def parts_of(config: RunConfig, classes: int) -> tuple[ModelPart, ModelPart]:
-    """The client's and the server's part of the config's network."""
-    blocks = MODELS[config.model](classes)
-    client, server = (
-        with_precision(from_flax(module), PRECISIONS[config.precision])
-        for module in split(blocks, cut_index(config))
-    )
+def parts_of(
+    config: RunConfig, classes: int, image_shape: tuple[int, ...]
+) -> tuple[ModelPart, ModelPart]:
+    """The client's and the server's part of the config's network.
+
+    Raises:
+        InputError: if a bottleneck is none.
+    """
+    blocks, cut = MODELS[config.model](classes), cut_index(config)
+    if config.bottleneck is not None:
+        try:
+            blocks = with_bottleneck(blocks, cut, config.bottleneck, image_shape)
+        except ValueError as error:
+            raise InputError(f"--bottleneck {config.bottleneck}: {error}") from error
+        cut += 1
+    client, server = (_part(config, module) for module in split(blocks, cut))
     return client, server
+
+
+def plain_client_of(config: RunConfig, classes: int) -> ModelPart | None:
+    """The client part without a bottleneck; None where there is none."""
+    if config.bottleneck is None:
+        return None
+    return _part(config, split(MODELS[config.model](classes), cut_index(config))[0])
+
+
+def head_of(config: RunConfig, classes: int) -> ModelPart | None:
+    """The head by which a client learns alone; None where it never does."""
+    return _part(config, LocalHead(classes)) if config.local_epochs else None
+
+
+def _part(config: RunConfig, module: nn.Module) -> ModelPart:
+    return with_precision(from_flax(module), PRECISIONS[config.precision])
+
+
+def replay_of(config: RunConfig) -> Replay:
+    """What the server does to stored maps before it learns from them."""
+    replays = []
+    if config.replay_shift:
+        replays.append(shift(config.replay_shift))
+    if config.replay_mirror:
+        replays.append(mirror())
+    if config.replay_cutout:
+        replays.append(cutout(config.replay_cutout))
+    if config.mixup:
+        replays.append(mixup(config.mixup))
+    return chain(*replays)
 
 
 def defence_of(config: RunConfig) -> Defence:
@@ -249,8 +303,9 @@ def canonical(config: RunConfig) -> RunConfig:
         name: known.default
         for name, known in options_of(RunConfig).items()
         if known.option.speed_only
-        or (known.option.beyond_a and not config.gate.leaves_a)
-        or (name == "refresh_augment" and not config.augment)
+        or (
+            known.option.beyond_a and not (config.gate.leaves_a or config.replay_always)
+        )
     }
     return dataclasses.replace(config, **unread)
 
@@ -268,7 +323,7 @@ def transform_of(config: RunConfig, moments: data.Moments, *, edge: int) -> Tran
     """Augmentation and normalisation of raw images.
 
     Args:
-        config: says whether to augment, and whether in B too.
+        config: says whether to augment in A, and what the views of B are.
         moments: of the training images.
         edge: of an image, in pixels.
     """
@@ -282,13 +337,32 @@ def transform_of(config: RunConfig, moments: data.Moments, *, edge: int) -> Tran
     def evaluate(images: jax.Array) -> jax.Array:
         return data.preprocess(images, *moments)
 
-    refresh = None if config.refresh_augment else lambda key, images: evaluate(images)
-    return Transform(train, evaluate, refresh)
+    def seen(name: str) -> Training:
+        # Views are of the usual crops, whether A augments or not.
+        def view(key: jax.Array, images: jax.Array) -> jax.Array:
+            return evaluate(data.VIEWS[name](key, images, round(edge / 8)))
+
+        return view
+
+    kinds = {name: seen(name) for name in data.VIEWS}
+    views = tuple(kinds[name] for name in data.views_of(config.views))
+    return Transform(train, evaluate, views)
 
 
 def step_sizes_of(config: RunConfig) -> np.ndarray:
-    """The lab's recipe: x0.2 at 60, 120 and 160 of 200 epochs, in proportion."""
-    epochs = np.arange(config.epochs)
+    """The lab's recipe: x0.2 at 60, 120 and 160 of 200 epochs, in proportion.
+
+    Clients that learn alone at first go through all of it by themselves.
+    """
+    alone, after = (
+        _recipe(config.learning_rate, epochs)
+        for epochs in (config.local_epochs, config.epochs)
+    )
+    return np.concatenate([alone, after])
+
+
+def _recipe(learning_rate: float, count: int) -> np.ndarray:
+    epochs = np.arange(count)
     shares = np.asarray([0.3, 0.6, 0.8])
-    drops = (epochs[:, None] >= shares * config.epochs).sum(axis=1)
-    return (config.learning_rate * 0.2**drops).astype(np.float32)
+    drops = (epochs[:, None] >= shares * count).sum(axis=1)
+    return (learning_rate * 0.2**drops).astype(np.float32)

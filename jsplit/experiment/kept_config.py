@@ -16,14 +16,20 @@ ADDED: dict[str, Any] = {
     "lossless": False,
     "nopeek": 0.0,
     "noise": 0.0,
-    "refresh_augment": True,
+    "views": "augmented",
     "mixup": 0.0,
+    "replay_shift": 0,
+    "replay_mirror": False,
+    "replay_cutout": 0,
+    "replay_always": False,
+    "local_epochs": 0,
+    "bottleneck": None,
 }
 """Settings that were added since the first version, each with what runs did before.
 
 A run's folder holds every setting of its version, so one that it lacks is one that its
 version did not have. That need not be the present default: B augmented images as A did
-before `refresh_augment` could say otherwise. A new setting gets its entry here.
+before `views` could say otherwise. A new setting gets its entry here.
 """
 
 
@@ -40,11 +46,11 @@ def from_kept(values: Mapping[str, Any], source: str) -> RunConfig:
 
     Example:
         >>> kept = flat(RunConfig())
-        >>> del kept["refresh_augment"]
-        >>> from_kept(kept, "config.json").refresh_augment
-        True
+        >>> del kept["views"]
+        >>> from_kept(kept, "config.json").views
+        'augmented'
     """
-    values = {**ADDED, **values}
+    values = {**ADDED, **_renamed(values)}
     strange = sorted(values.keys() - all_options().keys())
     if strange and values.get("gate") in list(GATES):
         raise InputError(
@@ -62,6 +68,14 @@ def from_kept(values: Mapping[str, Any], source: str) -> RunConfig:
             "has there; put the file back as the run wrote it, or move its folder away"
         )
     return config
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with `views` for what was `refresh_augment`."""
+    values = dict(values)
+    augmented = values.pop("refresh_augment", True) and values.get("augment", True)
+    values.setdefault("views", "augmented" if augmented else "plain")
+    return values
 
 
 def _reference(values: Mapping[str, Any], source: str) -> str:

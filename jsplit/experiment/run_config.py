@@ -121,15 +121,47 @@ class RunConfig:
             compared=True,
         ),
     ] = "running"
-    refresh_augment: Annotated[
-        bool,
+    views: Annotated[
+        str,
         Option(
-            "State B augments images as A does; else C learns from images as they are.",
+            "What state B sends of each image, and C learns from: a list of plain, "
+            "mirrored, cropped and augmented (as in A). Each of them takes an epoch of "
+            "B and a place in the store; C draws from all.",
             beyond_a=True,
             compared=True,
         ),
-    ] = False
+    ] = "plain"
 
+    replay_shift: Annotated[
+        int,
+        Option(
+            "State C moves stored maps by up to so many cells either way. 0: it does "
+            "not.",
+            "CELLS",
+            least=0,
+            most=1024,
+            beyond_a=True,
+            compared=True,
+        ),
+    ] = 0
+    replay_mirror: Annotated[
+        bool,
+        Option(
+            "State C mirrors half of the stored maps.", beyond_a=True, compared=True
+        ),
+    ] = False
+    replay_cutout: Annotated[
+        int,
+        Option(
+            "State C blanks a square of so many cells in each stored map. 0: it does "
+            "not.",
+            "CELLS",
+            least=0,
+            most=1024,
+            beyond_a=True,
+            compared=True,
+        ),
+    ] = 0
     mixup: Annotated[
         float,
         Option(
@@ -140,6 +172,34 @@ class RunConfig:
             compared=True,
         ),
     ] = 0.0
+    replay_always: Annotated[
+        bool,
+        Option(
+            "The server moves, mirrors, blanks and mixes in A and B as it does in C.",
+            compared=True,
+        ),
+    ] = False
+
+    local_epochs: Annotated[
+        int,
+        Option(
+            "Number of epochs, before the first of the gate, in which each client "
+            "learns alone by a small head of its own, and sends nothing.",
+            least=0,
+            most=_MOST,
+            compared=True,
+        ),
+    ] = 0
+    bottleneck: Annotated[
+        int | None,
+        Option(
+            "Number of channels to which the client's part is projected at the cut; "
+            "the server's begins with the way back. None: there is no projection.",
+            least=1,
+            most=_MOST,
+            compared=True,
+        ),
+    ] = None
 
     nopeek: Annotated[
         float,
@@ -167,7 +227,7 @@ class RunConfig:
 
     epochs: Annotated[
         int,
-        Option("Number of epochs, of any state.", least=1, most=_MOST, traced=True),
+        Option("Number of epochs in A, B and C.", least=1, most=_MOST, traced=True),
     ] = 200
     batch_size: Annotated[
         int | None,
@@ -265,11 +325,41 @@ class RunConfig:
     def unlike(self) -> list[str]:
         """How the states learn from different images, in words; empty if not."""
         words = []
-        if self.augment and not self.refresh_augment:
+        if self.augment and set(self.views.split(",")) != {"augmented"}:
             words.append("A learns from augmented images and B and C do not")
-        if self.mixup > 0:
-            words.append("C learns from mixtures")
+        replays = self.replays
+        if replays and not self.replay_always:
+            words.append(f"C learns from stored maps after {' and '.join(replays)}")
         return words
+
+    @property
+    def replays(self) -> list[str]:
+        """What the server does to stored maps before it learns from them, in words."""
+        done = {
+            f"shift {self.replay_shift}": self.replay_shift,
+            "mirror": self.replay_mirror,
+            f"cutout {self.replay_cutout}": self.replay_cutout,
+            f"mixup {self.mixup:g}": self.mixup > 0,
+        }
+        return [words for words, asked in done.items() if asked]
+
+    @property
+    def all_epochs(self) -> int:
+        """Epochs of the gate, and those before in which clients learn alone."""
+        return self.local_epochs + self.epochs
+
+
+def beside_paper(config: RunConfig) -> list[str]:
+    """What a run does beside the paper's states, each in a few words, for labels."""
+    words = []
+    if config.local_epochs:
+        words.append(f"alone {config.local_epochs}")
+    if config.bottleneck is not None:
+        words.append(f"bottleneck {config.bottleneck}")
+    if config.views != RunConfig.views:
+        words.append(f"views {config.views.replace(',', '+')}")
+    where = " always" if config.replay_always else ""
+    return words + [replay + where for replay in config.replays]
 
 
 @dataclass(frozen=True)

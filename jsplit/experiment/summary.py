@@ -121,9 +121,11 @@ def _spent(ledger: Ledger) -> dict[str, Any]:
 
 def plain_ledger(costs: CostModel, epochs: int) -> Ledger:
     """The ledger of plain split learning with the same parts, examples and clients."""
-    bits = FLOAT32_BITS * costs.values
+    base = costs.baseline
+    bits = FLOAT32_BITS * base.values
     plain = dataclasses.replace(
         costs,
+        **base._asdict(),
         payload_bits=bits,
         grad_payload_bits=bits,
         header_bytes=head_bytes(identity()),

@@ -95,8 +95,8 @@ def sweep(
         if progress is None:
             return Outcome(done, failed, stopped=True)
         done += 1
-        epochs += run.config.epochs
-        ahead = sum(other.config.epochs for other in left[place + 1 :])
+        epochs += run.config.all_epochs
+        ahead = sum(other.config.all_epochs for other in left[place + 1 :])
         seconds = round((time.monotonic() - began) / epochs * ahead)
         say(
             f"{path.name} {done}/{len(planned)}  {_line(run.name, progress)}  "

@@ -19,7 +19,7 @@ from jsplit.experiment.progress import Progress, Record
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import Writer, rewind
 from jsplit.runtime import device, multihost, sharding
-from jsplit.typing import OFFLINE, STATES
+from jsplit.typing import OFFLINE, REFRESH, SENT, STATES
 
 
 def resume(experiment: Experiment, folder: RunFolder) -> Progress:
@@ -46,7 +46,7 @@ def resume(experiment: Experiment, folder: RunFolder) -> Progress:
                 f"--resume: {folder.path} was trained on other data than "
                 f"{experiment.dataset.source}; give it the data it was started with"
             )
-        if int(small["gate"].state) == OFFLINE:
+        if needs_store(small["gate"].state, meta["states"]):
             store = checkpoint.restore(folder.checkpoints, epochs, small, store)[2]
     progress.state = TrainState(**small, store=store)
     progress.records = multihost.share(lambda: rewind(folder.metrics, epochs))
@@ -73,13 +73,13 @@ def train(
             and the records up to it are kept.
     """
     config = experiment.config
-    chunk = min(config.chunk, config.epochs)
+    chunk = min(config.chunk, config.all_epochs)
     paces: list[float] = []
-    while progress.epochs < config.epochs and not multihost.any_of(stopping()):
+    while progress.epochs < config.all_epochs and not multihost.any_of(stopping()):
         first = progress.epochs
         due = np.arange(first, first + chunk)
-        active = due < config.epochs
-        step_sizes = experiment.step_sizes[np.minimum(due, config.epochs - 1)]
+        active = due < config.all_epochs
+        step_sizes = experiment.step_sizes[np.minimum(due, config.all_epochs - 1)]
         before = time.perf_counter()
         try:
             state, outcome = experiment.simulation.program.run(
@@ -108,13 +108,13 @@ def train(
                 record = _record(outcome, place, first + place + 1)
                 _check_finite(record, folder, first)
                 progress.ledger.add(record["state"])
-                progress.store_changed |= record["state"] != STATES[OFFLINE]
-                record |= _accounts(progress.ledger)
+                progress.store_changed |= record["state"] in SENT
+                record |= accounts(progress.ledger)
                 record |= {
-                    "epochs": config.epochs,
+                    "epochs": config.all_epochs,
                     "learning_rate": float(step_sizes[place]),
                     "seconds": progress.seconds + spent,
-                    "eta_seconds": _eta(paces, config.epochs - record["epoch"]),
+                    "eta_seconds": _eta(paces, config.all_epochs - record["epoch"]),
                 }
                 if compressed and place == int(active.sum()) - 1:
                     record["compressed_bytes"] = compressed
@@ -122,7 +122,7 @@ def train(
                 for writer in writers:
                     writer.write(record)
         _save(experiment, folder, progress)
-    return progress.epochs == config.epochs
+    return progress.epochs == config.all_epochs
 
 
 def _compressed(experiment: Experiment, progress: Progress) -> dict[str, int] | None:
@@ -150,7 +150,8 @@ def _eta(paces: list[float], left: int) -> float | None:
 
 def _save(experiment: Experiment, folder: RunFolder, progress: Progress) -> None:
     small, store = progress.state.parts()
-    needed = int(small["gate"].state) == OFFLINE and progress.store_changed
+    wanted = needs_store(small["gate"].state, progress.ledger.states)
+    needed = wanted and progress.store_changed
     meta = {
         "states": progress.ledger.states,
         "fingerprint": experiment.dataset.fingerprint,
@@ -170,6 +171,12 @@ def _save(experiment: Experiment, folder: RunFolder, progress: Progress) -> None
         progress.store_changed = False
 
 
+def needs_store(due: jax.Array, states: str) -> bool:
+    """Whether the epoch that is due reads or adds to what the store holds."""
+    between = int(due) == REFRESH and states.endswith(STATES[REFRESH])
+    return int(due) == OFFLINE or between
+
+
 def _record(outcome: EpochRecord, place: int, epoch: int) -> Record:
     train, test = outcome.train, outcome.test
     return {
@@ -182,12 +189,14 @@ def _record(outcome: EpochRecord, place: int, epoch: int) -> Record:
     }
 
 
-def _accounts(ledger: Ledger) -> Record:
+def accounts(ledger: Ledger) -> Record:
+    """Of a run so far; there are no reductions while its clients learn alone."""
+    begun = ledger.epochs > 0
     return {
         "paper_bytes": ledger.paper_bits // 8,
         "wire_bytes": ledger.wire_bytes,
-        "communication_reduction": ledger.communication_reduction,
-        "client_compute_reduction": ledger.client_compute_reduction,
+        "communication_reduction": ledger.communication_reduction if begun else None,
+        "client_compute_reduction": ledger.client_compute_reduction if begun else None,
     }
 
 

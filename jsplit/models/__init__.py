@@ -3,8 +3,10 @@
 from functools import partial
 
 from jsplit.models.blocks import Block, Chain, Model, split
+from jsplit.models.bottleneck import with_bottleneck
 from jsplit.models.cnn import cnn
 from jsplit.models.cuts import Cut, cuts
+from jsplit.models.local_head import LocalHead
 from jsplit.models.resnet import resnet18, resnet50
 from jsplit.models.vgg import vgg
 
@@ -25,6 +27,7 @@ __all__ = [
     "Block",
     "Chain",
     "Cut",
+    "LocalHead",
     "Model",
     "cnn",
     "cuts",
@@ -32,4 +35,5 @@ __all__ = [
     "resnet50",
     "split",
     "vgg",
+    "with_bottleneck",
 ]

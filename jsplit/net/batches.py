@@ -76,10 +76,8 @@ class Batches:
         self._sizes = sizes
         self._examples = len(data.labels)
         self._images = jnp.asarray(data.images)
-        once = functools.cache(_gathered)  # compiled once where A and B do the same
-        self._sync, self._refresh = (
-            once(transform.training(sync=sync)) for sync in (True, False)
-        )
+        self._take = functools.cache(_gathered)
+        self._transform = transform
         self._evaluate = jax.jit(transform.evaluate)
         self._test_batch = min(test_batch, len(data.test_labels))
         self.count = -(-self._examples // sizes.batch)
@@ -106,17 +104,24 @@ class Batches:
         return np.arange(self._sizes.batch) < self.rows(number)
 
     def training(
-        self, plan: ClientPlan, number: int, *, sync: bool
+        self, plan: ClientPlan, number: int, view: int | None = None
     ) -> tuple[jax.Array, np.ndarray | None, jax.Array]:
         """A batch `[batch, ...]`, its mask, and the key that the part draws from.
 
-        Of state A if `sync`, else of B.
+        Of the B that sends a view, or else as A learns from them.
         """
         now = _STEP(plan, number, self._sizes.batch)
-        take = self._sync if sync else self._refresh
+        transform = self._transform
+        take = self._take(transform.train if view is None else transform.view(view))
         rows = schedule.example_at(now.positions, self._examples)
         x = take(self._images, rows, now.transform_key)
         return x, self.mask(number), now.part_key
+
+    def labels(self, plan: ClientPlan, number: int) -> np.ndarray:
+        """Those of the same batch, `Int32[batch]`."""
+        at = slice(number * self._sizes.batch, (number + 1) * self._sizes.batch)
+        rows = schedule.example_at(np.asarray(plan.order)[at], self._examples)
+        return self._data.labels[rows].astype(np.int32)
 
     def held_out(self, number: int) -> tuple[jax.Array, np.ndarray]:
         """A batch of the held-out set, and which of its rows are examples."""

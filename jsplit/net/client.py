@@ -12,7 +12,7 @@ from typing import TypeVar
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.state import SideState
+from jsplit.core.state import ClientParts
 from jsplit.errors import Refusal, RunError
 from jsplit.net import reconnect
 from jsplit.net.batches import Batches, BatchSizes, ClientData
@@ -27,7 +27,7 @@ from jsplit.net.tensors import (
     tensor_message,
     weights_message,
 )
-from jsplit.typing import SYNC, Packet
+from jsplit.typing import LOCAL, SYNC, Packet
 from jsplit.wire import label_bytes
 from jsplit.wire.messages import (
     EVALUATE,
@@ -87,7 +87,7 @@ class Client:
         stopping: Callable[[], bool] = lambda: False,
     ):
         self.traffic = ClientTraffic(notify)
-        self.side: SideState | None = None
+        self.parts: ClientParts | None = None
         self._number = number
         self._alone = alone
         self._data = data
@@ -233,7 +233,7 @@ class Client:
     def _take_weights(self, message: ClientWeights) -> None:
         weights, _ = read_weights(message, self._setup.beginning)
         self._store.save(weights)
-        self.side = weights
+        self.parts = weights
 
     def _follow(self, channel: Channel, plan: Plan) -> Message | None:
         """Does what a plan says; returns a message that came instead of what was due.
@@ -243,17 +243,17 @@ class Client:
         """
         check_plan(plan, len(self._setup.step_sizes))
         before = self.traffic.total
-        work = self._train_epoch if plan.state == SYNC else self._send_batches
-        other = work(channel, plan)
+        work = {SYNC: self._train_epoch, LOCAL: self._learn_alone}
+        other = work.get(plan.state, self._send_batches)(channel, plan)
         if other is None and plan.state != EVALUATE:
             crossed = self.traffic.total - before
             self.traffic.report_epoch(plan.place.epoch, plan.state, crossed)
         return other
 
-    def _weights(self, plan: Plan) -> SideState:
+    def _weights(self, plan: Plan) -> ClientParts:
         if plan.weights == INITIAL_WEIGHTS:
             return self._setup.beginning
-        weights: SideState = self._store.load(plan.weights, self._setup.beginning)
+        weights: ClientParts = self._store.load(plan.weights, self._setup.beginning)
         self._store.mark_used(plan.weights)
         return weights
 
@@ -270,7 +270,7 @@ class Client:
             number = work.done
             if work.waiting is None:
                 packet, residual = setup.steps.client_forward(
-                    work.side, *batches.training(schedule, number, sync=True)
+                    work.parts.part, *batches.training(schedule, number)
                 )
                 place = plan.place._replace(number=number)
                 rows = batches.rows(number)
@@ -289,13 +289,14 @@ class Client:
             if not isinstance(reply, Tensor):
                 return reply
             sent, residual = work.waiting
-            work.side = setup.steps.client_backward(
-                work.side,
+            part = setup.steps.client_backward(
+                work.parts.part,
                 residual,
                 self._gradient(reply, sent),
                 batches.mask(number),
                 step_size,
             )
+            work.parts = work.parts._replace(part=part)
             work.waiting, work.done = None, number + 1
         if work.finished is None:
             place = plan.place._replace(number=batches.count)
@@ -304,10 +305,36 @@ class Client:
             self._send(channel, work.finished)
         return None
 
+    def _learn_alone(self, channel: Channel, plan: Plan) -> Message | None:
+        """An epoch by the client's own head: only the end of it is told."""
+        work, batches = self._work, self._batches
+        if work is None or work.plan.place[:2] != plan.place[:2]:
+            if plan.place.number > 0:
+                return None  # It was finished before this process began.
+            work = self._work = EpochProgress(plan, self._weights(plan))
+        if work.finished is None:
+            schedule = batches.plan(plan.key)
+            step_size = jnp.float32(self._setup.step_sizes[plan.place.epoch])
+            part, head = work.parts
+            for number in range(batches.count):
+                if self._stopping():
+                    raise KeyboardInterrupt
+                x, mask, key = batches.training(schedule, number)
+                labels = batches.labels(schedule, number)
+                assert self._setup.steps.client_alone is not None
+                part, head, _ = self._setup.steps.client_alone(
+                    part, head, x, labels, mask, key, step_size
+                )
+            work.parts = ClientParts(part, head)
+            work.finished = self._finish(work, plan.place._replace(number=0))
+        if plan.place.number == 0:
+            self._send(channel, work.finished)
+        return None
+
     def _send_batches(self, channel: Channel, plan: Plan) -> Message | None:
         """State B, or the held-out set: nothing comes back to wait for."""
         setup, batches = self._setup, self._batches
-        side, examine = self._weights(plan), plan.state == EVALUATE
+        side, examine = self._weights(plan).part, plan.state == EVALUATE
         if examine:
             count = batches.held_out_count
         else:
@@ -319,7 +346,7 @@ class Client:
                 rows = int(mask.sum())
             else:
                 packet = setup.steps.client_refresh(
-                    side, *batches.training(schedule, number, sync=False)
+                    side, *batches.training(schedule, number, plan.view)
                 )
                 rows = batches.rows(number)
             place = plan.place._replace(number=number)
@@ -351,11 +378,11 @@ class Client:
 
     def _finish(self, work: EpochProgress, place: Place) -> Message:
         """Stores the weights; returns the message that ends an epoch of A."""
-        self.side = work.side
-        digest = self._store.save(work.side)
+        self.parts = work.parts
+        digest = self._store.save(work.parts)
         if self._alone:
             return WeightsKept(place, digest)
-        return weights_message(work.side, place)[0]
+        return weights_message(work.parts, place)[0]
 
 
 def _moments(welcome: Welcome) -> Moments:

@@ -79,6 +79,7 @@ class ClientManager:
         length: int,
         check: Callable[[int, Message], CheckedMessage],
         *,
+        view: int = 0,
         key: bytes = bytes(8),
         due: bool = False,
     ) -> Task:
@@ -90,12 +91,13 @@ class ClientManager:
             which: of the kinds of plan.
             length: messages that it then owes.
             check: of those.
+            view: of its examples that it is to send in B.
             key: that its draws follow from.
             due: whether an undisturbed client lacks the weights that the state has.
         """
         place = Place(state.epoch, next(self._numbers), 0)
         task = Task(
-            Plan(place, which, key, state.digest),
+            Plan(place, which, view, key, state.digest),
             length,
             check,
             _update(state),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jsplit.core.client_steps import Residual
-from jsplit.core.state import SideState
+from jsplit.core.state import ClientParts
 from jsplit.core.steps import Steps
 from jsplit.core.transform import Transform
 from jsplit.typing import Codec
@@ -19,7 +19,7 @@ class ClientSetup(NamedTuple):
     Attributes:
         steps: of the client/server pair.
         transform: of raw images.
-        beginning: the client part that all begin with.
+        beginning: what all clients begin with.
         codec: of activations.
         grad_codec: of gradients.
         smashed_shape: of one example's activations.
@@ -29,7 +29,7 @@ class ClientSetup(NamedTuple):
 
     steps: Steps
     transform: Transform
-    beginning: SideState
+    beginning: ClientParts
     codec: Codec
     grad_codec: Codec
     smashed_shape: tuple[int, ...]
@@ -42,18 +42,18 @@ Moments = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclasses.dataclass
 class EpochProgress:
-    """An epoch of A in progress.
+    """An epoch in progress in which the client learns.
 
     Attributes:
         plan: that it follows.
-        side: after the batches that are done.
+        parts: after the batches that are done.
         done: how many those are.
         waiting: the message and the residual of the batch whose gradient is due.
         finished: the message that ends the epoch, once it is made.
     """
 
     plan: Plan
-    side: SideState
+    parts: ClientParts
     done: int = 0
     waiting: tuple[Tensor, Residual] | None = None
     finished: Message | None = None

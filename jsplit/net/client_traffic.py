@@ -26,7 +26,7 @@ class ClientTraffic:
         return self.sent + self.received
 
     def report_epoch(self, epoch: int, state: int, crossed: int) -> None:
-        """Says that an epoch in A or B is over, in which so many bytes crossed."""
+        """Says that an epoch with this client is over, in which so much crossed."""
         if state == SYNC:
             self._whole = max(self._whole, crossed)
         self.report_idle(epoch)

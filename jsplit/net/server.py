@@ -18,7 +18,7 @@ from jsplit.core.algorithm import learn_from_store
 from jsplit.core.metrics import Metrics
 from jsplit.core.state import SideState
 from jsplit.core.steps import Steps
-from jsplit.core.store import Store
+from jsplit.core.store import Store, with_views
 from jsplit.core.topology import Layout, average
 from jsplit.errors import Refusal
 from jsplit.net.client_manager import ClientManager
@@ -31,7 +31,7 @@ from jsplit.net.client_session import (
 )
 from jsplit.net.scoring import summed
 from jsplit.net.state import ServerSetup, ServerState
-from jsplit.net.store import HostStore
+from jsplit.net.store import HostStore, ServerBatch
 from jsplit.net.tensors import (
     on_host,
     padded,
@@ -40,7 +40,7 @@ from jsplit.net.tensors import (
     weights_message,
 )
 from jsplit.net.traffic_counter import TrafficCounter
-from jsplit.typing import OFFLINE, SYNC, Packet
+from jsplit.typing import LOCAL, OFFLINE, REFRESH, SYNC, Packet
 from jsplit.wire.messages import ClientWeights, Message, Place, WeightsKept
 
 _PLAN = jax.jit(schedule.plan_client, static_argnums=2)
@@ -60,7 +60,8 @@ def _offline(
     padded: bool,
 ) -> tuple[SideState, Metrics]:
     batches = schedule.plan_offline(key, filled, layout, padded=padded)
-    return learn_from_store(steps, stored, batches, server, step_size)
+    batches = with_views(stored, key, batches, layout)
+    return learn_from_store(steps, stored.examples, batches, server, step_size)
 
 
 class ServerTrainer:
@@ -85,7 +86,9 @@ class ServerTrainer:
         counter: TrafficCounter,
         notify: Callable[[str], None],
     ):
-        self.store = HostStore(setup.layout, setup.codec, setup.smashed_shape)
+        self.store = HostStore(
+            setup.layout, setup.codec, setup.smashed_shape, setup.views
+        )
         self._setup = setup
         self._manager = manager
         self._labels = labels
@@ -96,18 +99,20 @@ class ServerTrainer:
 
     def run_epoch(
         self, state: ServerState, step_size: float
-    ) -> tuple[ServerState, Metrics, frozenset[int]]:
+    ) -> tuple[ServerState, Metrics | None, frozenset[int]]:
         """Runs the next epoch, in the state that the gate names.
 
         Returns:
             What the epoch after it begins with, the sums over this one's training
-            examples, and the clients without which it went on, in A or B.
+            examples (None where the clients learned alone), and the clients without
+            which it went on.
 
         Raises:
             RunError: if a client is gone and the run may not go on without it.
             Stopped: if the server was asked to stop.
         """
         size, absent = jnp.float32(step_size), frozenset[int]()
+        metrics: Metrics | None
         key = schedule.epoch_key(self._setup.key, state.epoch)
         if int(state.gate.state) == OFFLINE:
             server, metrics = self._alone(
@@ -122,14 +127,15 @@ class ServerTrainer:
         else:
             state, metrics = self._with_clients(state, key, size)
             absent = self._manager.absent
-        mean = metrics.loss / metrics.examples.astype(jnp.float32)
+        # The gate does not look at epochs of which the server heard no loss.
+        mean = jnp.float32(0) if metrics is None else metrics.mean_loss
         gate = self._update(state.gate, mean)
         self._counter.commit()
         return state._replace(gate=gate, epoch=state.epoch + 1), metrics, absent
 
     def _with_clients(
         self, state: ServerState, key: jax.Array, step_size: jax.Array
-    ) -> tuple[ServerState, Metrics]:
+    ) -> tuple[ServerState, Metrics | None]:
         # Nobody waits again for clients that were absent until they are back.
         absent = set(self._manager.still_absent())
         everyone = len(self._manager.sessions)
@@ -139,6 +145,10 @@ class ServerTrainer:
             try:
                 result = self._attempt(state, key, step_size, frozenset(absent))
                 self._manager.absent = frozenset(absent)
+                ran = int(state.gate.state)
+                for client in range(everyone if ran != LOCAL else 0):
+                    if client not in absent:
+                        self.store.note_turn(client, reply=ran == SYNC)
                 return result
             except ClientRestarted as error:
                 self._notify(
@@ -169,18 +179,23 @@ class ServerTrainer:
         key: jax.Array,
         step_size: jax.Array,
         absent: frozenset[int],
-    ) -> tuple[ServerState, Metrics]:
-        """One try at an epoch of A or B; `state` is not touched."""
+    ) -> tuple[ServerState, Metrics | None]:
+        """One try at an epoch with clients; `state` is not touched.
+
+        Where they learn alone no batches are sent, and there is no loss to hear of.
+        """
         layout = self._setup.layout
         keys = schedule.client_keys(key, layout)
-        sync = int(state.gate.state) == SYNC
+        ran = int(state.gate.state)
+        sync, alone = ran == SYNC, ran == LOCAL
         metrics: list[Metrics] = []
         for group in range(layout.groups):
             members = range(group * layout.members, (group + 1) * layout.members)
             present = [client for client in members if client not in absent]
             if not present:
                 continue
-            tasks = self._begin(state, keys[group], present, sync)
+            tasks = self._begin(state, keys[group], present, ran)
+            views = [0 if sync else self.store.next_view(client) for client in members]
             orders = {
                 client: np.asarray(
                     _PLAN(
@@ -192,17 +207,17 @@ class ServerTrainer:
                 for client in present
             }
             server = state.server
-            for number in range(layout.steps):
-                batch = self._collect(members, present, orders, number)
-                if batch is None:
+            for number in range(0 if alone else layout.steps):
+                collected = self._collect(members, present, orders, number)
+                if collected is None:
                     continue
-                packets, labels, mask = batch
-                self.store.write(group, number, packets, labels, mask)
+                packets, batch = collected
+                self.store.write(group, number, views, packets, batch)
                 given = (
                     server,
                     packets,
-                    labels,
-                    mask if layout.padded or absent else None,
+                    batch.labels,
+                    batch.mask if layout.padded or absent else None,
                     schedule.server_key(key, group, number, layout),
                     step_size,
                 )
@@ -216,25 +231,27 @@ class ServerTrainer:
                 metrics.append(found)
             state = state._replace(server=server)
             state = state._replace(holders=state.holders | set(present))
-            if sync:
+            if sync or alone:
                 state = self._collect_weights(state, present)
             for client in present:
                 self._manager.sessions[client].clear()
-        return state, summed(metrics)
+        return state, None if alone else summed(metrics)
 
     def _begin(
-        self, state: ServerState, keys: jax.Array, present: Sequence[int], sync: bool
+        self, state: ServerState, keys: jax.Array, present: Sequence[int], ran: int
     ) -> dict[int, Task]:
         layout, tasks = self._setup.layout, {}
         for client in present:
             batches = -(-self._setup.sizes[client] // layout.batch)
+            batches = 0 if ran == LOCAL else batches
             member = client % layout.members
             tasks[client] = self._manager.assign(
                 client,
                 state,
-                int(not sync),
-                batches + sync,
+                ran,
+                batches + (ran in (SYNC, LOCAL)),
                 functools.partial(self._check, client, batches),
+                view=self.store.next_view(client) if ran == REFRESH else 0,
                 key=_key_bytes(keys[member]),
                 due=client not in state.holders,
             )
@@ -266,14 +283,14 @@ class ServerTrainer:
         present: Sequence[int],
         orders: dict[int, np.ndarray],
         number: int,
-    ) -> tuple[Packet, np.ndarray, np.ndarray] | None:
-        """A step's packets of all members, with labels and mask; None if all are out.
+    ) -> tuple[Packet, ServerBatch] | None:
+        """A step's packets of all members, and what is known; None if all are out.
 
         Padded rows are zeros, as those that nobody sends.
         """
         layout, setup = self._setup.layout, self._setup
         packets, mask = [], np.zeros((len(members), layout.batch), bool)
-        labels = np.zeros((len(members), layout.batch), np.int32)
+        labels, positions = np.zeros((2, len(members), layout.batch), np.int32)
         for place, client in enumerate(members):
             rows = self._rows(client, number) if client in present else 0
             if rows:
@@ -281,7 +298,8 @@ class ServerTrainer:
                 mask[place, :rows] = True
                 at = slice(number * layout.batch, (number + 1) * layout.batch)
                 own = self._labels[client]
-                labels[place] = own[schedule.example_at(orders[client][at], len(own))]
+                positions[place] = orders[client][at]
+                labels[place] = own[schedule.example_at(positions[place], len(own))]
             else:
                 packet = on_host(
                     np.zeros((0, *setup.smashed_shape), setup.codec.payload_dtype),
@@ -291,7 +309,7 @@ class ServerTrainer:
         if not mask.any():
             return None
         stacked = on_host(*(np.stack(leaves) for leaves in zip(*packets, strict=True)))
-        return stacked, labels, mask
+        return stacked, ServerBatch(labels, positions, mask)
 
     def _answer(
         self, tasks: dict[int, Task], members: range, replies: Packet, number: int

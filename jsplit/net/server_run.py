@@ -12,6 +12,7 @@ from jsplit.errors import Refusal, RunError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import step_sizes_of
 from jsplit.experiment.config import RunConfig, agreement
+from jsplit.experiment.train import accounts, needs_store
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import Writer, rewind
 from jsplit.net import membership
@@ -25,7 +26,7 @@ from jsplit.net.server import ServerTrainer
 from jsplit.net.setup import PreparedServer, layout_of, needs_of, prepare_server
 from jsplit.net.state import ServerState
 from jsplit.net.traffic_counter import TrafficCounter, open_totals
-from jsplit.typing import OFFLINE, STATES
+from jsplit.typing import SENT, STATES
 from jsplit.wire.messages import Done, Hello
 
 Record = dict[str, Any]
@@ -109,7 +110,7 @@ class ServerRun:
             return False
         last = self.records[-1]
         done = Done(
-            self._config.epochs,
+            self._config.all_epochs,
             last.get("test_correct", 0),
             last.get("test_examples", 0),
         )
@@ -238,7 +239,7 @@ class ServerRun:
         assert self.state is not None and self.ledger is not None
         config, sizes = self._config, step_sizes_of(self._config)
         paces: list[float] = []
-        while self.state.epoch < config.epochs:
+        while self.state.epoch < config.all_epochs:
             if self._stopping():
                 raise Stopped
             began = time.perf_counter()
@@ -246,7 +247,7 @@ class ServerRun:
             self.state, metrics, absent = trainer.run_epoch(
                 self.state, float(sizes[number])
             )
-            self._store_changed |= ran != STATES[OFFLINE]
+            self._store_changed |= ran in SENT
             self.ledger.add(ran, absent)
             record = self._record(ran, metrics, absent)
             record |= self._score(scorer, number + 1)
@@ -256,41 +257,43 @@ class ServerRun:
             record |= {
                 "learning_rate": float(sizes[number]),
                 "seconds": before + spent,
-                "eta_seconds": _seconds_left(paces, config.epochs - number - 1),
+                "eta_seconds": _seconds_left(paces, config.all_epochs - number - 1),
             }
             self.records.append(record)
             for writer in writers:
                 writer.write(record)
             self._save(trainer)
 
-    def _record(self, ran: str, metrics: Metrics, absent: frozenset[int]) -> Record:
+    def _record(
+        self, ran: str, metrics: Metrics | None, absent: frozenset[int]
+    ) -> Record:
         assert self.state is not None and self.ledger is not None
-        ledger, examples = self.ledger, int(metrics.examples)
-        loss = float(metrics.loss) / examples
-        if not np.isfinite(loss):
+        ledger = self.ledger
+        examples = 0 if metrics is None else int(metrics.examples)
+        loss = None if metrics is None else float(metrics.loss) / examples
+        if loss is not None and not np.isfinite(loss):
             raise RunError(
                 f"the training loss became {loss} in epoch {self.state.epoch} (state "
                 f"{ran}); start a new run with a lower --learning-rate"
             )
         return {
             "epoch": self.state.epoch,
-            "epochs": self._config.epochs,
+            "epochs": self._config.all_epochs,
             "state": ran,
             "train_loss": loss,
-            "train_accuracy": int(metrics.correct) / examples,
+            "train_accuracy": (
+                None if metrics is None else int(metrics.correct) / examples
+            ),
             "train_examples": examples,
             "absent": sorted(absent),
             "clients": sum(session.connected for session in self.sessions),
-            "paper_bytes": ledger.paper_bits // 8,
-            "wire_bytes": ledger.wire_bytes,
-            "communication_reduction": ledger.communication_reduction,
-            "client_compute_reduction": ledger.client_compute_reduction,
+            **accounts(ledger),
             "counted_bytes": self.counter.total,
         }
 
     def _score(self, scorer: Scorer, epochs: int) -> Record:
         every, labels = self._serving.evaluate, self.admission.held_out
-        due = epochs == self._config.epochs or (every and epochs % every == 0)
+        due = epochs == self._config.all_epochs or (every and epochs % every == 0)
         if labels is None or not due:
             return {}
         assert self.state is not None
@@ -309,9 +312,9 @@ class ServerRun:
 
     def _save(self, trainer: ServerTrainer) -> None:
         assert self.state is not None and self.ledger is not None
-        offline = int(self.state.gate.state) == OFFLINE
+        needs = needs_store(self.state.gate.state, self.ledger.states)
         # Where epochs go on without a client, what it sent last is needed in A too.
-        wanted = offline or self._serving.absent == "skip"
+        wanted = needs or self._serving.absent == "skip"
         needed = wanted and self._store_changed
         meta = {
             "digest": self.state.digest.hex(),

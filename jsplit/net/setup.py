@@ -1,6 +1,7 @@
 """Makes what the server and a client compute with from their config."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -9,16 +10,23 @@ import jax.numpy as jnp
 from jsplit import data
 from jsplit.accounting.cost_model import CostModel
 from jsplit.codecs import CODECS
+from jsplit.core.gate import Gate
+from jsplit.core.gate_phases import after_local, with_views
 from jsplit.core.init import (
+    begin_head,
     init_both,
     init_compiled,
+    init_head,
     keys_of,
     make_cost_model,
+    plain_costs,
     smashed_of,
 )
 from jsplit.core.metrics import cross_entropy, top_1
+from jsplit.core.model_part import ModelPart
+from jsplit.core.replay import AS_RECEIVED
 from jsplit.core.simulation import TEST_BATCH
-from jsplit.core.state import SideState, init_side
+from jsplit.core.state import ClientParts, SideState, init_side
 from jsplit.core.steps import Steps, make_steps
 from jsplit.core.topology import TOPOLOGIES, Layout, make_layout
 from jsplit.errors import InputError
@@ -82,7 +90,8 @@ def needs_of(
     largest = [layout.batch * max(up, down), min(TEST_BATCH, held_out) * up]
     largest += [part] if config.clients > 1 else []
     return ResourceNeeds(
-        store=layout.groups * layout.members * layout.slots * up, message=max(largest)
+        store=_views(config) * layout.groups * layout.members * layout.slots * up,
+        message=max(largest),
     )
 
 
@@ -91,13 +100,32 @@ def _shapes(
     config: RunConfig, image: tuple[int, int, int], classes: int
 ) -> tuple[tuple[int, ...], int]:
     """Of one example's activations; and the bytes of the client part."""
-    client, _ = build.parts_of(config, classes)
+    client, _ = build.parts_of(config, classes, image)
+    head = build.head_of(config, classes)
     optimizer, x = build.optimizer_of(config), jnp.zeros((1, *image), jnp.float32)
-    side = jax.eval_shape(
-        lambda key, x: init_side(client, optimizer, key, x), jax.random.key(0), x
+
+    def begun(part: ModelPart, x: jax.Array) -> SideState:
+        return init_side(part, optimizer, jax.random.key(0), x)
+
+    side = jax.eval_shape(functools.partial(begun, client), x)
+    smashed = smashed_of(client, side, x)
+    own = (
+        None
+        if head is None
+        else jax.eval_shape(functools.partial(begun, head), smashed)
     )
-    part = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(side))
-    return smashed_of(client, side, x).shape[1:], part
+    leaves = jax.tree.leaves((side, own))
+    part = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    return smashed.shape[1:], part
+
+
+def _views(config: RunConfig) -> int:
+    return len(data.views_of(config.views))
+
+
+def _gate(config: RunConfig, classes: int) -> Gate:
+    gate = with_views(config.gate.make(classes), _views(config))
+    return after_local(gate, config.local_epochs)
 
 
 def check_codecs(config: RunConfig) -> None:
@@ -132,21 +160,29 @@ def prepare_server(
             "examples of all clients; take a smaller one"
         )
     layout = layout_of(config, sizes)
-    client, server = build.parts_of(config, classes)
+    client, server = build.parts_of(config, classes, image)
+    head = build.head_of(config, classes)
+    plain = build.plain_client_of(config, classes)
     optimizer, keys = build.optimizer_of(config), keys_of(config.seed)
     x = jnp.zeros((1, *image), jnp.float32)
     prepared = init_both(client, server, optimizer, keys, x, layout)
+    build.replay_of(config).check(prepared.smashed.shape[1:])
+    own = None
+    if head is not None:
+        own = init_head(head, optimizer, keys, prepared.smashed, layout)
+    parts = ClientParts(prepared.client, own)
     codec, grad_codec = CODECS[config.codec], CODECS[config.grad_codec]
-    gate = config.gate.make(classes)
+    gate = _gate(config, classes)
     setup = ServerSetup(
-        steps=_steps(config, classes),
+        steps=_steps(config, classes, image),
         gate=gate,
         codec=codec,
         grad_codec=grad_codec,
         layout=layout,
         sizes=tuple(sizes),
+        views=_views(config),
         smashed_shape=prepared.smashed.shape[1:],
-        client=prepared.client,
+        client=parts,
         key=keys.run,
         loss=cross_entropy,
         correct=top_1,
@@ -156,7 +192,7 @@ def prepare_server(
         server=prepared.server,
         gate=gate.init(),
         digest=INITIAL_WEIGHTS,
-        client=None if len(sizes) == 1 else prepared.client,
+        client=None if len(sizes) == 1 else parts,
         holders=frozenset(range(len(sizes))),
         epoch=0,
     )
@@ -165,6 +201,8 @@ def prepare_server(
         prepared.client,
         x,
         prepared.smashed,
+        head=None if head is None or own is None else (head, own),
+        plain=None if plain is None else plain_costs(plain, optimizer, x),
         sizes=sizes,
         layout=layout,
         codec=codec,
@@ -181,35 +219,39 @@ def prepare_client(
     moments: data.Moments,
 ) -> ClientSetup:
     """What a client computes with, for images with these moments."""
-    client, _ = build.parts_of(config, classes)
-    x = jnp.zeros((1, *image), jnp.float32)
-    side: SideState = init_compiled(
-        client, build.optimizer_of(config), keys_of(config.seed).client, x
-    )
+    client, _ = build.parts_of(config, classes, image)
+    head, optimizer = build.head_of(config, classes), build.optimizer_of(config)
+    x, keys = jnp.zeros((1, *image), jnp.float32), keys_of(config.seed)
+    side = init_compiled(client, optimizer, keys.client, x)
+    smashed = smashed_of(client, side, x)
+    own = None if head is None else begin_head(head, optimizer, keys, smashed)
     return ClientSetup(
-        steps=_steps(config, classes),
+        steps=_steps(config, classes, image),
         transform=build.transform_of(config, moments, edge=image[0]),
-        beginning=side,
+        beginning=ClientParts(side, own),
         codec=CODECS[config.codec],
         grad_codec=CODECS[config.grad_codec],
-        smashed_shape=smashed_of(client, side, x).shape[1:],
+        smashed_shape=smashed.shape[1:],
         step_sizes=build.step_sizes_of(config),
         test_batch=TEST_BATCH,
     )
 
 
 @functools.lru_cache(maxsize=8)
-def _steps(config: RunConfig, classes: int) -> Steps:
+def _steps(config: RunConfig, classes: int, image: tuple[int, int, int]) -> Steps:
     """The jitted steps; made once for a server and clients in one process."""
-    client, server = build.parts_of(config, classes)
+    client, server = build.parts_of(config, classes, image)
+    replay = build.replay_of(config)
     return make_steps(
         client,
         server,
+        head=build.head_of(config, classes),
         client_optimizer=build.optimizer_of(config),
         server_optimizer=build.optimizer_of(config),
         codec=CODECS[config.codec],
         grad_codec=CODECS[config.grad_codec],
         refresh_statistics=config.refresh_statistics,
         defence=build.defence_of(config),
-        mixup=config.mixup,
+        replay=replay,
+        received_replay=replay if config.replay_always else AS_RECEIVED,
     )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 
 from jsplit.core.gate import Gate, GateState
-from jsplit.core.state import SideState
+from jsplit.core.state import ClientParts, SideState
 from jsplit.core.steps import Steps
 from jsplit.core.topology import Layout
 from jsplit.typing import Codec
@@ -22,8 +22,9 @@ class ServerSetup(NamedTuple):
         grad_codec: of gradients.
         layout: static sizes.
         sizes: examples of each client.
+        views: of each example that the store holds.
         smashed_shape: of one example's activations.
-        client: a client part, for its shapes.
+        client: what a client trains, for its shapes.
         key: that every epoch's draws follow from.
         loss: of each held-out example.
         correct: likewise.
@@ -36,8 +37,9 @@ class ServerSetup(NamedTuple):
     grad_codec: Codec
     layout: Layout
     sizes: tuple[int, ...]
+    views: int
     smashed_shape: tuple[int, ...]
-    client: SideState
+    client: ClientParts
     key: jax.Array
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     correct: Callable[[jax.Array, jax.Array], jax.Array]
@@ -51,7 +53,7 @@ class ServerState(NamedTuple):
         server: the server part.
         gate: its state names the state of the epoch.
         digest: of the current client weights.
-        client: the client part; None where it never leaves its one client.
+        client: what the clients train; None where it never leaves its one client.
         holders: clients that have those weights, unless something happened to them.
         epoch: epochs finished.
     """
@@ -59,6 +61,6 @@ class ServerState(NamedTuple):
     server: SideState
     gate: GateState
     digest: bytes
-    client: SideState | None
+    client: ClientParts | None
     holders: frozenset[int]
     epoch: int

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple, TypeVar, get_type_hints, overload
 
 from jsplit.errors import Refusal
+from jsplit.typing import LOCAL
 from jsplit.wire.layout import (
     FieldKind,
     Layout,
@@ -23,7 +24,7 @@ from jsplit.wire.layout import (
     utf8,
 )
 
-VERSION = 3
+VERSION = 4
 """Version of the protocol; both sides must speak the same one."""
 
 DIGEST_BYTES = 16
@@ -196,6 +197,8 @@ class Tensor(Message, kind=3, sender="both"):
 class ClientWeights(Message, kind=4, sender="both"):
     """A client part that changes hands: parameters, statistics, optimizer state.
 
+    In a run whose clients learn alone at first, those of the head, too.
+
     Attributes:
         place: where the client that sends it stands; zeros from the server.
         digest: of its arrays' bytes.
@@ -260,19 +263,21 @@ class Plan(Message, kind=8, sender="server"):
 
     Attributes:
         place: the batch to go on with; 0 at the beginning.
-        state: 0 A, 1 B, or `EVALUATE`.
+        state: 0 A, 1 B, `EVALUATE`, or 3: the client learns alone, without batches.
+        view: of its examples that the client is to send in B, from 0.
         key: what the client's draws of this epoch follow from.
         weights: digest of the client weights that the epoch begins with.
     """
 
     place: Annotated[Place, PLACE]
     state: Annotated[int, U8]
+    view: Annotated[int, U8]
     key: Annotated[bytes, KEY]
     weights: Annotated[bytes, DIGEST]
 
     def check(self) -> None:
         """As `Message.check`."""
-        if self.state > EVALUATE:
+        if self.state > LOCAL:
             raise ValueError("clients take no part in such a state")
 
 

@@ -76,7 +76,10 @@ def test_one_step_of_a_network_in_8_bits_on_a_mesh_of_8_changes_few_codes_by_one
     devices(8)
     on_mesh(*TINY, *flags, "--mesh", "--workdir", tmp_path / "run", cache=cache)
     arrays, wanted = arrays_of(tmp_path / "run"), arrays_of(one_device(*flags))
-    header, payload = ".store.packets.header", ".store.packets.payload"
+    header, payload = (
+        ".store.examples.packets.header",
+        ".store.examples.packets.payload",
+    )
     np.testing.assert_array_equal(arrays[header], wanted[header])
     apart = np.abs(places(arrays[payload]) - places(wanted[payload]))
     assert apart.max() <= 1 and apart.sum() <= 8  # Of 16384.
@@ -106,7 +109,7 @@ from jsplit.experiment.train import resume
 folder, config, _ = read_workdir(Path(sys.argv[1]))
 assert jax.device_count() == 4 and config.mesh
 state = resume(build(config, load_dataset(config, print)), folder).state
-assert len(state.store.packets.payload.sharding.device_set) == 4
+assert len(state.store.examples.packets.payload.sharding.device_set) == 4
 for leaf in jax.tree.leaves(state):
     print("crc", zlib.crc32(np.asarray(leaf).tobytes()))
 """
@@ -151,8 +154,8 @@ from jsplit.experiment.build import build, load_dataset
 from jsplit.experiment.config import RunConfig
 config = RunConfig(**json.loads(sys.argv[1]))
 simulation = build(config, load_dataset(config, lambda line: None)).simulation
-print("whole", simulation.state.store.packets.payload.nbytes)
-for shard in simulation.state.store.packets.payload.addressable_shards:
+print("whole", simulation.state.store.examples.packets.payload.nbytes)
+for shard in simulation.state.store.examples.packets.payload.addressable_shards:
     print("part", shard.data.nbytes)
 program = simulation.program.run.lower(
     simulation.state, simulation.shards, simulation.test, simulation.key,

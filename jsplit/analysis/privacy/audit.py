@@ -6,7 +6,7 @@ import numpy as np
 
 from jsplit.analysis.privacy import dependence, inversion, labels
 from jsplit.analysis.privacy.view import Ended, View, last_sent, private, public
-from jsplit.typing import OFFLINE, STATES
+from jsplit.typing import SENT
 
 PRIVATE = 1024
 """Examples that are attacked."""
@@ -41,11 +41,12 @@ def audit(run: Ended, *, first: bool, shown: int = 10) -> Audit:
     """
     seed = run.experiment.config.seed
     figures: dict[str, Any] = {
-        "epochs_sent": sum(state != STATES[OFFLINE] for state in run.states)
+        "epochs_sent": sum(state in SENT for state in run.states)
     }
     images, guesses = {}, {}
     views = {LAST: (run.client, last_sent(run.states))}
-    if first:
+    # A client that learned alone first never sent anything by its first part.
+    if first and not run.states.startswith("L"):
         views = {FIRST: (run.experiment.simulation.state.client, 0), **views}
     for name, (client, epoch) in views.items():
         sent = private(run, client, epoch, PRIVATE)

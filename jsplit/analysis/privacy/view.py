@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,14 +11,15 @@ import numpy as np
 
 from jsplit.codecs import CODECS
 from jsplit.core import schedule
+from jsplit.core.gate_phases import view_of
 from jsplit.core.state import SideState
 from jsplit.core.transform import Transform
-from jsplit.data import normalization
+from jsplit.data import normalization, views_of
 from jsplit.errors import InputError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import Experiment, transform_of
 from jsplit.experiment.workdir import RunFolder
-from jsplit.typing import OFFLINE, STATES, SYNC, Packet
+from jsplit.typing import SENT, STATES, SYNC, Packet
 
 
 class View(NamedTuple):
@@ -76,7 +78,7 @@ def ended(experiment: Experiment, folder: RunFolder) -> Ended:
         InputError: if the run has no checkpoint, or not one of its last epoch.
         RunError: if the checkpoint is damaged.
     """
-    epochs = last_checkpoint(folder, experiment.config.epochs)
+    epochs = last_checkpoint(folder, experiment.config.all_epochs)
     like, _ = experiment.simulation.state.parts()
     small, meta, _ = checkpoint.restore(folder.checkpoints, epochs, like, None)
     return Ended(experiment, small["client"], small["server"], meta["states"])
@@ -84,7 +86,7 @@ def ended(experiment: Experiment, folder: RunFolder) -> Ended:
 
 def last_sent(states: str) -> int:
     """The number, from 0, of the last epoch in which activations were sent."""
-    return max(n for n, state in enumerate(states) if state != STATES[OFFLINE])
+    return max(n for n, state in enumerate(states) if state in SENT)
 
 
 def private(
@@ -108,8 +110,10 @@ def private(
     key = schedule.epoch_key(simulation.key, epoch)
     plan = schedule.plan_epoch(key, shards, layout)
     sync = run.states[epoch] == STATES[SYNC]
+    view = view_of(run.states, epoch, len(views_of(experiment.config.views)))
     batch_of = jax.jit(schedule.client_batch, static_argnums=2)
     transform, undo = _transforms(experiment)
+    prepare = transform.train if sync else partial(transform.refresh, view)
 
     def batches() -> Iterator[Batch]:
         for group, member in np.ndindex(layout.groups, layout.members):
@@ -121,7 +125,7 @@ def private(
                     continue
                 rows = shards.rows[group, member, now.positions]
                 raw = shards.examples[rows]
-                x = transform.training(sync=sync)(now.transform_key, raw)
+                x = prepare(now.transform_key, raw)
                 given = (client, x, mask if layout.padded else None, now.part_key)
                 packet = _send(experiment, given, sync)
                 yield undo(x)[mask], packet, mask, np.asarray(shards.labels[rows])[mask]

@@ -1,0 +1,142 @@
+"""Replays of feature maps: moved by whole cells, mirrored, with a square blanked.
+
+For convolutions without a position of their own, the map of a shifted image is the
+shifted map but for its borders, as long as the shift is a multiple of the strides
+between. Mirroring is no such symmetry (filters are not symmetric), but what one image
+in two looks like after it is learned all the same. Each is drawn anew for each example
+and each step.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+
+from jsplit.core.replay import Replay
+from jsplit.errors import InputError
+
+
+def shift(cells: int) -> Replay:
+    """Moves each map by up to so many cells either way; its border cells fill up.
+
+    This is the random crop of a padded image, made at the cut. Along every axis of one
+    example but the last, its channels: two of a picture, one of a series.
+
+    Args:
+        cells: the longest move, at least 1. Static.
+
+    Raises:
+        InputError: if `cells` is less than 1; by `check`, if an example has no axis
+            but its channels, or one that is not longer than `cells`.
+
+    Example:
+        >>> maps = jnp.arange(4.0).reshape(1, 4, 1)
+        >>> drawn = {
+        ...     tuple(shift(1).apply(jax.random.key(n), maps, None)[0].ravel().tolist())
+        ...     for n in range(20)
+        ... }
+        >>> sorted(drawn)
+        [(0.0, 0.0, 1.0, 2.0), (0.0, 1.0, 2.0, 3.0), (1.0, 2.0, 3.0, 3.0)]
+    """
+    if cells < 1:
+        raise InputError(f"a shift must be by at least 1 cell, got {cells}")
+
+    def check(smashed_shape: tuple[int, ...]) -> None:
+        if len(smashed_shape) < 2 or min(smashed_shape[:-1]) <= cells:
+            raise InputError(
+                f"shift {cells} needs maps of more than {cells} cells along each axis "
+                f"at the cut, got {smashed_shape}; leave it out, or cut earlier"
+            )
+
+    def move(key: jax.Array, one: jax.Array) -> jax.Array:
+        axes = one.ndim - 1
+        start = jax.random.randint(key, (axes,), 0, 2 * cells + 1)
+        padded = jnp.pad(one, [(cells, cells)] * axes + [(0, 0)], mode="edge")
+        return jax.lax.dynamic_slice(padded, (*start, 0), one.shape)
+
+    return Replay(_of_each(move), check)
+
+
+def mirror() -> Replay:
+    """Mirrors half of the maps left and right.
+
+    Raises:
+        InputError: by `check`, if an example is not `[height, width, channels]`.
+
+    Example:
+        >>> maps = jnp.arange(3.0).reshape(1, 1, 3, 1)
+        >>> drawn = {
+        ...     tuple(mirror().apply(jax.random.key(n), maps, None)[0].ravel().tolist())
+        ...     for n in range(9)
+        ... }
+        >>> sorted(drawn)
+        [(0.0, 1.0, 2.0), (2.0, 1.0, 0.0)]
+    """
+
+    def turn(key: jax.Array, one: jax.Array) -> jax.Array:
+        return jnp.where(jax.random.bernoulli(key), one[:, ::-1], one)
+
+    return Replay(_of_each(turn), lambda shape: _check_picture("mirror", shape))
+
+
+def cutout(cells: int) -> Replay:
+    """Blanks a square of so many cells in each map (DeVries and Taylor 2017).
+
+    (arXiv:1708.04552.) Its centre is any cell, so that some of it may lie outside.
+
+    Args:
+        cells: the edge of the square, at least 1. Static.
+
+    Raises:
+        InputError: if `cells` is less than 1; by `check`, if an example is not
+            `[height, width, channels]`.
+
+    Example:
+        >>> maps = jnp.ones((1, 4, 4, 1))
+        >>> blanked, _ = cutout(2).apply(jax.random.key(0), maps, None)
+        >>> int((blanked == 0).sum()) in (1, 2, 4)
+        True
+    """
+    if cells < 1:
+        raise InputError(f"a cutout must be of at least 1 cell, got {cells}")
+
+    def blank(key: jax.Array, one: jax.Array) -> jax.Array:
+        row_key, column_key = jax.random.split(key)
+        row = _span(row_key, one.shape[0], cells)
+        column = _span(column_key, one.shape[1], cells)
+        return jnp.where((row[:, None] & column[None])[..., None], 0.0, one)
+
+    return Replay(_of_each(blank), lambda shape: _check_picture("cutout", shape))
+
+
+def _span(key: jax.Array, length: int, cells: int) -> Bool[Array, " length"]:
+    start = jax.random.randint(key, (), 0, length) - cells // 2
+    places = jnp.arange(length)
+    return (places >= start) & (places < start + cells)
+
+
+def _of_each(
+    one: Callable[[jax.Array, jax.Array], jax.Array],
+) -> Callable[..., tuple[jax.Array, None]]:
+    """Draws for each example by itself, whatever the size of the batch."""
+
+    def apply(
+        key: Key[Array, ""],
+        smashed: Float[Array, "n ..."],
+        rows: Bool[Array, " n"] | None,
+    ) -> tuple[Float[Array, "n ..."], None]:
+        del rows
+        numbers = jnp.arange(len(smashed))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        return jax.vmap(one)(keys, smashed), None
+
+    return apply
+
+
+def _check_picture(name: str, smashed_shape: tuple[int, ...]) -> None:
+    if len(smashed_shape) != 3:
+        raise InputError(
+            f"{name} needs maps [height, width, channels] at the cut, got "
+            f"{smashed_shape}; leave it out, or cut earlier"
+        )
