@@ -17,6 +17,7 @@ MODULES = (
     "analysis.gate_styles",
     "analysis.label_placement",
     "analysis.traffic",
+    "cli.predict",
     "codecs.float8",
     "codecs.plain",
     "codecs.subnormal",
@@ -36,6 +37,9 @@ MODULES = (
     "experiment.config",
     "experiment.kept_config",
     "experiment.quantities",
+    "data.prepare",
+    "experiment.trained",
+    "experiment.weights",
 )
 
 
