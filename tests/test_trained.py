@@ -12,8 +12,9 @@ from PIL import Image
 import jsplit
 from jsplit.cli.main import main
 from jsplit.errors import InputError
-from jsplit.experiment import checkpoint, trained
+from jsplit.experiment import checkpoint
 from jsplit.experiment.build import load_dataset
+from jsplit.experiment.weights import variables_in
 from jsplit.experiment.workdir import read_workdir
 from tests.runs import TINY, compile_once, refused, run_here
 
@@ -152,7 +153,7 @@ def test_a_half_that_is_not_there_is_refused_by_name(copy, run, dataset):
         for name, array in arrays.items()
         if name.startswith("['server'].variables")
     }
-    kept = {"server": {"variables": trained._variables_of(server, "server")}}
+    kept = {"server": {"variables": variables_in(server, "server")}}
     shutil.rmtree(copy / "checkpoints")
     checkpoint.save(copy / "checkpoints", EPOCHS, kept, {})
     half = jsplit.load_run(copy)

@@ -27,7 +27,7 @@ from jsplit.net.config import MIB, JoinConfig, check_clients, check_network
 from jsplit.net.credentials import Credentials
 from jsplit.net.grpc_channel import connect
 from jsplit.net.link_simulation import LinkSpeed, SlowChannel
-from jsplit.net.setup import check_codecs, prepare_client
+from jsplit.net.setup import check_beginning, check_codecs, prepare_client
 from jsplit.runtime import compilation_cache, device
 
 JOIN = """\
@@ -55,6 +55,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_network(link)
     check_clients(config.clients)
     check_codecs(config)
+    check_beginning(config)
     for note in parsing.notes(argv, config):
         say(note)
     if link.client >= config.clients:

@@ -24,7 +24,7 @@ from jsplit.net import certificates
 from jsplit.net.config import MIB, ServeConfig, check_clients, check_network
 from jsplit.net.grpc_channel import serve
 from jsplit.net.server_run import ServerRun
-from jsplit.net.setup import check_codecs
+from jsplit.net.setup import check_beginning, check_codecs
 from jsplit.net.summary import summarize
 from jsplit.net.tcp_meter import TcpMeter
 from jsplit.runtime import atomic, compilation_cache, device
@@ -62,6 +62,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_network(link)
     check_clients(config.clients)
     check_codecs(config)
+    check_beginning(config)
     for note in parsing.notes(argv, config):
         say(note)
     if config.mesh:

@@ -218,8 +218,10 @@ def periodic_gate(period: int) -> Gate:
 def freeze_gate(sync_epochs: int) -> Gate:
     """The freezing control: A for the first `sync_epochs`, one B, then C for ever.
 
+    With none of A the client keeps the part that it begins with, one trained before.
+
     Raises:
-        ValueError: if `sync_epochs` is less than 1.
+        ValueError: if `sync_epochs` is negative.
 
     Example:
         >>> gate = freeze_gate(2)
@@ -230,9 +232,10 @@ def freeze_gate(sync_epochs: int) -> Gate:
         >>> states
         'AABCC'
     """
-    if sync_epochs < 1:
-        raise ValueError(f"sync_epochs must be at least 1, got {sync_epochs}")
-    return _clocked(sync_epochs, lambda clock: clock.epoch < clock.length)
+    if sync_epochs < 0:
+        raise ValueError(f"sync_epochs must be at least 0, got {sync_epochs}")
+    first = SYNC if sync_epochs else REFRESH
+    return _clocked(sync_epochs, lambda clock: clock.epoch < clock.length, first)
 
 
 def always_gate() -> Gate:
@@ -240,11 +243,13 @@ def always_gate() -> Gate:
     return Gate(lambda: GateState(_int(SYNC), ()), lambda gate, mean_loss: gate)
 
 
-def _clocked(length: int, opens: Callable[[_Clock], jax.Array]) -> Gate:
-    """A gate that looks at the epoch's number only."""
+def _clocked(
+    length: int, opens: Callable[[_Clock], jax.Array], first: int = SYNC
+) -> Gate:
+    """A gate that looks at the epoch's number only, and begins in the state `first`."""
 
     def init() -> GateState:
-        return GateState(_int(SYNC), _Clock(_int(length), _int(0)))
+        return GateState(_int(first), _Clock(_int(length), _int(0)))
 
     def update(gate: GateState, mean_loss: Float[Array, ""]) -> GateState:
         del mean_loss

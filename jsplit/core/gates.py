@@ -215,8 +215,9 @@ class FreezeGate(GateChoice):
     sync_epochs: Annotated[
         int,
         Option(
-            "Number of epochs of A before the gate shuts.",
-            least=1,
+            "Number of epochs of A before the gate shuts. 0: the client keeps the part "
+            "that it begins with (see --init).",
+            least=0,
             most=_MOST,
             traced=True,
         ),

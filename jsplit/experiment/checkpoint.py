@@ -245,7 +245,7 @@ def _write(path: Path, tree: PyTree, meta: dict | None) -> None:
 def _read(path: Path, like: PyTree) -> tuple[PyTree, dict]:
     expected = _flatten(like)
     arrays, meta = _read_flat(path, {k: _kind(leaf) for k, leaf in expected.items()})
-    leaves = [_place(arrays[name], leaf) for name, leaf in expected.items()]
+    leaves = [place(arrays[name], leaf) for name, leaf in expected.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
 
 
@@ -303,7 +303,8 @@ def _check_fits(path: Path, saved: dict[str, str], expected: dict[str, str]) -> 
             )
 
 
-def _place(array: np.ndarray, like: Any) -> Any:
+def place(array: np.ndarray, like: Any) -> Any:
+    """An array of the host where another lies: on its devices, or on the host."""
     if isinstance(like, np.ndarray | np.generic):
         return array
     bound = not isinstance(like, jax.Array) or like.committed

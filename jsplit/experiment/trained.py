@@ -1,6 +1,5 @@
 """A trained model, read back from the folder of a run, to predict with."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +26,7 @@ from jsplit.experiment.description import (
     describe,
     read_description,
 )
-from jsplit.experiment.weights import unnamed
+from jsplit.experiment.weights import variables_in
 from jsplit.experiment.workdir import RunFolder
 from jsplit.typing import Variables
 
@@ -241,7 +240,7 @@ def load_run(
     halves = {
         side: Half(part, jax.tree.map(jnp.asarray, variables))
         for side, part in zip(SIDES, parts, strict=True)
-        if (variables := _variables_of(arrays, side))
+        if (variables := variables_in(arrays, side))
     }
     return TrainedModel(
         path, epochs, description, halves.get("client"), halves.get("server")
@@ -289,16 +288,3 @@ def _computed_again(path: Path, notify: Callable[[str], None]) -> ModelDescripti
             f"there now ({dataset.source}); bring that data back"
         )
     return describe(config, dataset)
-
-
-_KEY = re.compile(r"\['([^']*)'\]|\.(\w+)")
-
-
-def _variables_of(arrays: dict[str, np.ndarray], side: str) -> Variables:
-    """A side's variables out of all arrays of a checkpoint; empty if it has none."""
-    found = {}
-    for name, array in arrays.items():
-        keys = [bracketed or dotted for bracketed, dotted in _KEY.findall(name)]
-        if keys[0] == side and "variables" in keys[1:3]:
-            found[".".join(keys[keys.index("variables") + 1 :])] = array
-    return unnamed(found) if found else {}
