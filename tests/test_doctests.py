@@ -38,6 +38,7 @@ MODULES = (
     "experiment.kept_config",
     "experiment.quantities",
     "data.prepare",
+    "experiment.halves",
     "experiment.trained",
     "experiment.weights",
 )

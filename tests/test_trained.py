@@ -14,7 +14,7 @@ from jsplit.cli.main import main
 from jsplit.errors import InputError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import load_dataset
-from jsplit.experiment.weights import variables_in
+from jsplit.experiment.halves import variables_in
 from jsplit.experiment.workdir import read_workdir
 from tests.runs import TINY, compile_once, refused, run_here
 

@@ -7,14 +7,9 @@ from jsplit.core.simulation import Simulation
 from jsplit.core.state import SideState
 from jsplit.errors import InputError
 from jsplit.experiment import checkpoint
-from jsplit.experiment.weights import (
-    Named,
-    named,
-    read_safetensors,
-    unnamed,
-    variables_in,
-)
-from jsplit.experiment.workdir import RunFolder, path_of
+from jsplit.experiment.halves import read_variables
+from jsplit.experiment.weights import Named, merged, named, read_safetensors, unnamed
+from jsplit.experiment.workdir import path_of
 from jsplit.typing import Variables
 
 
@@ -79,16 +74,13 @@ def read_named(source: str) -> Named:
             f"--init {source} is no folder and no .safetensors file; name the folder "
             "of a run, or such a file"
         )
-    folder = RunFolder(path).checkpoints
-    epochs = checkpoint.latest(folder)
-    if epochs is None:
+    halves = read_variables(path)
+    if halves is None:
         raise InputError(
             f"--init {source} holds nothing trained; name the folder of a run that has "
             "finished an epoch"
         )
-    arrays = checkpoint.read_arrays(folder, epochs)
-    sides = (variables_in(arrays, side) for side in ("client", "server"))
-    return {name: array for side in sides for name, array in named(side).items()}
+    return named(merged(*halves.values()))
 
 
 def _block_of(name: str) -> str:

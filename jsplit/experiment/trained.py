@@ -26,7 +26,7 @@ from jsplit.experiment.description import (
     describe,
     read_description,
 )
-from jsplit.experiment.weights import variables_in
+from jsplit.experiment.halves import read_variables
 from jsplit.experiment.workdir import RunFolder
 from jsplit.typing import Variables
 
@@ -227,20 +227,20 @@ def load_run(
             f"{path} holds no run; name the folder of one, which holds config.json "
             f"(or {NAME}, a client's)"
         )
-    epochs = checkpoint.latest(paths.checkpoints)
-    if epochs is None:
+    found = read_variables(path)
+    if found is None:
         raise InputError(
             f"{path} holds nothing trained yet; train it for an epoch (a client's "
             "part is there when its run is over)"
         )
     description = read_description(path) or _computed_again(path, notify)
     build.check_kept_names(description.config, path)
-    arrays = checkpoint.read_arrays(paths.checkpoints, epochs)
+    epochs = checkpoint.latest(paths.checkpoints) or description.config.epochs
     parts = parts_of(description)
     halves = {
-        side: Half(part, jax.tree.map(jnp.asarray, variables))
+        side: Half(part, jax.tree.map(jnp.asarray, found[side]))
         for side, part in zip(SIDES, parts, strict=True)
-        if (variables := variables_in(arrays, side))
+        if side in found
     }
     return TrainedModel(
         path, epochs, description, halves.get("client"), halves.get("server")

@@ -6,7 +6,6 @@ and another cut finds each block wherever it belongs.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,32 +53,6 @@ def merged(*halves: Variables) -> Variables:
     return unnamed(
         {name: leaf for half in halves for name, leaf in named(half).items()}
     )
-
-
-def variables_in(arrays: Named, side: str) -> Variables:
-    """A side's variables out of all arrays of a checkpoint; empty if it has none.
-
-    Args:
-        arrays: as `checkpoint.read_arrays` gives them.
-        side: `client` or `server`.
-
-    Example:
-        >>> name = "['client'].variables['params']['head']['bias']"
-        >>> variables_in({name: np.zeros(1)}, "client")
-        {'params': {'head': {'bias': array([0.])}}}
-        >>> variables_in({name: np.zeros(1)}, "server")
-        {}
-    """
-    found = {}
-    for name, array in arrays.items():
-        keys = [bracketed or dotted for bracketed, dotted in _KEY.findall(name)]
-        # What a client hands over may hold its part beside other things.
-        if keys[0] == side and "variables" in keys[1:3]:
-            found[".".join(keys[keys.index("variables") + 1 :])] = array
-    return unnamed(found) if found else {}
-
-
-_KEY = re.compile(r"\['([^']*)'\]|\.(\w+)")
 
 
 def write_safetensors(

@@ -23,7 +23,7 @@ from jsplit.wire.layout import (
     utf8,
 )
 
-VERSION = 3
+VERSION = 4
 """Version of the protocol; both sides must speak the same one."""
 
 DIGEST_BYTES = 16
@@ -284,11 +284,13 @@ class Done(Message, kind=9, sender="server"):
         epochs: that it had.
         correct: held-out examples that the network got right.
         examples: of the held-out set; 0 where there is none.
+        weights: digest of the client weights that the run ended with.
     """
 
     epochs: Annotated[int, U32]
     correct: Annotated[int, U32]
     examples: Annotated[int, U32]
+    weights: Annotated[bytes, DIGEST]
 
 
 LABELS_BYTES = Labels.fixed_bytes
