@@ -1,6 +1,7 @@
 """What a networked run has trained: each party's folder holds its half."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -71,6 +72,14 @@ def test_a_half_alone_does_not_predict_and_says_where_the_other_is(
     assert main(["predict", str(alone[0] / "server"), str(tmp_path / "some.npz")]) == 2
     said = capsys.readouterr().err
     assert "holds the server's half alone; the client's is in the folder of the" in said
+
+
+def test_a_client_s_damaged_file_is_refused_by_name(alone, tmp_path):
+    copy = shutil.copytree(alone[0] / "client-0", tmp_path / "copy")
+    whole = (copy / "client.msgpack").read_bytes()
+    (copy / "client.msgpack").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="copy/client.msgpack is damaged"):
+        jsplit.load_run(copy)
 
 
 def test_with_several_clients_all_folders_hold_the_averaged_part(tmp_path):

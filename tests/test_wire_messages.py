@@ -20,6 +20,7 @@ from jsplit.wire.messages import (
     Labels,
     Place,
     Plan,
+    PredictionHello,
     Tensor,
     WeightsKept,
     Welcome,
@@ -78,7 +79,8 @@ DRAWN = st.one_of(
     st.builds(ClientWeights, PLACES, NAME, st.binary(max_size=40)),
     st.builds(WeightsKept, PLACES, NAME),
     st.builds(Plan, PLACES, st.integers(0, 2), st.binary(min_size=8, max_size=8), NAME),
-    st.builds(Done, U32, U32, U32),
+    st.builds(Done, U32, U32, U32, NAME),
+    st.builds(PredictionHello, st.just(VERSION), NAME),
     st.just(Goodbye()),
 )
 

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,12 @@ from jsplit.data.images import Images, load_images
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.description import ModelDescription
-from jsplit.experiment.trained import Predictions, TrainedModel, load_run
+from jsplit.experiment.trained import (
+    Predictions,
+    TrainedModel,
+    load_run,
+    predictions_of,
+)
 from jsplit.runtime import atomic, device
 from jsplit.runtime.device import CHOICES
 
@@ -49,6 +55,24 @@ class PredictCommand:
     out: Annotated[
         str | None, Option("File for the predictions. None: standard output.")
     ] = None
+    server: Annotated[
+        str | None,
+        Option(
+            "HOST:PORT of jsplit serve --predict, which has the server's half: the "
+            "images stay here, and RUN is the client's folder."
+        ),
+    ] = None
+    certs: Annotated[
+        str | None,
+        Option("Folder with this client's certificates, for --server."),
+    ] = None
+    insecure: Annotated[
+        tyro.conf.UseCounterAction[int],
+        Option(
+            "The --server is reached without certificates: given once, on loopback "
+            "alone, given twice, at any address."
+        ),
+    ] = 0
     coded: Annotated[
         bool,
         Option(
@@ -74,6 +98,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     out = None if asked.out is None else workdir.path_of(asked.out)
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise InputError(f"--out {out} is no file in a folder that exists; name one")
+    connect = None if asked.server is None else _connector(asked, asked.server)
     device.restrict(asked.device)
     device.choose(asked.device)
     model = load_run(asked.run, remark)
@@ -86,7 +111,13 @@ def command(argv: Sequence[str], prog: str) -> int:
     for note in images.notes:
         remark(note)
     _say_progress(model)
-    predictions = model.predict(images.pixels, coded=asked.coded)
+    if connect is None:
+        predictions = model.predict(images.pixels, coded=asked.coded)
+    else:
+        from jsplit.net.prediction import remote_logits, run_name
+
+        name, pixels = run_name(model.folder), model.checked(images.pixels)
+        predictions = predictions_of(remote_logits(model, name, pixels, connect))
     by_name = "json" if out is not None and out.suffix.lower() == ".json" else "csv"
     as_text = as_json if (asked.format or by_name) == "json" else as_csv
     text = as_text(description, images, predictions)
@@ -105,6 +136,24 @@ def command(argv: Sequence[str], prog: str) -> int:
     if out is not None:
         remark(f"{len(images.names)} prediction(s) in {out}")
     return 0
+
+
+def _connector(
+    asked: PredictCommand, server: str
+) -> Callable[[], AbstractContextManager[Any]]:
+    # Only here, so that predicting on one machine needs no gRPC.
+    from jsplit.net import certificates
+    from jsplit.net.config import MIB, JoinConfig, check_network
+    from jsplit.net.grpc_channel import connect
+
+    link = JoinConfig(server=server, certs=asked.certs, insecure=asked.insecure)
+    check_network(link)
+    credentials = (
+        None
+        if asked.certs is None
+        else certificates.read_credentials(Path(asked.certs), server=False)
+    )
+    return lambda: connect(server, credentials, link.message_limit * MIB)
 
 
 def as_csv(

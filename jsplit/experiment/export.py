@@ -20,11 +20,11 @@ import flatbuffers  # noqa: F401 - `jax.export` needs it, and would say so late
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from flax import serialization
 from jax import export as jax_export
 
 from jsplit.errors import InputError
 from jsplit.experiment.description import as_json, write_description
+from jsplit.experiment.halves import to_bytes
 from jsplit.experiment.trained import SIDES, TrainedModel
 from jsplit.experiment.weights import merged, write_safetensors
 from jsplit.runtime import atomic
@@ -106,7 +106,7 @@ def _write(
         return base.with_name(f"{base.name}.{ending}")
 
     host = jax.device_get(variables)
-    atomic.write_bytes(path("msgpack"), serialization.to_bytes(host))
+    atomic.write_bytes(path("msgpack"), to_bytes(host))
     about = as_json(model.description) | {"part": base.name, "epochs": model.epochs}
     write_safetensors(path("safetensors"), host, about)
     with ocp.StandardCheckpointer() as checkpointer:

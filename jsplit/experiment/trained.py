@@ -62,6 +62,28 @@ class Predictions(NamedTuple):
     probabilities: Float[np.ndarray, "n classes"]
 
 
+def predictions_of(logits: Float[np.ndarray, "n classes"]) -> Predictions:
+    """What logits say.
+
+    Raises:
+        RunError: if they are not finite.
+
+    Example:
+        >>> said = predictions_of(np.log(np.array([[1.0, 3.0]], np.float32)))
+        >>> said.labels.tolist(), said.probabilities.round(3).tolist()
+        ([1], [[0.25, 0.75]])
+    """
+    if not np.all(np.isfinite(logits)):
+        raise RunError(
+            "the model gives numbers that are not finite; train it again with a lower "
+            "--learning-rate"
+        )
+    return Predictions(
+        np.argmax(logits, axis=-1).astype(np.int32),
+        np.asarray(jax.nn.softmax(logits, axis=-1)),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
     """What a run has trained so far; `load_run` reads it.
@@ -98,8 +120,26 @@ class TrainedModel:
             raise InputError(
                 f"{self.folder} holds the {other}'s half alone; the {side}'s is in "
                 f"the folder of the {side}"
+                + "; jsplit predict --server HOST:PORT asks it there"
+                * (side == "server")
             )
         return half
+
+    @cached_property
+    def steps(self) -> Steps:
+        """The steps of the run, for what passes its codec at the cut."""
+        config, optimizer = (
+            self.description.config,
+            build.optimizer_of(self.description.config),
+        )
+        return make_steps(
+            *parts_of(self.description),
+            client_optimizer=optimizer,
+            server_optimizer=optimizer,
+            codec=CODECS[config.codec],
+            grad_codec=CODECS[config.grad_codec],
+            defence=build.defence_of(config),
+        )
 
     @property
     def smashed(self) -> jax.ShapeDtypeStruct:
@@ -153,6 +193,25 @@ class TrainedModel:
         """
         for side in SIDES:
             self.half(side)
+        images = self.checked(images)
+        way = self._coded if coded else self._plain
+        batches = make_held_out(images, np.zeros(len(images)), TEST_BATCH)
+        logits = np.concatenate(
+            [
+                np.asarray(way(x, mask))
+                for x, mask in zip(batches.examples, batches.mask, strict=True)
+            ]
+        )[: len(images)]
+        return predictions_of(logits)
+
+    def checked(
+        self, images: UInt8[np.ndarray, "n h w c"]
+    ) -> UInt8[np.ndarray, "n h w c"]:
+        """The images with all axes.
+
+        Raises:
+            InputError: if they are of another shape or dtype than the model takes.
+        """
         images = np.asarray(images)
         shape = self.description.image_shape
         if images.shape[1:] == shape[:2] and shape[2] == 1:
@@ -164,23 +223,7 @@ class TrainedModel:
             )
         if not len(images):
             raise InputError("there are no images to predict")
-        way = self._coded if coded else self._plain
-        batches = make_held_out(images, np.zeros(len(images)), TEST_BATCH)
-        logits = np.concatenate(
-            [
-                np.asarray(way(x, mask))
-                for x, mask in zip(batches.examples, batches.mask, strict=True)
-            ]
-        )[: len(images)]
-        if not np.all(np.isfinite(logits)):
-            raise RunError(
-                f"the model in {self.folder} gives numbers that are not finite; train "
-                "it again with a lower --learning-rate"
-            )
-        return Predictions(
-            np.argmax(logits, axis=-1).astype(np.int32),
-            np.asarray(jax.nn.softmax(logits, axis=-1)),
-        )
+        return images
 
     @cached_property
     def _plain(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -189,9 +232,8 @@ class TrainedModel:
 
     @cached_property
     def _coded(self) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        client, server = self.half("client"), self.half("server")
-        sides = (SideState(client.variables, ()), SideState(server.variables, ()))
-        steps = _steps_of(self.description, client.part, server.part)
+        sides = [SideState(self.half(side).variables, ()) for side in SIDES]
+        steps = self.steps
         mean, deviation = self.description.mean, self.description.deviation
         return lambda images, mask: steps.predict(
             *sides, data.preprocess(images, mean, deviation), mask
@@ -250,22 +292,6 @@ def load_run(
 def parts_of(description: ModelDescription) -> tuple[ModelPart, ModelPart]:
     """The client's and the server's part of the network, without weights."""
     return build.parts_of(description.config, description.num_classes)
-
-
-def _steps_of(
-    description: ModelDescription, client: ModelPart, server: ModelPart
-) -> Steps:
-    config = description.config
-    optimizer = build.optimizer_of(config)
-    return make_steps(
-        client,
-        server,
-        client_optimizer=optimizer,
-        server_optimizer=optimizer,
-        codec=CODECS[config.codec],
-        grad_codec=CODECS[config.grad_codec],
-        defence=build.defence_of(config),
-    )
 
 
 def _computed_again(path: Path, notify: Callable[[str], None]) -> ModelDescription:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from jsplit.errors import InputError, Refusal, RunError
 from jsplit.experiment.description import ModelDescription, write_description
-from jsplit.experiment.halves import CLIENT_WEIGHTS
-from jsplit.experiment.weights import write_safetensors
+from jsplit.experiment.halves import CLIENT_WEIGHTS, to_bytes
 from jsplit.net.client_session import STORED_WEIGHTS
 from jsplit.runtime.atomic import write_bytes
 from jsplit.typing import PyTree, Variables
@@ -19,8 +18,11 @@ from jsplit.wire.messages import NAME_BYTES, UNNAMED
 
 _SUFFIX = ".part"
 
+RUN = "run"
+"""The file that says which run a client's folder belongs to."""
+
 _OURS = re.compile(
-    r"([0-9a-f]{32}\.part|run|over|model\.json|client\.safetensors)((\.[0-9a-f]{32})?\.tmp)?"
+    r"([0-9a-f]{32}\.part|run|over|model\.json|client\.msgpack)((\.[0-9a-f]{32})?\.tmp)?"
 )
 
 
@@ -75,14 +77,14 @@ class ClientStateStore:
     @property
     def run(self) -> bytes:
         """The run that the folder belongs to; `UNNAMED` while it belongs to none."""
-        path = self._folder / "run"
+        path = self._folder / RUN
         name = path.read_bytes() if path.exists() else UNNAMED
         return name if len(name) == NAME_BYTES else UNNAMED
 
     def bind_to_run(self, run: bytes) -> None:
         """Notes that the folder belongs to this run."""
         if self.run != run:
-            self._write(self._folder / "run", run)
+            self._write(self._folder / RUN, run)
 
     def result(self, settings: str) -> bytes:
         """What `save_result` was given with these settings; empty without it."""
@@ -102,7 +104,7 @@ class ClientStateStore:
             variables: of the part.
         """
         with self._usable():
-            write_safetensors(self._folder / CLIENT_WEIGHTS, variables)
+            write_bytes(self._folder / CLIENT_WEIGHTS, to_bytes(variables))
             write_description(self._folder, description)
 
     def save(self, weights: PyTree) -> bytes:
