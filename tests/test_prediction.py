@@ -74,7 +74,7 @@ def test_the_score_over_the_network_is_that_of_the_run(
     logits = remote_logits(client, name, dataset.test_images, connector(server[0], 0))
     right = int(np.sum(np.argmax(logits, -1) == dataset.test_labels))
     assert right == folders[2].records[-1]["test_correct"]
-    assert server[1] == ["predicted 100 example(s) for client 0"]
+    assert server[1] == ["predicted 100 examples for client 0"]
 
 
 def test_batches_of_any_number_are_answered_in_order(

@@ -189,7 +189,7 @@ def test_predict_writes_json_to_a_file_that_ends_so(run, dataset, capsys, tmp_pa
     np.savez(file, x=dataset.test_images[:5], y=dataset.test_labels[:5])
     shown = predicted(capsys, run, file, "--out", out)
     said = json.loads(out.read_text())
-    assert shown.out == "" and f"5 prediction(s) in {out}" in shown.err
+    assert shown.out == "" and f"5 predictions in {out}" in shown.err
     rows = said["predictions"]
     right = [row["label"] == row["true_label"] for row in rows]
     assert said["accuracy"] == sum(right) / 5
@@ -215,8 +215,8 @@ def test_pictures_of_any_size_and_colour_are_fitted_and_that_is_said(
     names = [str(tmp_path / name) for name in ("a_same.png", "b.png", "c_colour.png")]
     assert [row["image"] for row in rows] == names
     assert shown.err.splitlines() == [
-        "1 of 3 image(s) averaged to 8x8",
-        "1 of 3 image(s) made gray",
+        "1 of 3 images averaged to 8x8",
+        "1 of 3 images made gray",
     ]
     assert "true_label" not in rows[0]
 

@@ -20,6 +20,7 @@ from jsplit.data.images import Images, load_images
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.description import ModelDescription
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.trained import (
     Predictions,
     TrainedModel,
@@ -132,9 +133,9 @@ def command(argv: Sequence[str], prog: str) -> int:
     right = _right(images, predictions)
     if right is not None:
         count = len(images.names)
-        remark(f"accuracy {right / count:.2%}: {right} of {count} images")
+        remark(f"accuracy {right / count:.2%}: {right} of {counted(count, 'image')}")
     if out is not None:
-        remark(f"{len(images.names)} prediction(s) in {out}")
+        remark(f"{counted(len(images.names), 'prediction')} in {out}")
     return 0
 
 

@@ -242,4 +242,5 @@ def _fitted(
 
 
 def _said(notes: dict[str, int], count: int) -> tuple[str, ...]:
-    return tuple(f"{done} of {count} image(s) {words}" for words, done in notes.items())
+    images = "image" if count == 1 else "images"
+    return tuple(f"{done} of {count} {images} {words}" for words, done in notes.items())

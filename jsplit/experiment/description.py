@@ -11,7 +11,8 @@ from typing import Any
 
 from jsplit import data
 from jsplit.errors import InputError
-from jsplit.experiment.config import RunConfig, flat, from_kept
+from jsplit.experiment.config import RunConfig, flat
+from jsplit.experiment.kept_config import from_kept
 from jsplit.runtime import atomic
 
 NAME = "model.json"

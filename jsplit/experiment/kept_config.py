@@ -18,6 +18,8 @@ ADDED: dict[str, Any] = {
     "noise": 0.0,
     "refresh_augment": True,
     "mixup": 0.0,
+    "init": None,
+    "init_part": "both",
 }
 """Settings that were added since the first version, each with what runs did before.
 

@@ -20,6 +20,7 @@ from jsplit.core.metrics import make_held_out
 from jsplit.core.simulation import TEST_BATCH
 from jsplit.core.state import SideState
 from jsplit.errors import InputError, Refusal, RunError
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.trained import TrainedModel
 from jsplit.net.channel import Channel, ConnectionLost
 from jsplit.net.client_store import RUN
@@ -123,7 +124,7 @@ class PredictionServer:
             self._notify(f"a fault in serving {whom}: {error!r}")
             channel.close(Refusal("INTERNAL", "a fault of the server's; see its log"))
         if examples:
-            self._notify(f"predicted {examples} example(s) for {whom}")
+            self._notify(f"predicted {counted(examples, 'example')} for {whom}")
 
     def _answer(self, message: Tensor) -> Tensor:
         if not 1 <= message.rows <= TEST_BATCH:

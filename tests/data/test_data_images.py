@@ -45,7 +45,7 @@ def test_gray_images_are_repeated_for_a_model_of_colour(tmp_path, pixels):
     file = saved(tmp_path / "a.npz", images=pixels[..., 0])
     loaded = load_images([file], COLOUR, 6)
     np.testing.assert_array_equal(loaded.pixels, np.repeat(pixels[..., :1], 3, -1))
-    assert loaded.notes == ("6 of 6 image(s) gray repeated in 3 channels",)
+    assert loaded.notes == ("6 of 6 images gray repeated in 3 channels",)
 
 
 def test_colour_becomes_gray_as_pillow_does_it(tmp_path, pixels):
@@ -54,7 +54,7 @@ def test_colour_becomes_gray_as_pillow_does_it(tmp_path, pixels):
     expected = np.stack([np.asarray(Image.fromarray(i).convert("L")) for i in pixels])
     difference = loaded.pixels[..., 0].astype(int) - expected
     assert np.abs(difference).max() <= 1
-    assert loaded.notes == ("6 of 6 image(s) made gray",)
+    assert loaded.notes == ("6 of 6 images made gray",)
 
 
 def test_a_picture_of_other_proportions_gives_its_centre(tmp_path):
@@ -65,7 +65,7 @@ def test_a_picture_of_other_proportions_gives_its_centre(tmp_path):
     assert np.all(loaded.pixels == 200)
     (note,) = loaded.notes
     assert note == (
-        "1 of 1 image(s) averaged to 4x4 from the largest centred part of these "
+        "1 of 1 image averaged to 4x4 from the largest centred part of these "
         "proportions"
     )
 
@@ -75,7 +75,7 @@ def test_a_smaller_picture_is_padded_with_black(tmp_path):
     loaded = load_images([tmp_path / "small.png"], COLOUR, 6)
     assert np.all(loaded.pixels[0, 1:3, 1:3] == 90)
     assert loaded.pixels.sum() == 2 * 2 * 3 * 90
-    assert loaded.notes == ("1 of 1 image(s) padded with black to 4x4",)
+    assert loaded.notes == ("1 of 1 image padded with black to 4x4",)
 
 
 def test_the_rotation_of_a_camera_is_heeded(tmp_path, pixels):
