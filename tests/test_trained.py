@@ -123,6 +123,11 @@ def test_a_run_of_an_earlier_version_on_data_that_is_gone_is_refused_by_name(cop
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=f"{copy} was made before .* on other data"):
         jsplit.load_run(copy)
+    config["dataset"] = {"source": "held by the clients"}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="its clients hold the data; train it again"):
+        jsplit.load_run(copy)
+    config["dataset"] = {"source": "gone.npz", "fingerprint": "0" * 64}
     config["config"]["dataset"] = str(copy / "gone.npz")
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=f"{copy} was made before .*gone.npz"):

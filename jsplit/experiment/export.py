@@ -24,9 +24,8 @@ from jax import export as jax_export
 
 from jsplit.errors import InputError
 from jsplit.experiment.description import as_json, write_description
-from jsplit.experiment.halves import to_bytes
 from jsplit.experiment.trained import SIDES, TrainedModel
-from jsplit.experiment.weights import merged, write_safetensors
+from jsplit.experiment.weights import merged, to_bytes, write_safetensors
 from jsplit.runtime import atomic
 from jsplit.typing import Variables
 

@@ -3,17 +3,10 @@
 import re
 from pathlib import Path
 
-import jax
-from flax import serialization
-
-from jsplit.errors import InputError
 from jsplit.experiment import checkpoint
-from jsplit.experiment.weights import Named, unnamed
+from jsplit.experiment.weights import CLIENT_WEIGHTS, Named, read_msgpack, unnamed
 from jsplit.experiment.workdir import RunFolder
 from jsplit.typing import Variables
-
-CLIENT_WEIGHTS = "client.msgpack"
-"""Of a client of a networked run, in its folder once the run is over."""
 
 _KEY = re.compile(r"\['([^']*)'\]|\.(\w+)")
 
@@ -38,24 +31,8 @@ def read_variables(folder: Path) -> dict[str, Variables] | None:
         halves = {side: variables_in(arrays, side) for side in ("client", "server")}
         return {side: variables for side, variables in halves.items() if variables}
     if (folder / CLIENT_WEIGHTS).is_file():
-        return {"client": _from_bytes(folder / CLIENT_WEIGHTS)}
+        return {"client": read_msgpack(folder / CLIENT_WEIGHTS)}
     return None
-
-
-def to_bytes(variables: Variables) -> bytes:
-    """A variable tree as Flax's msgpack."""
-    return bytes(serialization.to_bytes(jax.device_get(variables)))
-
-
-def _from_bytes(path: Path) -> Variables:
-    try:
-        variables: Variables = serialization.msgpack_restore(path.read_bytes())
-        return {"params": {}, **variables}
-    except Exception as error:  # Any parser may fail on a damaged file.
-        raise InputError(
-            f"{path} is damaged ({type(error).__name__}); the server's folder has the "
-            "same part, if the run had several clients"
-        ) from error
 
 
 def variables_in(arrays: Named, side: str) -> Variables:

@@ -1,4 +1,4 @@
-"""Weights as safetensors: numbers under names, readable without jsplit or JAX.
+"""Weights as files: numbers under names, readable without jsplit.
 
 A variable is named by its path in the tree, such as `params.conv1.Conv_0.kernel`. The
 client's blocks and the server's have different names, so that one file can hold both,
@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from flax import serialization
 
 from jsplit.errors import InputError
 from jsplit.runtime import atomic
 from jsplit.typing import Variables
+
+CLIENT_WEIGHTS = "client.msgpack"
+"""Of a client of a networked run, in its folder once the run is over."""
 
 Named = dict[str, np.ndarray]
 """Arrays by the paths of their variables."""
@@ -53,6 +58,27 @@ def merged(*halves: Variables) -> Variables:
     return unnamed(
         {name: leaf for half in halves for name, leaf in named(half).items()}
     )
+
+
+def to_bytes(variables: Variables) -> bytes:
+    """A variable tree as Flax's msgpack."""
+    return bytes(serialization.to_bytes(jax.device_get(variables)))
+
+
+def read_msgpack(path: Path) -> Variables:
+    """The variable tree of a client's file that `to_bytes` made the bytes of.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        variables: Variables = serialization.msgpack_restore(path.read_bytes())
+        return {"params": {}, **variables}
+    except Exception as error:  # Any parser may fail on a damaged file.
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}); the server's folder has the "
+            "same part, if the run had several clients"
+        ) from error
 
 
 def write_safetensors(

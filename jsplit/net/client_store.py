@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsplit.errors import InputError, Refusal, RunError
 from jsplit.experiment.description import ModelDescription, write_description
-from jsplit.experiment.halves import CLIENT_WEIGHTS, to_bytes
+from jsplit.experiment.weights import CLIENT_WEIGHTS, to_bytes
 from jsplit.net.client_session import STORED_WEIGHTS
 from jsplit.runtime.atomic import write_bytes
 from jsplit.typing import PyTree, Variables
