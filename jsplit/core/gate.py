@@ -218,7 +218,8 @@ def periodic_gate(period: int) -> Gate:
 def freeze_gate(sync_epochs: int) -> Gate:
     """The freezing control: A for the first `sync_epochs`, one B, then C for ever.
 
-    With none of A the client keeps the part that it begins with, one trained before.
+    With 0 the client's part stays what it began as: random, pre-trained, or what the
+    client learned alone.
 
     Raises:
         ValueError: if `sync_epochs` is negative.
@@ -234,8 +235,7 @@ def freeze_gate(sync_epochs: int) -> Gate:
     """
     if sync_epochs < 0:
         raise ValueError(f"sync_epochs must be at least 0, got {sync_epochs}")
-    first = SYNC if sync_epochs else REFRESH
-    return _clocked(sync_epochs, lambda clock: clock.epoch < clock.length, first)
+    return _clocked(sync_epochs, lambda clock: clock.epoch < clock.length)
 
 
 def always_gate() -> Gate:
@@ -243,13 +243,13 @@ def always_gate() -> Gate:
     return Gate(lambda: GateState(_int(SYNC), ()), lambda gate, mean_loss: gate)
 
 
-def _clocked(
-    length: int, opens: Callable[[_Clock], jax.Array], first: int = SYNC
-) -> Gate:
-    """A gate that looks at the epoch's number only, and begins in the state `first`."""
+def _clocked(length: int, opens: Callable[[_Clock], jax.Array]) -> Gate:
+    """A gate that looks at the epoch's number only."""
 
     def init() -> GateState:
-        return GateState(_int(first), _Clock(_int(length), _int(0)))
+        clock = _Clock(_int(length), _int(0))
+        state = jnp.where(opens(clock), _int(SYNC), _int(REFRESH))
+        return GateState(state, clock)
 
     def update(gate: GateState, mean_loss: Float[Array, ""]) -> GateState:
         del mean_loss

@@ -215,8 +215,8 @@ class FreezeGate(GateChoice):
     sync_epochs: Annotated[
         int,
         Option(
-            "Number of epochs of A before the gate shuts. 0: the client keeps the part "
-            "that it begins with (see --init).",
+            "Number of epochs of A before the gate shuts. 0: the client's part stays "
+            "as it began.",
             least=0,
             most=_MOST,
             traced=True,
