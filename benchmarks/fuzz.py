@@ -96,7 +96,7 @@ def messages() -> list[Message]:
         ClientWeights(place, name, compress(codes)),
         WeightsKept(place, name),
         Plan(place, 1, 0, bytes(8), name),
-        Done(8, 70, 100),
+        Done(8, 70, 100, name),
         Goodbye(),
     ]
 

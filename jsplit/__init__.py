@@ -14,8 +14,12 @@ The values that a training is made of, and the function that puts them together:
     make_steps(...)                     the jit-compiled steps alone
     Ledger                              what was sent and computed
 
+    load_run(folder)                    what a run has trained, to predict with
+
 See the README, or `help(jsplit.make_simulation)`, for an example.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import Ledger
@@ -48,7 +52,27 @@ from jsplit.core.transform import Transform
 from jsplit.models import MODELS, LocalHead, Model, with_bottleneck
 from jsplit.typing import LOCAL, OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
 
+if TYPE_CHECKING:
+    from jsplit.experiment.trained import Predictions as Predictions
+    from jsplit.experiment.trained import TrainedModel as TrainedModel
+    from jsplit.experiment.trained import load_run as load_run
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Names that read what runs keep, and so need the packages of the extra `cli`."""
+    if name not in ("Predictions", "TrainedModel", "load_run"):
+        raise AttributeError(f"module 'jsplit' has no attribute {name!r}")
+    try:
+        from jsplit.experiment import trained
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"jsplit.{name} needs {error.name}, which is not installed; pip install "
+            "'jsplit[cli]' brings it"
+        ) from error
+    return getattr(trained, name)
+
 
 __all__ = [
     "CODECS",

@@ -99,7 +99,7 @@ def test_a_part_that_a_client_was_away_for_comes_later_and_is_predicted_once(
 
 
 def test_the_end_is_counted_once_however_often_it_is_told(session, counter):
-    done = Done(1, 0, 0)
+    done = Done(1, 0, 0, INITIAL_WEIGHTS)
     session.finish(done)  # It is away.
     for token in TOKENS:
         near, far = local_channel_pair()

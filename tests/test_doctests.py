@@ -17,6 +17,7 @@ MODULES = (
     "analysis.gate_styles",
     "analysis.label_placement",
     "analysis.traffic",
+    "cli.predict",
     "codecs.float8",
     "codecs.plain",
     "codecs.subnormal",
@@ -40,6 +41,10 @@ MODULES = (
     "experiment.config",
     "experiment.kept_config",
     "experiment.quantities",
+    "data.prepare",
+    "experiment.halves",
+    "experiment.trained",
+    "experiment.weights",
     "models.bottleneck",
     "models.local_head",
 )

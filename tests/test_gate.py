@@ -181,7 +181,7 @@ def test_the_periodic_gate_opens_every_period_whatever_the_loss(losses, period):
     assert states_of(gate, run, losses) == (cycle * (EPOCHS + 1))[: EPOCHS + 1]
 
 
-@given(losses=loss_sequences, length=st.integers(1, EPOCHS + 2))
+@given(losses=loss_sequences, length=st.integers(0, EPOCHS + 2))
 def test_the_freezing_gate_closes_once_and_for_ever(losses, length):
     gate, run = freeze_gate(length), compiled(freeze_gate, sync_epochs=1)
     expected = "A" * length + "B" + "C" * EPOCHS
@@ -250,7 +250,7 @@ def test_an_update_changes_no_dtype(gate):
         (lambda: loss_gate(1, initial_loss=1, reference="best"), "reference must be"),
         (lambda: loss_gate(1, initial_loss=1, warmup=-1), "warmup must be"),
         (lambda: periodic_gate(0), "period must be"),
-        (lambda: freeze_gate(0), "sync_epochs must be"),
+        (lambda: freeze_gate(-1), "sync_epochs must be"),
     ],
 )
 def test_an_argument_out_of_range_is_named(make, message):

@@ -20,6 +20,7 @@ from jsplit.wire.messages import (
     Labels,
     Place,
     Plan,
+    PredictionHello,
     Tensor,
     WeightsKept,
     Welcome,
@@ -85,7 +86,8 @@ DRAWN = st.one_of(
         st.binary(min_size=8, max_size=8),
         NAME,
     ),
-    st.builds(Done, U32, U32, U32),
+    st.builds(Done, U32, U32, U32, NAME),
+    st.builds(PredictionHello, st.just(VERSION), NAME),
     st.just(Goodbye()),
 )
 

@@ -13,10 +13,12 @@ from jsplit import data
 from jsplit.cli import parsing
 from jsplit.cli.terminal import INTERRUPTED, complain, say
 from jsplit.core.option import Option
+from jsplit.core.state import SideState
 from jsplit.errors import InputError, Refusal
 from jsplit.experiment import workdir
 from jsplit.experiment.build import check_names, load_dataset, shares_of
 from jsplit.experiment.config import RunConfig, agreement, check
+from jsplit.experiment.description import ModelDescription
 from jsplit.experiment.quantities import counted, human_bytes
 from jsplit.net import certificates
 from jsplit.net.batches import ClientData
@@ -27,7 +29,7 @@ from jsplit.net.config import MIB, JoinConfig, check_clients, check_network
 from jsplit.net.credentials import Credentials
 from jsplit.net.grpc_channel import connect
 from jsplit.net.link_simulation import LinkSpeed, SlowChannel
-from jsplit.net.setup import check_codecs, prepare_client
+from jsplit.net.setup import check_beginning, check_codecs, prepare_client
 from jsplit.runtime import compilation_cache, device
 
 JOIN = """\
@@ -55,6 +57,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_network(link)
     check_clients(config.clients)
     check_codecs(config)
+    check_beginning(config)
     for note in parsing.notes(argv, config):
         say(note)
     if link.client >= config.clients:
@@ -133,6 +136,7 @@ def load_client_data(config: RunConfig, link: JoinConfig) -> ClientData:
         dataset.test_images,
         dataset.test_labels,
         dataset.num_classes,
+        dataset.class_names,
     )
 
 
@@ -141,6 +145,12 @@ def make_client(
 ) -> Client:
     """Makes a client of a run with these settings."""
     image, classes = held.images.shape[1:], held.classes
+
+    def keep_model(moments: data.Moments, part: SideState) -> None:
+        names = held.class_names
+        about = ModelDescription(config, image, classes, names, *moments)
+        store.save_model(about, part.variables)
+
     return Client(
         number,
         config.clients == 1,
@@ -150,4 +160,5 @@ def make_client(
         lambda moments: prepare_client(config, image, classes, moments),
         store,
         say,
+        keep_model=keep_model,
     )

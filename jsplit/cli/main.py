@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from jsplit.cli.terminal import INTERRUPTED, complain, forget_output
 from jsplit.errors import InputError, RunError
 
-COMMANDS = ("run", "sweep", "report", "privacy", "serve", "join", "certs")
+COMMANDS = (
+    *("run", "sweep", "report", "predict", "export", "privacy"),
+    *("serve", "join", "certs"),
+)
 """Each is the module of that name beside this one, with a `command(argv, prog)`."""
 
 

@@ -24,7 +24,7 @@ from jsplit.cli.terminal import (
 from jsplit.core.option import Option
 from jsplit.data import Dataset
 from jsplit.errors import InputError, RunError
-from jsplit.experiment import workdir
+from jsplit.experiment import checkpoint, workdir
 from jsplit.experiment.build import (
     Experiment,
     blocks_of,
@@ -149,17 +149,34 @@ def _go_on(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
     with multihost.together():
         assert config.workdir is not None
         folder, kept, described = workdir.read_workdir(workdir.path_of(config.workdir))
-        workdir.check_same(folder, config, kept)
+        # More epochs than before are no other run, but more of the same.
+        longer = config.epochs > kept.epochs
+        same = dataclasses.replace(kept, epochs=config.epochs) if longer else kept
+        workdir.check_same(folder, config, same)
     dataset = _load(config)
     with multihost.together():
         workdir.check_data(folder, described, dataset)
     stack.enter_context(compilation_cache.kept(config.compile_cache, say))
-    experiment = build(config, dataset)
+    begun = multihost.share(lambda: checkpoint.latest(folder.checkpoints)) is not None
+    # Once there is a checkpoint, the weights that it began with need not be there.
+    experiment = build(
+        dataclasses.replace(config, init=None) if begun else config, dataset
+    )
+    experiment = experiment._replace(config=config)
     with multihost.together():
         if multihost.leads():
             stack.enter_context(workdir.lock(folder.path))
+            if longer:
+                workdir.extend(folder, config.epochs)
     progress = resume(experiment, folder)
     say(f"resuming {folder.path} after epoch {progress.epochs}")
+    if longer:
+        whole = config.all_epochs
+        say(
+            f"it goes on to {whole} epochs instead of {kept.all_epochs}, at the "
+            f"learning rates of epochs {progress.epochs + 1} to {whole} in a run of "
+            f"{whole}"
+        )
     return _carry_out(experiment, folder, progress, prog)
 
 
@@ -292,6 +309,8 @@ def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -
         + f", {counted(config.epochs, 'epoch')} of server batches of "
         f"{layout.members * layout.batch}, in {folder.path}"
     )
+    if config.init is not None:
+        say(f"beginning with the weights of {config.init} ({config.init_part})")
     emulated = config.precision == "bfloat16" and jax.default_backend() == "cpu"
     say(
         f"computing on {device.describe()}, in {config.precision}"

@@ -1,6 +1,7 @@
 """`jsplit serve`: the server of a run over a network."""
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +17,19 @@ from jsplit.core.option import Option
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.build import check_names
-from jsplit.experiment.config import RunConfig, check
+from jsplit.experiment.config import RunConfig, check, differences
 from jsplit.experiment.quantities import counted
+from jsplit.experiment.trained import load_run
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter
 from jsplit.net import certificates
+from jsplit.net.client_manager import POLL
 from jsplit.net.config import MIB, ServeConfig, check_clients, check_network
+from jsplit.net.credentials import Credentials
 from jsplit.net.grpc_channel import serve
+from jsplit.net.prediction import PredictionServer, run_name
 from jsplit.net.server_run import ServerRun
-from jsplit.net.setup import check_codecs
+from jsplit.net.setup import check_beginning, check_codecs
 from jsplit.net.summary import summarize
 from jsplit.net.tcp_meter import TcpMeter
 from jsplit.runtime import atomic, compilation_cache, device
@@ -51,26 +56,33 @@ class ServeCommand:
         Option("Go on with the run in --workdir, if it holds one."),
         tyro.conf.FlagCreatePairsOff,
     ] = False
+    predict: Annotated[
+        bool,
+        Option(
+            "Nothing is trained: the half in --workdir answers jsplit predict "
+            "--server, until it is stopped."
+        ),
+        tyro.conf.FlagCreatePairsOff,
+    ] = False
 
 
 def command(argv: Sequence[str], prog: str) -> int:
     """`jsplit serve`: trains with the clients that come."""
     command = parsing.parse(ServeCommand(), argv, prog, SERVE, parsing.settings(argv))
     config, link = command.settings, command.link
+    if command.predict:
+        return _predict(config, link)
     check(config)
     check_names(config)
     check_network(link)
     check_clients(config.clients)
     check_codecs(config)
+    check_beginning(config)
     for note in parsing.notes(argv, config):
         say(note)
     if config.mesh:
         raise InputError("--mesh is for jsplit run; a server computes on one device")
-    credentials = (
-        None
-        if link.certs is None
-        else certificates.read_credentials(Path(link.certs), server=True)
-    )
+    credentials = _credentials(link)
     device.restrict(config.device)
     device.choose(config.device)
     with contextlib.ExitStack() as stack:
@@ -114,6 +126,47 @@ def command(argv: Sequence[str], prog: str) -> int:
             atomic.write_json(folder.summary, summarize(config, run, meter.measure()))
         tables.show(tables.of_network(read_summary(folder, networked=True)))
         say(f"all of it is in {folder.path}")
+    return 0
+
+
+def _credentials(link: ServeConfig) -> Credentials | None:
+    if link.certs is None:
+        return None
+    return certificates.read_credentials(Path(link.certs), server=True)
+
+
+def _predict(config: RunConfig, link: ServeConfig) -> int:
+    """Serves predictions until somebody stops it."""
+    if config.workdir is None:
+        raise InputError("--predict needs the server's folder: add --workdir FOLDER")
+    given = differences(RunConfig(), config)
+    if given:
+        flag = given[0].partition(" ")[0]
+        raise InputError(
+            f"{flag} is for a training; with --predict the folder says all settings: "
+            "leave it out"
+        )
+    check_network(link)
+    credentials = _credentials(link)
+    device.restrict(config.device)
+    device.choose(config.device)
+    model = load_run(config.workdir, say)
+    server = PredictionServer(model, run_name(model.folder), say)
+    clients = model.description.config.clients
+    limit = link.message_limit * MIB
+    with (
+        stop_at_signal("stopping") as stopping,
+        serve(
+            link.listen, credentials, clients, limit, server.handle_connection
+        ) as listener,
+    ):
+        host = link.listen.rpartition(":")[0]
+        say(
+            f"listening on {host}:{listener.port} to predict with the half of "
+            f"{model.folder} after epoch {model.epochs}; Ctrl-C ends it"
+        )
+        while not stopping():
+            time.sleep(POLL)
     return 0
 
 

@@ -65,3 +65,8 @@ def complain(error: Exception | str, code: int) -> int:
     line = f"error: {' '.join(str(error).split())}\n"
     print(line, end="", file=sys.stderr, flush=True)
     return code
+
+
+def remark(line: str) -> None:
+    """Says a line to people on standard error, where standard output is data."""
+    print(line, file=sys.stderr, flush=True)

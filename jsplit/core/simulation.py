@@ -1,7 +1,7 @@
 """A whole training on one machine, put together from its values."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,21 +77,51 @@ class Simulation(NamedTuple):
     placement: Placement
 
     def run(
-        self, step_sizes: Sequence[float] | np.ndarray
+        self,
+        step_sizes: Sequence[float] | np.ndarray,
+        state: TrainState | None = None,
     ) -> tuple[TrainState, EpochRecord, Ledger]:
-        """Trains one epoch for each step size, from the start, in one compiled scan.
+        """Trains one epoch for each step size, in one compiled scan.
+
+        From a state that another call returned it goes on as if all had been one call,
+        bit for bit.
 
         Args:
             step_sizes: what each epoch's optimizer updates are multiplied by: all 1
                 for an optimizer that has its own learning rate.
+            state: to begin with, which is kept: one that a call returned, or
+                `self.state` with other weights. None: `self.state`.
 
         Returns:
-            The final state, the records stacked along a first axis, and the ledger.
+            The final state, the records stacked along a first axis, and the ledger;
+            both of these epochs alone.
+
+        Raises:
+            ValueError: if the state is none of this simulation's.
+
+        Example:
+            >>> import flax.linen as nn, jsplit
+            >>> data = np.eye(4, dtype=np.float32), np.arange(4)
+            >>> simulation = make_simulation(
+            ...     jsplit.from_flax(nn.Dense(2)),
+            ...     jsplit.from_flax(nn.Dense(4)),
+            ...     data,
+            ...     data,
+            ...     gate=jsplit.freeze_gate(2),
+            ...     optimizer=optax.sgd(0.1),
+            ...     codec=jsplit.identity(),
+            ... )
+            >>> state, _, first = simulation.run(np.ones(2))
+            >>> state, _, rest = simulation.run(np.ones(2), state)
+            >>> first.states, rest.states, int(state.epoch)
+            ('AA', 'BC', 4)
         """
+        begun = self.state if state is None else state
+        _check_state(begun, self.state)
         sizes = jnp.asarray(step_sizes, jnp.float32)
         # The program consumes the state that it is given; this one is kept.
         state, record = self.program.run(
-            jax.tree.map(jnp.copy, self.state),
+            jax.tree.map(jnp.copy, begun),
             self.shards,
             self.test,
             self.key,
@@ -271,6 +301,22 @@ def make_simulation(
         costs=costs,
         placement=placement,
     )
+
+
+def _check_state(state: TrainState, own: TrainState) -> None:
+    structure: Any = jax.tree.structure(state)  # it has no type of its own
+    if structure != jax.tree.structure(own):
+        raise ValueError(
+            "state must have the structure of this simulation's own (the same parts, "
+            f"optimizer, gate and codec), got {structure}"
+        )
+    leaves = zip(*map(jax.tree_util.tree_leaves_with_path, (state, own)), strict=True)
+    for (path, leaf), (_, expected) in leaves:
+        if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(
+                f"state{jax.tree_util.keystr(path)} must be {expected.dtype} "
+                f"{list(expected.shape)}, got {leaf.dtype} {list(leaf.shape)}"
+            )
 
 
 def _check(

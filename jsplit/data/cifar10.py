@@ -5,6 +5,7 @@ network. Each gives the same arrays, in the order of the original files. What is
 but broken is an error and never passed over.
 """
 
+import dataclasses
 import os
 import tarfile
 from collections.abc import Callable
@@ -29,7 +30,10 @@ ARCHIVE_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1
 TRAIN_EXAMPLES = 50_000
 TEST_EXAMPLES = 10_000
 
-_CLASSES = 10
+_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 _TRAIN_MEMBERS = tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6))
 _TEST_MEMBER = "cifar-10-batches-bin/test_batch.bin"
 
@@ -52,7 +56,7 @@ def load_cifar10(
     folder_key = prepared_key(folder) if folder else archive_key
     cached = read_cache(cache_dir, NAME, {archive_key, folder_key})
     if cached is not None:
-        return cached
+        return dataclasses.replace(cached, class_names=_CLASSES)
     if folder is not None:
         key, source = folder_key, f"folder prepared by TFDS {folder}"
         arrays = read_prepared(folder)
@@ -62,7 +66,11 @@ def load_cifar10(
         arrays = read_archive(archive)
     _check_complete(arrays, source)
     dataset = make_dataset(
-        NAME, arrays, num_classes=_CLASSES, source=f"CIFAR-10, {source}"
+        NAME,
+        arrays,
+        num_classes=len(_CLASSES),
+        source=f"CIFAR-10, {source}",
+        class_names=_CLASSES,
     )
     write_cache(cache_dir, dataset, key, notify)
     return dataset
@@ -152,7 +160,7 @@ def _check_complete(arrays: Arrays, source: str) -> None:
         ("training", train_images, train_labels, TRAIN_EXAMPLES),
         ("test", test_images, test_labels, TEST_EXAMPLES),
     ):
-        counts = np.bincount(labels, minlength=_CLASSES)
+        counts = np.bincount(labels, minlength=len(_CLASSES))
         if images.shape != (expected, 32, 32, 3) or set(counts) != {expected // 10}:
             raise InputError(
                 f"{source} is not CIFAR-10: {split} images {list(images.shape)}, "

@@ -28,6 +28,8 @@ class Dataset:
         source: Where the arrays came from and what was done to them, for people.
         fingerprint: sha256 (hex) over names, shapes, dtypes and bytes of the arrays;
             equal arrays have equal fingerprints, whatever source they came from.
+        class_names: What each class is called, in the order of labels; None where the
+            source does not say.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Dataset:
     num_classes: int
     source: str
     fingerprint: str
+    class_names: tuple[str, ...] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -57,7 +60,12 @@ def arrays_of(dataset: Dataset) -> Arrays:
 
 
 def make_dataset(
-    name: str, arrays: Arrays, *, num_classes: int, source: str
+    name: str,
+    arrays: Arrays,
+    *,
+    num_classes: int,
+    source: str,
+    class_names: tuple[str, ...] | None = None,
 ) -> Dataset:
     """Builds a `Dataset` from arrays that are already known to be good.
 
@@ -67,6 +75,7 @@ def make_dataset(
             any integer dtype.
         num_classes: Number of classes.
         source: Where the arrays came from.
+        class_names: As many as there are classes, or None.
 
     Returns:
         The dataset, with contiguous arrays in its own dtypes and its fingerprint.
@@ -79,7 +88,12 @@ def make_dataset(
         np.ascontiguousarray(test_labels, dtype=np.int32),
     )
     return Dataset(
-        name, *final, num_classes=num_classes, source=source, fingerprint=_digest(final)
+        name,
+        *final,
+        num_classes=num_classes,
+        source=source,
+        fingerprint=_digest(final),
+        class_names=class_names,
     )
 
 

@@ -5,6 +5,7 @@ import importlib.resources
 import numpy as np
 
 from jsplit.data.dataset import Dataset, make_dataset
+from jsplit.data.fashion_mnist import CLASS_NAMES
 from jsplit.data.files import one_line
 from jsplit.errors import InputError
 
@@ -32,7 +33,8 @@ def load_embedded() -> Dataset:
                     stored["x_test"],
                     stored["y_test"],
                 ),
-                num_classes=10,
+                num_classes=len(CLASS_NAMES),
+                class_names=CLASS_NAMES,
                 source="Fashion-MNIST, first 1,000 + 200 of each class, part of jsplit",
             )
         if dataset.fingerprint != FINGERPRINT:

@@ -5,6 +5,7 @@ prepared by TFDS, or from the network. Whatever the source, the idx files that i
 amounts to must have the pinned checksums.
 """
 
+import dataclasses
 import gzip
 import hashlib
 import zlib
@@ -22,6 +23,11 @@ from jsplit.data.prepared import find_prepared, read_prepared
 from jsplit.errors import InputError
 
 NAME = "fashion_mnist"
+CLASS_NAMES = (
+    *("t-shirt/top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+"""What the paper calls the classes, in the order of labels."""
 DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 
@@ -88,7 +94,7 @@ def load_fashion_mnist(
     key = "idx:" + ",".join(file.sha256 for file in IDX_FILES.values())
     cached = read_cache(cache_dir, NAME, {key})
     if cached is not None:
-        return cached
+        return dataclasses.replace(cached, class_names=CLASS_NAMES)
     source = f"folder prepared by TFDS {prepared}"
     arrays = read_prepared(prepared)
     for stem, array in zip(IDX_FILES, arrays, strict=True):
@@ -115,7 +121,13 @@ def _from_idx(folder: Path) -> Dataset:
 
 def _dataset(arrays: Arrays, source: str) -> Dataset:
     source = f"Fashion-MNIST, {source}, sha256 checked"
-    return make_dataset(NAME, arrays, num_classes=10, source=source)
+    return make_dataset(
+        NAME,
+        arrays,
+        num_classes=len(CLASS_NAMES),
+        source=source,
+        class_names=CLASS_NAMES,
+    )
 
 
 def _read_idx(folder: Path, stem: str) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Fits a dataset to a model and a budget: image size, channels, number of examples."""
 
+import math
+
 import numpy as np
 
 from jsplit.data.dataset import Dataset, make_dataset
@@ -60,10 +62,8 @@ def prepare_images(
         return dataset
 
     def fit(images: np.ndarray) -> np.ndarray:
-        if image_size is not None and image_size > height:
-            images = _pad(images, image_size)
-        elif image_size is not None and image_size < height:
-            images = _area_average(images, image_size)
+        if image_size is not None:
+            images = resized(images, image_size, image_size)
         return np.repeat(images, (channels or depth) // depth, axis=-1)
 
     return make_dataset(
@@ -76,7 +76,48 @@ def prepare_images(
         ),
         num_classes=dataset.num_classes,
         source="; ".join([dataset.source, *notes]),
+        class_names=dataset.class_names,
     )
+
+
+def resized(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Images of another size: averaged where that is smaller, padded where larger.
+
+    What has other proportions is cut first, to its largest centred part that has them.
+    Images that are larger in one way and smaller in the other are only padded and cut.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        height: wanted, at least 1.
+        width: likewise.
+
+    Returns:
+        uint8 [N, height, width, C]; the images themselves where they have that size.
+
+    Example:
+        >>> resized(np.full((1, 6, 4, 3), 9, np.uint8), 2, 2).shape
+        (1, 2, 2, 3)
+        >>> resized(np.full((1, 1, 1, 1), 9, np.uint8), 1, 3).tolist()
+        [[[[0], [9], [0]]]]
+    """
+    old = images.shape[1:3]
+    if old[0] >= height and old[1] >= width:
+        # The largest part of the wanted proportions.
+        part = min(old[0] / height, old[1] / width)
+        kept = round(height * part), round(width * part)
+        images = _cut(images, kept)
+        return (
+            images
+            if kept == (height, width)
+            else _area_average(images, (height, width))
+        )
+    images = _cut(images, (min(old[0], height), min(old[1], width)))
+    return _pad(images, (height, width))
+
+
+def _cut(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    top, left = ((images.shape[1 + i] - size[i]) // 2 for i in range(2))
+    return images[:, top : top + size[0], left : left + size[1]]
 
 
 def balanced_subset(labels: np.ndarray, examples: int) -> np.ndarray:
@@ -166,24 +207,34 @@ def _subset(
     return balanced_subset(labels, examples)
 
 
-def _pad(images: np.ndarray, size: int) -> np.ndarray:
-    missing = size - images.shape[1]
-    side = (missing // 2, missing - missing // 2)
-    return np.pad(images, ((0, 0), side, side, (0, 0)))
+def _pad(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    sides = [
+        (missing // 2, missing - missing // 2)
+        for missing in (size[0] - images.shape[1], size[1] - images.shape[2])
+    ]
+    return np.pad(images, ((0, 0), *sides, (0, 0)))
 
 
-def _area_average(images: np.ndarray, size: int) -> np.ndarray:
-    old = images.shape[1]
-    # In units of 1 / size of an old pixel, old pixel i spans [i * size, (i+1) * size]
-    # and new pixel j spans [j * old, (j+1) * old]. Integer weights keep every product
-    # and sum exact in float64, whatever order the matrix product adds in.
-    i, j = np.arange(old), np.arange(size)[:, None]
-    overlap = np.minimum((i + 1) * size, (j + 1) * old) - np.maximum(i * size, j * old)
-    weights = np.maximum(overlap, 0).astype(np.float64)
-    result = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+def _area_average(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    old = images.shape[1:3]
+    down, across = (_overlaps(*pair) for pair in zip(old, size, strict=True))
+    area = math.prod(old)
+    result = np.empty((len(images), *size, images.shape[3]), np.uint8)
     for start in range(0, len(images), _CHUNK):
         chunk = images[start : start + _CHUNK].astype(np.float64).transpose(0, 3, 1, 2)
-        sums = weights @ chunk @ weights.T
-        rounded = (sums.astype(np.int64) + old**2 // 2) // old**2
+        sums = down @ chunk @ across.T
+        rounded = (sums.astype(np.int64) + area // 2) // area
         result[start : start + _CHUNK] = rounded.transpose(0, 2, 3, 1)
     return result
+
+
+def _overlaps(old: int, new: int) -> np.ndarray:
+    """How much of each old pixel is in each new one, `[new, old]`, in 1 / new pixels.
+
+    In these units old pixel i spans [i * new, (i + 1) * new] and new pixel j spans
+    [j * old, (j + 1) * old]. Integer weights keep every product and sum exact in
+    float64, whatever order the matrix product adds in.
+    """
+    i, j = np.arange(old), np.arange(new)[:, None]
+    overlap = np.minimum((i + 1) * new, (j + 1) * old) - np.maximum(i * new, j * old)
+    return np.maximum(overlap, 0).astype(np.float64)

@@ -95,6 +95,18 @@ def classes_in(folder: Path) -> int:
     return int(label.num_classes)
 
 
+def class_names_in(folder: Path, classes: int) -> tuple[str, ...] | None:
+    """What a prepared folder calls its classes; None if it does not say.
+
+    TFDS keeps one name a line in `label.labels.txt`, beside the examples.
+    """
+    path = folder / "label.labels.txt"
+    if not path.is_file():
+        return None
+    names = tuple(path.read_text(encoding="utf-8").splitlines())
+    return names if len(names) == classes else None
+
+
 def _unreadable(folder: Path, error: Exception) -> InputError:
     remedy = "prepare it again"
     if isinstance(error, ImportError):

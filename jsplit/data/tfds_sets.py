@@ -4,6 +4,7 @@ Such as `tfds:cifar100` or `tfds:emnist/balanced`. Nothing is downloaded and no 
 runs, because the stock ones need TensorFlow: the folder must be there.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from jsplit.data.cache import read_cache, write_cache
 from jsplit.data.dataset import Dataset, make_dataset
 from jsplit.data.prepared import (
+    class_names_in,
     classes_in,
     find_prepared,
     prepared_key,
@@ -50,7 +52,9 @@ def load_tfds(
     key, kept_as = prepared_key(folder), "tfds-" + name.replace("/", "-")
     cached = read_cache(cache_dir, kept_as, {key})
     if cached is not None:
-        return cached
+        return dataclasses.replace(
+            cached, class_names=class_names_in(folder, cached.num_classes)
+        )
     arrays, classes = read_prepared(folder), classes_in(folder)
     for split, images, labels in (("train", *arrays[:2]), ("test", *arrays[2:])):
         if images.dtype != np.uint8 or images.shape[1:] != arrays[0].shape[1:]:
@@ -64,7 +68,12 @@ def load_tfds(
                 f"{folder}: {split} labels go from {labels.min()} to {labels.max()}, "
                 f"but there are {classes} classes; prepare it again"
             )
-    source = f"{PREFIX}{name}, folder prepared by TFDS {folder}"
-    dataset = make_dataset(kept_as, arrays, num_classes=classes, source=source)
+    dataset = make_dataset(
+        kept_as,
+        arrays,
+        num_classes=classes,
+        source=f"{PREFIX}{name}, folder prepared by TFDS {folder}",
+        class_names=class_names_in(folder, classes),
+    )
     write_cache(cache_dir, dataset, key, notify)
     return dataset

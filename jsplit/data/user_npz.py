@@ -20,7 +20,8 @@ def load_npz(path: Path) -> Dataset:
 
     `x_train`, `y_train`, `x_test`, `y_test` are taken, too. Images are uint8 [N, H, W]
     or [N, H, W, C], of one shape in both splits; labels are integers [N] from 0. The
-    number of classes is the highest label + 1.
+    number of classes is the highest label + 1. An array `class_names` of as many
+    texts says what they are called.
 
     Raises:
         InputError: The file cannot be read, or its arrays are not as said above.
@@ -33,6 +34,7 @@ def load_npz(path: Path) -> Dataset:
                 raise ValueError("one array, not an archive of arrays")
             with stored:
                 arrays = {key: stored[key] for key in _keys(path, list(stored))}
+                names = stored["class_names"] if "class_names" in stored else None
     except InputError:
         raise
     except OSError as error:
@@ -71,9 +73,24 @@ def load_npz(path: Path) -> Dataset:
     return make_dataset(
         path.stem,
         (train_images, train_labels, test_images, test_labels),
-        num_classes=int(max(train_labels.max(), test_labels.max())) + 1,
+        num_classes=(classes := int(max(train_labels.max(), test_labels.max())) + 1),
         source=f"file {path}",
+        class_names=_class_names(path, names, classes),
     )
+
+
+def _class_names(
+    path: Path, names: np.ndarray | None, classes: int
+) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if names.dtype.kind != "U" or names.shape != (classes,):
+        raise _refusal(
+            path,
+            f"class_names is {names.dtype} {list(names.shape)}",
+            f"give one text a class, [{classes}]",
+        )
+    return tuple(map(str, names))
 
 
 def _keys(path: Path, found: list[str]) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from jsplit.core.transform import Training, Transform
 from jsplit.data import Dataset
 from jsplit.errors import InputError
 from jsplit.experiment.config import RunConfig, all_options, check_choices, flat
+from jsplit.experiment.initial import begun_from
 from jsplit.models import MODELS, Block, LocalHead, split, with_bottleneck
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -63,6 +64,11 @@ def check_names(config: RunConfig) -> None:
     data.check_scheme(config.partition)
     data.views_of(config.views)
     check_mixup(config.mixup)
+    if config.init is None and config.init_part != RunConfig.init_part:
+        raise InputError(
+            f"--init-part {config.init_part} says what --init gives; name a run or a "
+            "file by --init"
+        )
     if config.replay_always and not config.replays:
         raise InputError(
             "--replay-always repeats in A and B what the server does in C, which is "
@@ -118,7 +124,8 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
 
     Raises:
         InputError: if the clients cannot share the training set as asked, a batch is
-            larger than all of it, or a mesh cannot share clients and batch equally.
+            larger than all of it, a mesh cannot share clients and batch equally, or
+            there are no weights to begin with where the config names some.
     """
     examples = len(dataset.train_labels)
     if config.batch_size is not None and config.batch_size > examples:
@@ -166,6 +173,9 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         devices=jax.devices() if config.mesh else None,
         observe=ignore if tally is None else tally.observe,
     )
+    if config.init is not None:
+        last_block = blocks_of(config, dataset)[-1].name
+        simulation = begun_from(simulation, config.init, config.init_part, last_block)
     return Experiment(
         config=config,
         dataset=dataset,

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -109,18 +110,41 @@ def restore(
       RunError: there is no such checkpoint, it is damaged, or it does not fit.
     """
     folder = Path(folder).resolve()
+    match, path = _state_of(folder, epoch)
+    state, meta = _read(path, state_like)
+    store = None
+    if store_like is not None and match[2] is not None:
+        store, _ = _read(folder / f"store-{match[2]}", store_like)
+    return state, meta, store
+
+
+def read_arrays(folder: Path, epoch: int) -> dict[str, np.ndarray]:
+    """Reads all arrays of a state, whatever they are, by their paths in its tree.
+
+    Such as `['client'].variables['params']['conv1']['kernel']`: for readers who want
+    some of a state without knowing the rest of it.
+
+    Args:
+        folder: as given to `save`.
+        epoch: one of the folder's epochs, usually `latest(folder)`.
+
+    Raises:
+      RunError: there is no such checkpoint, or it is damaged.
+    """
+    _, path = _state_of(Path(folder).resolve(), epoch)
+    arrays, _ = _read_flat(path, None)
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+def _state_of(folder: Path, epoch: int) -> tuple[re.Match, Path]:
+    """The folder of an epoch's state, and how its name reads."""
     found = {int(m[1]): (m, path) for m, path in _entries(folder, _EPOCH)}
     if epoch not in found:
         raise RunError(
             f"no checkpoint of epoch {epoch} in {folder}, only of {sorted(found)}; "
             "name one of those or start afresh"
         )
-    match, path = found[epoch]
-    state, meta = _read(path, state_like)
-    store = None
-    if store_like is not None and match[2] is not None:
-        store, _ = _read(folder / f"store-{match[2]}", store_like)
-    return state, meta, store
+    return found[epoch]
 
 
 def _entries(folder: Path, pattern: re.Pattern[str]) -> list[tuple[re.Match, Path]]:
@@ -161,6 +185,11 @@ def _flatten(tree: PyTree) -> dict[str, Any]:
 
 def _kind(leaf: Any) -> str:
     return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
+
+
+def _of_kind(kind: str) -> jax.ShapeDtypeStruct:
+    dtype, _, shape = kind.partition("[")
+    return jax.ShapeDtypeStruct(json.loads("[" + shape), jnp.dtype(dtype))
 
 
 def _describe(array: np.ndarray) -> list:
@@ -215,6 +244,18 @@ def _write(path: Path, tree: PyTree, meta: dict | None) -> None:
 
 def _read(path: Path, like: PyTree) -> tuple[PyTree, dict]:
     expected = _flatten(like)
+    arrays, meta = _read_flat(path, {k: _kind(leaf) for k, leaf in expected.items()})
+    leaves = [place(arrays[name], leaf) for name, leaf in expected.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
+
+
+def _read_flat(path: Path, expected: dict[str, str] | None) -> tuple[dict, dict]:
+    """The arrays of a checkpoint by name, and its meta value.
+
+    Args:
+        path: of the checkpoint.
+        expected: kinds that its arrays must have; None takes what is there.
+    """
     damaged = f"checkpoint {path} is damaged; {_remedy(path)}"
     try:
         with _checkpointer() as checkpointer:
@@ -223,24 +264,21 @@ def _read(path: Path, like: PyTree) -> tuple[PyTree, dict]:
             if record != _sign(record["meta"], record["arrays"]):
                 raise ValueError("the content of its record has changed")
             kinds = {name: kind for name, (kind, _) in record["arrays"].items()}
-            _check_fits(path, kinds, {k: _kind(leaf) for k, leaf in expected.items()})
-            abstract = {
-                name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-                for name, leaf in expected.items()
-                if np.prod(leaf.shape)
-            }
-            only_arrays = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
+            if expected is not None:
+                _check_fits(path, kinds, expected)
+            abstract = {name: _of_kind(kind) for name, kind in kinds.items()}
+            stored = {name: leaf for name, leaf in abstract.items() if leaf.size}
+            only_arrays = ocp.args.Composite(arrays=ocp.args.StandardRestore(stored))
             arrays = dict(checkpointer.restore(path, args=only_arrays)["arrays"])
     except RunError:
         raise
     except Exception as error:
         raise RunError(f"{damaged} ({_line(error)})") from error
-    for name, leaf in expected.items():
+    for name, leaf in abstract.items():
         array = arrays.setdefault(name, np.zeros(leaf.shape, leaf.dtype))
         if _describe(array) != record["arrays"][name]:
             raise RunError(f"{damaged} (the content of {name} has changed)")
-    leaves = [_place(arrays[name], leaf) for name, leaf in expected.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), record["meta"]
+    return arrays, record["meta"]
 
 
 def _remedy(path: Path) -> str:
@@ -265,7 +303,8 @@ def _check_fits(path: Path, saved: dict[str, str], expected: dict[str, str]) -> 
             )
 
 
-def _place(array: np.ndarray, like: Any) -> Any:
+def place(array: np.ndarray, like: Any) -> Any:
+    """An array of the host where another lies: on its devices, or on the host."""
     if isinstance(like, np.ndarray | np.generic):
         return array
     bound = not isinstance(like, jax.Array) or like.committed

@@ -18,6 +18,8 @@ ADDED: dict[str, Any] = {
     "noise": 0.0,
     "views": "augmented",
     "mixup": 0.0,
+    "init": None,
+    "init_part": "both",
     "replay_shift": 0,
     "replay_mirror": False,
     "replay_cutout": 0,

@@ -220,6 +220,26 @@ class RunConfig:
         ),
     ] = 0.0
 
+    init: Annotated[
+        str | None,
+        Option(
+            "The folder of a run, or a .safetensors file with the names that jsplit "
+            "export gives, whose weights this run begins with. None: random ones.",
+            "RUN|FILE",
+            traced=True,
+            compared=True,
+        ),
+    ] = None
+    init_part: Annotated[
+        Literal["both", "client", "server", "body"],
+        Option(
+            "What --init gives: both halves, the client's or the server's alone, or "
+            "the body, which is all but the last block (for other classes).",
+            traced=True,
+            compared=True,
+        ),
+    ] = "both"
+
     precision: Annotated[
         Literal["float32", "bfloat16"],
         Option("Networks compute in this; everything else stays float32."),

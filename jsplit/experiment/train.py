@@ -15,6 +15,7 @@ from jsplit.core.store import STEPS_AXIS
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import Experiment
+from jsplit.experiment.description import describe, write_description
 from jsplit.experiment.progress import Progress, Record
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import Writer, rewind
@@ -73,6 +74,10 @@ def train(
             and the records up to it are kept.
     """
     config = experiment.config
+    with multihost.together():
+        if multihost.leads():
+            described = describe(config, experiment.dataset)
+            write_description(folder.path, described)
     chunk = min(config.chunk, config.all_epochs)
     paces: list[float] = []
     while progress.epochs < config.all_epochs and not multihost.any_of(stopping()):

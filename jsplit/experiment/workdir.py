@@ -176,6 +176,28 @@ def check_same(folder: RunFolder, asked: RunConfig, kept: RunConfig) -> None:
         )
 
 
+def extend(folder: RunFolder, epochs: int) -> None:
+    """Gives a run more epochs: it counts as unfinished, whatever it was.
+
+    Its record keeps after how many epochs it was to end before, because a run that was
+    extended is none that was begun with so many: its first epochs had other step sizes.
+
+    Args:
+        folder: of the run, held by this process.
+        epochs: in all, more than it was given before.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    record = json.loads(folder.config.read_text(encoding="utf-8"))
+    earlier = record.get("extended_from", [])
+    record["extended_from"] = [*earlier, record["config"]["epochs"]]
+    record["config"]["epochs"] = epochs
+    # In this order: without a summary it is an unfinished run of either length.
+    folder.summary.unlink(missing_ok=True)
+    atomic.write_json(folder.config, record)
+
+
 def described(dataset: Any) -> dict[str, Any]:
     """What is kept of a run's data, for `open_new` and `check_data`."""
     return {name: getattr(dataset, name) for name in ("name", "source", "fingerprint")}

@@ -131,9 +131,11 @@ def convolve(x: Images, kernel: Kernel, stride: int) -> Images:
 
     Returns:
         `[b, ceil(h / stride), ceil(w / stride), o]`, by whatever lowering is fastest on
-        the backend in use; they agree within rounding (see `winograd`).
+        the backend in use; they agree within rounding (see `winograd`). Where the
+        length of a batch is left open, as `jax.export` may, by XLA's own.
     """
-    if counting():
+    # A program that is exported has batches of any length, and goes anywhere.
+    if counting() or not isinstance(x.shape[0], int):
         return native(x, kernel, stride)
     name = lowering(jax.default_backend(), x.shape, len(kernel), stride, x.dtype)
     return LOWERINGS[name](x, kernel, stride)

@@ -34,6 +34,7 @@ class ClientData(NamedTuple):
         test_images: uint8 `[m, h, w, c]`.
         test_labels: `Int32[m]`.
         classes: that labels come from.
+        class_names: what they are called; None where the data does not say.
     """
 
     images: np.ndarray
@@ -41,6 +42,7 @@ class ClientData(NamedTuple):
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: int
+    class_names: tuple[str, ...] | None = None
 
 
 class BatchSizes(NamedTuple):

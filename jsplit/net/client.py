@@ -12,7 +12,7 @@ from typing import TypeVar
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.state import ClientParts
+from jsplit.core.state import ClientParts, SideState
 from jsplit.errors import Refusal, RunError
 from jsplit.net import reconnect
 from jsplit.net.batches import Batches, BatchSizes, ClientData
@@ -72,6 +72,7 @@ class Client:
         store: what survives the process.
         notify: takes a line of text for people.
         stopping: whether it was asked to stop.
+        keep_model: `(moments, part)`, given the part that the run ended with.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Client:
         store: ClientStateStore,
         notify: Callable[[str], None],
         stopping: Callable[[], bool] = lambda: False,
+        keep_model: Callable[[Moments, SideState], None] = lambda *given: None,
     ):
         self.traffic = ClientTraffic(notify)
         self.parts: ClientParts | None = None
@@ -97,6 +99,7 @@ class Client:
         self._store = store
         self._notify = notify
         self._stopping = stopping
+        self._keep_model = keep_model
         self._token = UNNAMED
         self._work: EpochProgress | None = None
         self._told: tuple[BatchSizes, Moments] | None = None
@@ -164,6 +167,7 @@ class Client:
             )
             if isinstance(message, Done):
                 check_done(message, len(self._setup.step_sizes))
+                self._keep(message)
                 self._store.save_result(self._settings, write_message(message))
                 self.traffic.report_idle(message.epochs)
                 self._send(channel, Goodbye())
@@ -229,6 +233,21 @@ class Client:
                 self._data, setup.transform, sizes, setup.test_batch
             )
             self._read_reply = make_tensor_reader(setup.grad_codec, setup.smashed_shape)
+
+    def _keep(self, done: Done) -> None:
+        """Keeps the part that the run ended with, if it came here."""
+        assert self._told is not None
+        if done.weights == INITIAL_WEIGHTS:
+            part = self._setup.beginning
+        elif done.weights in self._store.stored:
+            part = self._store.load(done.weights, self._setup.beginning)
+        else:
+            self._notify(
+                "the part that the run ended with never came here; the server's folder "
+                "holds it"
+            )
+            return
+        self._keep_model(self._told[1], part.part)
 
     def _take_weights(self, message: ClientWeights) -> None:
         weights, _ = read_weights(message, self._setup.beginning)

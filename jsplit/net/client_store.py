@@ -8,15 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jsplit.errors import InputError, Refusal, RunError
+from jsplit.experiment.description import ModelDescription, write_description
+from jsplit.experiment.weights import CLIENT_WEIGHTS, to_bytes
 from jsplit.net.client_session import STORED_WEIGHTS
 from jsplit.runtime.atomic import write_bytes
-from jsplit.typing import PyTree
+from jsplit.typing import PyTree, Variables
 from jsplit.wire import digest_of, weights_from_bytes, weights_to_bytes
 from jsplit.wire.messages import NAME_BYTES, UNNAMED
 
 _SUFFIX = ".part"
 
-_OURS = re.compile(r"([0-9a-f]{32}\.part|run|over)((\.[0-9a-f]{32})?\.tmp)?")
+RUN = "run"
+"""The file that says which run a client's folder belongs to."""
+
+_OURS = re.compile(
+    r"([0-9a-f]{32}\.part|run|over|model\.json|client\.msgpack)((\.[0-9a-f]{32})?\.tmp)?"
+)
 
 
 class ClientStateStore:
@@ -70,14 +77,14 @@ class ClientStateStore:
     @property
     def run(self) -> bytes:
         """The run that the folder belongs to; `UNNAMED` while it belongs to none."""
-        path = self._folder / "run"
+        path = self._folder / RUN
         name = path.read_bytes() if path.exists() else UNNAMED
         return name if len(name) == NAME_BYTES else UNNAMED
 
     def bind_to_run(self, run: bytes) -> None:
         """Notes that the folder belongs to this run."""
         if self.run != run:
-            self._write(self._folder / "run", run)
+            self._write(self._folder / RUN, run)
 
     def result(self, settings: str) -> bytes:
         """What `save_result` was given with these settings; empty without it."""
@@ -88,6 +95,17 @@ class ClientStateStore:
     def save_result(self, settings: str, message: bytes) -> None:
         """Keeps the server's message that the run with these settings is over."""
         self._write(self._folder / "over", digest_of(settings.encode()) + message)
+
+    def save_model(self, description: ModelDescription, variables: Variables) -> None:
+        """Keeps the part that the run ended with, as `load_run` reads it.
+
+        Args:
+            description: of what goes in and what comes out.
+            variables: of the part.
+        """
+        with self._usable():
+            write_bytes(self._folder / CLIENT_WEIGHTS, to_bytes(variables))
+            write_description(self._folder, description)
 
     def save(self, weights: PyTree) -> bytes:
         """Stores weights, drops the oldest beyond the limit; returns their digest."""

@@ -12,6 +12,7 @@ from jsplit.errors import Refusal, RunError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import step_sizes_of
 from jsplit.experiment.config import RunConfig, agreement
+from jsplit.experiment.description import ModelDescription, write_description
 from jsplit.experiment.train import accounts, needs_store
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import Writer, rewind
@@ -108,11 +109,13 @@ class ServerRun:
                     writer.close()
         except Stopped:
             return False
+        assert self.state is not None
         last = self.records[-1]
         done = Done(
             self._config.all_epochs,
             last.get("test_correct", 0),
             last.get("test_examples", 0),
+            self.state.digest,
         )
         for session in self.sessions:
             session.finish(done)
@@ -171,6 +174,16 @@ class ServerRun:
             self._notify("waiting for the labels of all clients")
             self._wait_for(self._all_labelled)
             self._save_members(name)
+        write_description(
+            self._folder.path,
+            ModelDescription(
+                config,
+                hellos[0].image,
+                hellos[0].classes,
+                None,  # only the clients know what classes are called
+                *membership.moments_of(admission.hellos),
+            ),
+        )
         self.prepared, self.state = prepared, prepared.state
         self.ledger = Ledger(prepared.costs)
         manager = ClientManager(

@@ -128,6 +128,19 @@ def _gate(config: RunConfig, classes: int) -> Gate:
     return after_local(gate, config.local_epochs)
 
 
+def check_beginning(config: RunConfig) -> None:
+    """Refuses to begin with the weights of another run, which the parties lack.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    if config.init is not None:
+        raise InputError(
+            f"--init {config.init} is for jsplit run; over a network all begin with "
+            "the weights that --seed gives, so leave it out"
+        )
+
+
 def check_codecs(config: RunConfig) -> None:
     """Refuses codecs whose payloads the wire format does not carry.
 

@@ -289,11 +289,28 @@ class Done(Message, kind=9, sender="server"):
         epochs: that it had.
         correct: held-out examples that the network got right.
         examples: of the held-out set; 0 where there is none.
+        weights: digest of the client weights that the run ended with.
     """
 
     epochs: Annotated[int, U32]
     correct: Annotated[int, U32]
     examples: Annotated[int, U32]
+    weights: Annotated[bytes, DIGEST]
+
+
+@dataclass(frozen=True)
+class PredictionHello(Message, kind=10, sender="client", prefix=b"jsplit"):
+    """The client asks a server that predicts; the first of such a connection.
+
+    Activations go up after it, and logits come down, as tensors without a header.
+
+    Attributes:
+        version: of the protocol.
+        run: that both halves were trained in.
+    """
+
+    version: Annotated[int, U16]
+    run: Annotated[bytes, NAME]
 
 
 LABELS_BYTES = Labels.fixed_bytes
@@ -340,7 +357,7 @@ def read_message(
         expected = " or ".join(each.__name__ for each in allowed)
         raise Refusal("UNEXPECTED", f"{found.__name__}, not {expected}")
     try:
-        if found is Hello:
+        if found in (Hello, PredictionHello):
             _check_version(data[1:])
         message = found(**found.layout.read(memoryview(data)[1:]))
         message.check()

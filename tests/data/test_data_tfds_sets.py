@@ -57,6 +57,17 @@ def test_a_set_like_cifar100_is_read_record_for_record(cifar100: Arrays) -> None
     assert again.fingerprint == dataset.fingerprint
 
 
+def test_the_names_of_classes_are_those_that_tfds_keeps(
+    cifar100: Arrays, data_dir: Path
+) -> None:
+    (folder,) = (data_dir / "cifar100").iterdir()
+    assert load("tfds:cifar100").class_names is None
+    names = [f"class {number}" for number in range(100)]
+    (folder / "label.labels.txt").write_text("\n".join(names) + "\n")
+    for _ in range(2):  # The second time from the cache.
+        assert load("tfds:cifar100").class_names == tuple(names)
+
+
 def test_a_set_like_emnist_is_read_with_its_config(
     emnist: Arrays, data_dir: Path
 ) -> None:

@@ -39,6 +39,17 @@ def test_a_good_file_is_used(tmp_path: Path) -> None:
     assert str(tmp_path) in dataset.source
 
 
+def test_a_file_may_name_its_classes(tmp_path: Path) -> None:
+    names = np.array(["ant", "bee", "cat", "dog"])
+    dataset = load(save(tmp_path / "mine.npz", good() | {"class_names": names}))
+    assert dataset.class_names == ("ant", "bee", "cat", "dog")
+    assert load(save(tmp_path / "mine.npz", good())).class_names is None
+    for wrong in (names[:3], np.arange(4)):
+        path = save(tmp_path / "mine.npz", good() | {"class_names": wrong})
+        with pytest.raises(InputError, match=r"mine.npz.*class_names is .*; give one"):
+            load(path)
+
+
 def test_short_names_gray_images_and_fortran_order_are_taken(tmp_path: Path) -> None:
     arrays = good()
     gray = {

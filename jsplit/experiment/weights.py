@@ -1,0 +1,132 @@
+"""Weights as files: numbers under names, readable without jsplit.
+
+A variable is named by its path in the tree, such as `params.conv1.Conv_0.kernel`. The
+client's blocks and the server's have different names, so that one file can hold both,
+and another cut finds each block wherever it belongs.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import serialization
+
+from jsplit.errors import InputError
+from jsplit.runtime import atomic
+from jsplit.typing import Variables
+
+CLIENT_WEIGHTS = "client.msgpack"
+"""Of a client of a networked run, in its folder once the run is over."""
+
+Named = dict[str, np.ndarray]
+"""Arrays by the paths of their variables."""
+
+
+def named(variables: Variables) -> Named:
+    """The arrays of a variable tree by their paths.
+
+    Example:
+        >>> tree = {"params": {"head": {"bias": np.zeros(2)}}, "batch_stats": {}}
+        >>> list(named(tree))
+        ['params.head.bias']
+    """
+    return {".".join(path): np.asarray(leaf) for path, leaf in _leaves((), variables)}
+
+
+def unnamed(arrays: Named) -> Variables:
+    """The variable tree of arrays by their paths; it has `params` in any case.
+
+    Example:
+        >>> unnamed({"batch_stats.norm.mean": np.zeros(2)})
+        {'params': {}, 'batch_stats': {'norm': {'mean': array([0., 0.])}}}
+    """
+    tree: Variables = {"params": {}}
+    for name, array in arrays.items():
+        *inner, last = name.split(".")
+        place = tree
+        for key in inner:
+            place = place.setdefault(key, {})
+        place[last] = array
+    return tree
+
+
+def merged(*halves: Variables) -> Variables:
+    """The variables of both halves in one tree, block beside block."""
+    return unnamed(
+        {name: leaf for half in halves for name, leaf in named(half).items()}
+    )
+
+
+def to_bytes(variables: Variables) -> bytes:
+    """A variable tree as Flax's msgpack."""
+    return bytes(serialization.to_bytes(jax.device_get(variables)))
+
+
+def read_msgpack(path: Path) -> Variables:
+    """The variable tree of a client's file that `to_bytes` made the bytes of.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    try:
+        variables: Variables = serialization.msgpack_restore(path.read_bytes())
+        return {"params": {}, **variables}
+    except Exception as error:  # Any parser may fail on a damaged file.
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}); the server's folder has the "
+            "same part, if the run had several clients"
+        ) from error
+
+
+def write_safetensors(
+    path: Path, variables: Variables, about: dict[str, Any] | None = None
+) -> None:
+    """Writes a variable tree as safetensors.
+
+    Args:
+        path: of the file.
+        variables: of one half or both.
+        about: plain values, kept as JSON under `jsplit` in the file's metadata.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    from safetensors.numpy import save
+
+    metadata = None if about is None else {"jsplit": json.dumps(about)}
+    # Safetensors writes an array's memory as it lies there.
+    arrays = {
+        name: np.ascontiguousarray(array) for name, array in named(variables).items()
+    }
+    atomic.write_bytes(path, save(arrays, metadata))
+
+
+def read_safetensors(path: Path) -> Named:
+    """The arrays of a safetensors file, by their names.
+
+    Raises:
+        InputError: if it cannot be read, or is no such file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return dict(load(path.read_bytes()))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; name another file") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is no safetensors file of NumPy's dtypes ({error}); write it with "
+            "jsplit export, or safetensors.numpy.save_file"
+        ) from error
+
+
+def _leaves(path: tuple[str, ...], tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not isinstance(tree, dict):
+        yield path, tree
+        return
+    for key in tree:
+        yield from _leaves((*path, key), tree[key])
