@@ -14,7 +14,8 @@ from typing import Any
 from jsplit.core.gates import GATES, LossGate
 from jsplit.core.option import Described, options_of
 from jsplit.errors import InputError
-from jsplit.experiment.run_config import ClusterConfig, RunConfig
+from jsplit.experiment.cluster_config import ClusterConfig
+from jsplit.experiment.run_config import RunConfig
 
 
 def all_options() -> dict[str, Described]:

@@ -380,28 +380,3 @@ def beside_paper(config: RunConfig) -> list[str]:
         words.append(f"views {config.views.replace(',', '+')}")
     where = " always" if config.replay_always else ""
     return words + [replay + where for replay in config.replays]
-
-
-@dataclass(frozen=True)
-class ClusterConfig:
-    """Which of several processes this is; never kept with the run."""
-
-    coordinator: Annotated[
-        str | None,
-        Option("HOST:PORT of process 0, or auto (as jax detects the cluster)."),
-    ] = None
-    process_id: Annotated[
-        int | None,
-        Option("The number of this process; 0 leads, writes and prints."),
-    ] = None
-    num_processes: Annotated[
-        int | None, Option("Number of processes.", least=1, most=_MOST)
-    ] = None
-    coordinator_timeout: Annotated[
-        int,
-        Option(
-            "Number of seconds to wait for the other processes at the start.",
-            least=1,
-            most=_MOST,
-        ),
-    ] = 60

@@ -17,6 +17,7 @@ from jsplit.errors import Refusal, RunError
 from jsplit.net import reconnect
 from jsplit.net.batches import Batches, BatchSizes, ClientData
 from jsplit.net.channel import Channel, ConnectionLost
+from jsplit.net.client_alone import learn_alone
 from jsplit.net.client_state import ClientSetup, EpochProgress, Moments
 from jsplit.net.client_store import ClientStateStore
 from jsplit.net.client_traffic import ClientTraffic
@@ -332,19 +333,9 @@ class Client:
                 return None  # It was finished before this process began.
             work = self._work = EpochProgress(plan, self._weights(plan))
         if work.finished is None:
-            schedule = batches.plan(plan.key)
-            step_size = jnp.float32(self._setup.step_sizes[plan.place.epoch])
-            part, head = work.parts
-            for number in range(batches.count):
-                if self._stopping():
-                    raise KeyboardInterrupt
-                x, mask, key = batches.training(schedule, number)
-                labels = batches.labels(schedule, number)
-                assert self._setup.steps.client_alone is not None
-                part, head, _ = self._setup.steps.client_alone(
-                    part, head, x, labels, mask, key, step_size
-                )
-            work.parts = ClientParts(part, head)
+            step_size = self._setup.step_sizes[plan.place.epoch]
+            given = self._setup.steps, batches, plan.key, step_size, self._stopping
+            work.parts = learn_alone(work.parts, *given)
             work.finished = self._finish(work, plan.place._replace(number=0))
         if plan.place.number == 0:
             self._send(channel, work.finished)

@@ -1,0 +1,34 @@
+"""Which of several processes this one is."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from jsplit.core.option import Option
+
+_MOST = 1_000_000
+"""Of any count: far above what is used, far below what overflows."""
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Which of several processes this is; never kept with the run."""
+
+    coordinator: Annotated[
+        str | None,
+        Option("HOST:PORT of process 0, or auto (as jax detects the cluster)."),
+    ] = None
+    process_id: Annotated[
+        int | None,
+        Option("The number of this process; 0 leads, writes and prints."),
+    ] = None
+    num_processes: Annotated[
+        int | None, Option("Number of processes.", least=1, most=_MOST)
+    ] = None
+    coordinator_timeout: Annotated[
+        int,
+        Option(
+            "Number of seconds to wait for the other processes at the start.",
+            least=1,
+            most=_MOST,
+        ),
+    ] = 60
