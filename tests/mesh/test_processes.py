@@ -33,7 +33,7 @@ def test_two_processes_end_as_one_device_does_and_only_one_writes(
         (code, shown, said), (other, nothing, unsaid) = outcome(processes)
     assert (code, other) == (0, 0), said + unsaid
     assert "epoch 6/6  C" in shown and nothing == "" and unsaid == ""
-    assert "over 2 devices of 2 process(es)" in shown
+    assert "over 2 devices of 2 processes" in shown
     assert_same(path, one_device(*IDENTITY), parameters=2e-5)
     # One of each, as of one process.
     assert [line["epoch"] for line in lines_of(path)] == [1, 2, 3, 4, 5, 6]
