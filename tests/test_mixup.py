@@ -126,6 +126,28 @@ def test_the_step_of_b_learns_the_mixture_where_it_is_asked_to():
     chex.assert_trees_all_equal(steps.server_step(*given_), steps.offline_step(*given_))
 
 
+def test_the_gradient_that_goes_back_in_a_is_that_of_what_came():
+    server, steps, party, packets, labels, smashed = steps_of(AS_RECEIVED, mixup(1.0))
+    key = jax.random.key(5)
+    given_ = (party, packets, labels, None, key, jnp.float32(0.1))
+    trained, _, replies = steps.server_step_with_reply(*given_)
+    chex.assert_trees_all_close(trained, steps.server_step(*given_)[0], atol=1e-6)
+
+    def mean_loss(smashed):
+        mix_key = jax.random.fold_in(key, 2**31 - 1)
+        made, mixture = mixup(1.0).apply(mix_key, smashed, None)
+        outputs, _ = server.apply(party.variables, made, mask=None, key=key, train=True)
+        own, others = mixture.shares.T
+        lost = own * cross_entropy(outputs, labels[:, 0])
+        return jnp.mean(
+            lost + others * cross_entropy(outputs, labels[mixture.sources[:, 1], 0])
+        )
+
+    # Each of the six clients gets the gradient of its own mean loss, not of all.
+    expected = 6 * jax.grad(mean_loss)(smashed)
+    np.testing.assert_allclose(replies.payload[:, 0], expected, rtol=1e-4, atol=1e-7)
+
+
 def simulation(replay, gate=None):
     return make_simulation(
         *dense_parts(),

@@ -10,7 +10,7 @@ import optax
 from jsplit.core.client_steps import Observe, evaluated
 from jsplit.core.metrics import CorrectFunction, LossFunction, Metrics, sum_up
 from jsplit.core.model_part import ModelPart
-from jsplit.core.replay import Replay, losses
+from jsplit.core.replay import Mixture, Replay, losses
 from jsplit.core.state import SideState, descend
 from jsplit.typing import Codec, Packet, PyTree
 
@@ -71,12 +71,17 @@ def make_server_steps(
         smashed = jax.vmap(decode)(packets)
         smashed = smashed.reshape(-1, *smashed.shape[2:])
         targets, rows = labels.reshape(-1), None if mask is None else mask.reshape(-1)
-        # Not of what the server's part itself draws from.
-        replay_key = jax.random.fold_in(key, 2**31 - 1)
 
-        def mean_loss(params: PyTree, smashed: jax.Array) -> tuple[jax.Array, Any]:
+        def replayed(smashed: jax.Array) -> tuple[jax.Array, Mixture | None]:
+            # Not of what the server's part itself draws from.
+            return replay.apply(jax.random.fold_in(key, 2**31 - 1), smashed, rows)
+
+        # What goes back is the gradient of what came: the replay is differentiated.
+        given = smashed if reply else replayed(smashed)
+
+        def mean_loss(params: PyTree, given: Any) -> tuple[jax.Array, Any]:
             variables = {**side.variables, "params": params}
-            smashed, mixture = replay.apply(replay_key, smashed, rows)
+            smashed, mixture = replayed(given) if reply else given
             outputs, variables = server.apply(
                 variables, smashed, mask=rows, key=key, train=True
             )
@@ -87,7 +92,7 @@ def make_server_steps(
 
         gradient = jax.grad(mean_loss, argnums=(0, 1) if reply else (0,), has_aux=True)
         (gradients, *at_cut), (variables, metrics) = gradient(
-            side.variables["params"], smashed
+            side.variables["params"], given
         )
         trained = descend(optimizer, side, variables, gradients, mask, step_size)
         if not reply:
