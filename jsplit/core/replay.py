@@ -6,10 +6,12 @@ them, blanking a square, or mixing two examples makes each time new. A replay is
 of pure functions; several become one by `chain`, as optax transformations do.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 LossOf = Callable[[Int[Array, " n"]], Float[Array, " n"]]
@@ -57,7 +59,6 @@ def chain(*replays: Replay) -> Replay:
     Example:
         Maps are moved by up to a cell and then mixed in pairs.
 
-        >>> import jax.numpy as jnp
         >>> from jsplit.core.mixup import mixup
         >>> from jsplit.core.map_moves import shift
         >>> replay = chain(shift(1), mixup(1.0))
@@ -109,7 +110,6 @@ def losses(
     """The loss of each row: that of all its examples' labels, by their shares.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> shares = jnp.array([[0.75, 0.25], [0.75, 0.25]])
         >>> mixture = Mixture(jnp.array([[0, 1], [1, 0]]), shares)
         >>> def loss_of(labels):
@@ -119,7 +119,8 @@ def losses(
     """
     if mixture is None:
         return loss_of(labels)
-    return sum(
+    parts = (
         share * loss_of(labels[source])
         for source, share in zip(mixture.sources.T, mixture.shares.T, strict=True)
     )
+    return functools.reduce(jnp.add, parts)
