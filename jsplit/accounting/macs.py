@@ -1,8 +1,9 @@
 """Multiply-accumulates of a JAX function, counted exactly from its trace."""
 
+import contextlib
 import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -18,6 +19,16 @@ def counting() -> bool:
     convolution as direct sums, though Winograd's algorithm multiplies less.
     """
     return _counting.get()
+
+
+@contextlib.contextmanager
+def as_counted() -> Iterator[None]:
+    """What is traced within is traced to be counted, see `counting`."""
+    before = _counting.set(True)
+    try:
+        yield
+    finally:
+        _counting.reset(before)
 
 
 def macs(function: Callable[..., Any], *args: Any) -> int:
@@ -38,11 +49,8 @@ def macs(function: Callable[..., Any], *args: Any) -> int:
         >>> macs(jnp.matmul, jnp.ones((2, 3)), jnp.ones((3, 4)))
         24
     """
-    before = _counting.set(True)
-    try:
+    with as_counted():
         return _count(jax.make_jaxpr(function)(*args).jaxpr)
-    finally:
-        _counting.reset(before)
 
 
 def _count(jaxpr: core.Jaxpr) -> int:

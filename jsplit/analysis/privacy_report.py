@@ -56,8 +56,8 @@ def left_to_attack(group: Group, *, again: bool) -> list[FinishedRun]:
         run
         for run in group.runs
         if again
-        or not _kept(run).exists()
-        or (run in plain and "first" not in _read(run))
+        or not kept_file(run).exists()
+        or (run in plain and "first" not in read_figures(run))
     ]
 
 
@@ -98,22 +98,29 @@ def _audited(experiment: Experiment, run: FinishedRun, *, first: bool) -> Figure
         title=f"{run.path.name}: {Setting((run,)).label}, seed {run.config.seed}",
     )
     figures = {"format": FORMAT, "device": device.describe(), **found.figures}
-    atomic.write_json(_kept(run), figures)
+    atomic.write_json(kept_file(run), figures)
     return figures
 
 
-def _kept(run: FinishedRun) -> Path:
+def kept_file(run: FinishedRun) -> Path:
+    """Where the figures of a run's attack are kept."""
     return run.path / "privacy.json"
 
 
-def _read(run: FinishedRun) -> Figures:
+def read_figures(run: FinishedRun) -> Figures:
+    """The figures of a run that was attacked.
+
+    Raises:
+        InputError: if they are damaged or of another version.
+    """
     try:
-        figures: Figures = json.loads(_kept(run).read_text(encoding="utf-8"))
+        figures: Figures = json.loads(kept_file(run).read_text(encoding="utf-8"))
         if figures["format"] != FORMAT:
             raise ValueError(f"format {figures['format']!r}")
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{_kept(run)} is not of this version ({error}); say --again"
+            f"{kept_file(run)} is not of this version ({error}); jsplit privacy "
+            "--again makes it anew"
         ) from error
     return figures
 
@@ -143,7 +150,7 @@ def page(groups: Sequence[Group], note: str | None = None) -> str:
     """The comparison as Markdown, with a note on runs that it leaves out."""
     runs = [run for group in groups for run in group.runs]
     summary = runs[0].summary
-    every = [_read(run) for run in runs]
+    every = [read_figures(run) for run in runs]
     shape = "x".join(map(str, summary["image_shape"]))
     devices = sorted({figures["device"] for figures in every})
     seeds = sorted({run.config.seed for run in runs})
@@ -178,7 +185,7 @@ def page(groups: Sequence[Group], note: str | None = None) -> str:
 
 
 def _table(group: Group) -> str:
-    everyone = [_read(run) for run in group.runs]
+    everyone = [read_figures(run) for run in group.runs]
     blind = [found["last"]["blind"] for found in everyone]
     rows = [
         [
@@ -194,12 +201,12 @@ def _table(group: Group) -> str:
         [
             f"first epoch ({plain.label})",
             *(str(len(plain.runs)), "", "", ""),
-            *_cells([_read(run)["first"] for run in plain.runs]),
+            *_cells([read_figures(run)["first"] for run in plain.runs]),
             "",
         ]
     )
     for setting in group.settings:
-        found = [_read(run) for run in setting.runs]
+        found = [read_figures(run) for run in setting.runs]
         rows.append(
             [
                 setting.label,

@@ -8,7 +8,7 @@ from jsplit.cli.terminal import INTERRUPTED, complain, forget_output
 from jsplit.errors import InputError, RunError
 
 COMMANDS = (
-    *("run", "sweep", "report", "predict", "export", "privacy"),
+    *("run", "sweep", "report", "predict", "export", "privacy", "plan"),
     *("serve", "join", "certs"),
 )
 """Each is the module of that name beside this one, with a `command(argv, prog)`."""

@@ -119,6 +119,19 @@ def blocks_of(config: RunConfig, dataset: Dataset) -> tuple[Block, ...]:
     return MODELS[config.model](dataset.num_classes)
 
 
+def check_batch(config: RunConfig, examples: int) -> None:
+    """Refuses a batch that is larger than the training set.
+
+    Raises:
+        InputError: naming the flag and both numbers.
+    """
+    if config.batch_size is not None and config.batch_size > examples:
+        raise InputError(
+            f"--batch-size {config.batch_size} is more than the {examples} training "
+            "examples; take a smaller one"
+        )
+
+
 def build(config: RunConfig, dataset: Dataset) -> Experiment:
     """Makes everything that a run needs; nothing is compiled or trained yet.
 
@@ -127,12 +140,7 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
             larger than all of it, a mesh cannot share clients and batch equally, or
             there are no weights to begin with where the config names some.
     """
-    examples = len(dataset.train_labels)
-    if config.batch_size is not None and config.batch_size > examples:
-        raise InputError(
-            f"--batch-size {config.batch_size} is more than the {examples} training "
-            "examples; take a smaller one"
-        )
+    check_batch(config, len(dataset.train_labels))
     if config.mesh and config.lossless:
         raise InputError("--lossless counts on one device; leave --mesh out")
     if config.mesh and jax.device_count() == 1:

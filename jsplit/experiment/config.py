@@ -162,7 +162,7 @@ def check(config: RunConfig) -> None:
         InputError: naming the flag, its value and what is possible.
     """
     for name, known, value in _each(config):
-        _check_range(name, known, value)
+        check_range(name, known, value)
     for name in ("workdir", "compile_cache"):
         value = getattr(config, name)
         if value is not None and (not value or "\0" in value):
@@ -185,7 +185,7 @@ def _each(config: RunConfig) -> Iterator[tuple[str, Described, Any]]:
 
 
 def _check_value(name: str, known: Described, value: Any) -> None:
-    _check_range(name, known, value)
+    check_range(name, known, value)
     _check_choice(name, known, value)
 
 
@@ -194,7 +194,12 @@ def _check_choice(name: str, known: Described, value: Any) -> None:
         raise InputError(unknown(name, value, known.choices))
 
 
-def _check_range(name: str, known: Described, value: Any) -> None:
+def check_range(name: str, known: Described, value: Any) -> None:
+    """Refuses a number that a setting cannot have.
+
+    Raises:
+        InputError: naming the flag, its value and what is possible.
+    """
     option = known.option
     bounds = (option.least, option.most, option.above, option.below)
     if value is None or all(bound is None for bound in bounds):
@@ -218,7 +223,7 @@ def check_cluster(cluster: ClusterConfig) -> None:
         InputError: naming the flag, its value and what is possible.
     """
     for name, known in options_of(ClusterConfig).items():
-        _check_range(name, known, getattr(cluster, name))
+        check_range(name, known, getattr(cluster, name))
     address, number, count = (
         cluster.coordinator,
         cluster.process_id,

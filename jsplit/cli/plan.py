@@ -1,0 +1,308 @@
+"""`jsplit plan`: what cuts, codecs and schedules would cost, without a training."""
+
+import csv
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from jsplit.analysis import tables
+from jsplit.analysis.plan_tables import images_line, tables_of
+from jsplit.analysis.plan_values import CAVEAT, Plan, lines_of, values_of
+from jsplit.cli import parsing
+from jsplit.cli.terminal import say
+from jsplit.codecs import CODECS
+from jsplit.core.option import Option, options_of
+from jsplit.data.lossless import lossless_bytes
+from jsplit.data.views import MOST as MOST_VIEWS
+from jsplit.errors import InputError
+from jsplit.experiment.build import check_names, cut_index, load_dataset
+from jsplit.experiment.config import RunConfig, check, check_range, flag, unknown
+from jsplit.experiment.offers import Limits, Offer, first_within, offers, within
+from jsplit.experiment.plan import data_of, every_cut, planned_cut
+from jsplit.experiment.quantities import bytes_from, human_bytes
+from jsplit.experiment.schedules import schedules
+from jsplit.experiment.workdir import path_of
+from jsplit.net.link_simulation import LinkSpeed
+from jsplit.runtime import atomic, device
+
+DESCRIPTION = """\
+What each cut of a model would send and compute for a data set, each way and by codec,
+beside the images' own bytes, and which schedules and codecs meet a budget. Nothing is
+trained: bytes and multiply-accumulates are those that jsplit run would count, accuracy
+is not predicted. The loss gate is not among the schedules, because its states depend on
+the losses.
+"""
+
+
+def _of_run(name: str) -> Option:
+    """What is known of a setting of a run that a plan has too."""
+    return options_of(RunConfig)[name].option
+
+
+@dataclass(frozen=True)
+class PlanCommand:
+    """`jsplit plan`: those settings of a run that costs depend on, and what to ask."""
+
+    model: Annotated[str, _of_run("model")] = RunConfig.model
+    cut: Annotated[int | None, _of_run("cut")] = None
+    dataset: Annotated[str, _of_run("dataset")] = RunConfig.dataset
+    data_dir: Annotated[str | None, _of_run("data_dir")] = None
+    image_size: Annotated[int | None, _of_run("image_size")] = None
+    train_examples: Annotated[int | None, _of_run("train_examples")] = None
+    clients: Annotated[int, _of_run("clients")] = RunConfig.clients
+    topology: Annotated[str, _of_run("topology")] = RunConfig.topology
+    partition: Annotated[str, _of_run("partition")] = RunConfig.partition
+    codec: Annotated[str, _of_run("codec")] = RunConfig.codec
+    grad_codec: Annotated[str, _of_run("grad_codec")] = RunConfig.grad_codec
+    epochs: Annotated[int, _of_run("epochs")] = RunConfig.epochs
+    batch_size: Annotated[int | None, _of_run("batch_size")] = None
+    seed: Annotated[int, _of_run("seed")] = RunConfig.seed
+    config: Annotated[
+        str | None,
+        Option(
+            "A TOML file of a run's settings, of which those above are taken; flags "
+            "override it."
+        ),
+    ] = None
+
+    budget: Annotated[
+        str | None,
+        Option("Most bytes that may cross in all, such as 150MB or 1.5GiB."),
+    ] = None
+    reduction: Annotated[
+        float | None,
+        Option("Least reduction of communication, by the paper's account.", above=0),
+    ] = None
+    codecs: Annotated[
+        str | None,
+        Option("A list of codecs to compare, such as float8,bf16. None: all of them."),
+    ] = None
+    grad_codecs: Annotated[
+        str | None,
+        Option("A list of codecs that gradients may have. None: those of --codecs."),
+    ] = None
+    bottlenecks: Annotated[
+        str | None,
+        Option(
+            "A list of channels, such as 4,8: schedules are also tried with each of "
+            "these bottlenecks at the cut."
+        ),
+    ] = None
+    most_views: Annotated[
+        int,
+        Option(
+            "Most views of each example that a schedule sends.",
+            least=1,
+            most=MOST_VIEWS,
+        ),
+    ] = 2
+    local_epochs: Annotated[
+        int,
+        Option(
+            "Number of epochs that clients learn alone, where a schedule begins so.",
+            least=1,
+            most=1_000_000,
+        ),
+    ] = 5
+    link: Annotated[
+        str | None,
+        Option(
+            "Each client's link, such as 10mbit/40ms (rate, one-way delay): adds times."
+        ),
+    ] = None
+    privacy: Annotated[
+        str | None,
+        Option("A folder of runs that jsplit privacy attacked.", "FOLDER"),
+    ] = None
+    rows: Annotated[
+        int, Option("Most schedules that are shown.", least=1, most=1_000_000)
+    ] = 20
+    json: Annotated[
+        str | None, Option("Everything is also written there as JSON.", "FILE")
+    ] = None
+    csv: Annotated[
+        str | None,
+        Option("Cuts and codecs are also written there as CSV.", "FILE"),
+    ] = None
+    picture: Annotated[
+        str | None,
+        Option("Bytes against the cut are drawn there.", "FILE.png"),
+    ] = None
+
+
+def command(argv: Sequence[str], prog: str) -> int:
+    """`jsplit plan`: prints tables, and writes what is asked for."""
+    asked = parsing.parse(_default(argv), argv, prog, DESCRIPTION)
+    config = _checked(asked)
+    limits = Limits(_budget(asked), asked.reduction)
+    codecs = _codecs("codecs", asked.codecs) or list(CODECS)
+    grad_codecs = _codecs("grad_codecs", asked.grad_codecs) or codecs
+    narrow = _bottlenecks(asked)
+    speed = None if asked.link is None else LinkSpeed.from_text(asked.link)
+    files = _files(asked)
+    if not os.environ.get("JAX_PLATFORMS"):
+        # Nothing is computed that would be worth starting a GPU for.
+        device.restrict("cpu")
+    dataset = load_dataset(config, say)
+    data = data_of(config, dataset)
+    leakage = None
+    if asked.privacy is not None:
+        # Matplotlib takes its time, and comes with what reads these.
+        from jsplit.analysis.plan_leakage import measured_leakage
+
+        leakage = measured_leakage(path_of(asked.privacy), config, data)
+    cuts = every_cut(config, dataset, data)
+    chosen = cuts[cut_index(config) - 1]
+    at_cut = [chosen]
+    for channels in narrow:
+        narrowed = dataclasses.replace(config, bottleneck=channels)
+        at_cut.append(planned_cut(narrowed, data))
+    every = schedules(config.epochs, asked.most_views, asked.local_epochs)
+    limited = limits != Limits()
+    # Without any, every schedule with the codecs of the run.
+    pair = (codecs, grad_codecs) if limited else ([config.codec], [config.grad_codec])
+    plan = Plan(
+        model=config.model,
+        data=data,
+        lossless_bytes=lossless_bytes(dataset.train_images),
+        codec=config.codec,
+        grad_codec=config.grad_codec,
+        codecs=codecs,
+        cuts=cuts,
+        chosen=chosen,
+        link=speed,
+        leakage=leakage,
+        limits=limits,
+        best={cut.number: first_within(cut, every, pair, limits) for cut in cuts}
+        if limited
+        else {},
+        offers=within(at_cut, every, pair, limits),
+    )
+    _show(plan, asked.rows, dataset.source)
+    if not plan.offers:
+        made = [offer for cut in at_cut for offer in offers(cut, every, *pair)]
+        _say_least(made)
+    say(f"note: {CAVEAT}")
+    _write(plan, files)
+    return 0
+
+
+def _say_least(made: Sequence[Offer]) -> None:
+    """What comes nearest where nothing keeps the limits."""
+    least = min(made, key=lambda offer: offer.ledger.wire_bytes)
+    most = max(made, key=lambda offer: offer.ledger.communication_reduction)
+    say(
+        f"no schedule keeps the limits at this cut: the least that crosses is "
+        f"{human_bytes(least.ledger.wire_bytes)} ({least.schedule.label}, "
+        f"{least.codec}), the most that it is reduced by is "
+        f"/{most.ledger.communication_reduction:,.1f}; another --cut, --bottlenecks or "
+        "--codecs may"
+    )
+
+
+def _default(argv: Sequence[str]) -> PlanCommand:
+    mine = options_of(PlanCommand)
+    of_run = {
+        name: value
+        for name, value in parsing.settings(argv).items()
+        if name in mine and name != "local_epochs"
+    }
+    return PlanCommand(**of_run)
+
+
+def _checked(asked: PlanCommand) -> RunConfig:
+    """The config of a run like those that are planned."""
+    of_run = options_of(RunConfig)
+    shared = [field.name for field in dataclasses.fields(asked) if field.name in of_run]
+    config = RunConfig(**{name: getattr(asked, name) for name in shared})
+    check(config)
+    check_names(config)
+    for name, known in options_of(PlanCommand).items():
+        check_range(name, known, getattr(asked, name))
+    return config
+
+
+def _budget(asked: PlanCommand) -> int | None:
+    if asked.budget is None:
+        return None
+    try:
+        return bytes_from(asked.budget)
+    except ValueError:
+        raise InputError(
+            f"--budget must be like 150MB or 1.5GiB, got {asked.budget!r}"
+        ) from None
+
+
+def _codecs(name: str, text: str | None) -> list[str]:
+    """The codecs in a list; none where none is given."""
+    names = [] if text is None else text.split(",")
+    for codec in names:
+        if codec not in CODECS:
+            raise InputError(unknown(name, codec, CODECS))
+    return list(dict.fromkeys(names))
+
+
+def _bottlenecks(asked: PlanCommand) -> list[int]:
+    if asked.bottlenecks is None:
+        return []
+    words = asked.bottlenecks.split(",")
+    if not all(word.isascii() and word.isdigit() and int(word) for word in words):
+        raise InputError(
+            f"--bottlenecks must list channels, such as 4,8, got {asked.bottlenecks!r}"
+        )
+    return sorted({int(word) for word in words}, reverse=True)
+
+
+def _files(asked: PlanCommand) -> dict[str, Path]:
+    """Where to write, looked at before anything is computed."""
+    found = {}
+    for name in ("json", "csv", "picture"):
+        text = getattr(asked, name)
+        if text is None:
+            continue
+        path = path_of(text)
+        if not path.parent.is_dir() or path.is_dir():
+            raise InputError(
+                f"{flag(name)} {text}: name a file in a folder that is there"
+            )
+        if name == "picture" and path.suffix != ".png":
+            raise InputError(f"--picture {text}: name a file that ends in .png")
+        found[name] = path
+    return found
+
+
+def _show(plan: Plan, rows: int, source: str) -> None:
+    say(f"data: {plan.data.name}, {source}")
+    say(images_line(plan))
+    for table in tables_of(plan, rows):
+        tables.show(table)
+
+
+def _write(plan: Plan, files: dict[str, Path]) -> None:
+    for name, path in files.items():
+        try:
+            if name == "json":
+                atomic.write_json(path, values_of(plan))
+            elif name == "csv":
+                atomic.write_text(path, _as_csv(lines_of(plan)))
+            else:
+                # Matplotlib takes its time, and is needed only here.
+                from jsplit.analysis.plan_picture import bytes_against_cut
+
+                bytes_against_cut(plan, path)
+        except OSError as error:
+            raise InputError(f"{flag(name)} {path}: {error.strerror}") from error
+    if files:
+        say(f"written: {', '.join(map(str, files.values()))}")
+
+
+def _as_csv(lines: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
