@@ -15,36 +15,15 @@ The values that a training is made of, and the function that puts them together:
 See the README, or `help(jsplit.make_simulation)`, for an example.
 """
 
-from jsplit.accounting.cost_model import CostModel
-from jsplit.accounting.ledger import Ledger
-from jsplit.codecs import CODECS, bf16, float8, identity
-from jsplit.core.defences import Defence
-from jsplit.core.gate import (
-    Gate,
-    GateState,
-    always_gate,
-    freeze_gate,
-    loss_gate,
-    periodic_gate,
-)
-from jsplit.core.gates import GATES, GateChoice
-from jsplit.core.metrics import Metrics
-from jsplit.core.model_part import ModelPart, from_flax, with_precision
-from jsplit.core.option import Option
-from jsplit.core.program import Program, make_program
-from jsplit.core.schedule import Shards, make_shards
-from jsplit.core.simulation import Simulation, make_simulation
-from jsplit.core.state import EpochRecord, SideState, TrainState, init_side
-from jsplit.core.steps import Steps, make_steps
-from jsplit.core.store import Store
-from jsplit.core.topology import PARALLEL, SEQUENTIAL, Layout, Topology, make_layout
-from jsplit.core.transform import Transform
-from jsplit.models import MODELS, Model
-from jsplit.typing import OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jsplit.api import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: F405
     "CODECS",
     "GATES",
     "MODELS",
@@ -93,3 +72,18 @@ __all__ = [
     "periodic_gate",
     "with_precision",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the library, with JAX, when one of its names is asked for first.
+
+    The command line imports this package before anything else. It must be able to hear
+    that it should stop from then on, and JAX takes seconds.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("jsplit.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -110,9 +110,10 @@ def command(argv: Sequence[str], prog: str) -> int:
             for run, figures in attacks(group, of_group, dataset):
                 place = f"{next(places)}/{count}"
                 say(f"{place}  {run.path.name}  {line(figures)}")
-    text = page(groups, note)
-    atomic.write_text(out / "privacy.md", text)
-    atomic.write_text(out / "privacy.html", self_contained(text, out))
+    with atomic.unfinished(*([] if any(out.iterdir()) else [out])):
+        text = page(groups, note)
+        atomic.write_text(out / "privacy.md", text)
+        atomic.write_text(out / "privacy.html", self_contained(text, out))
     say(
         f"{counted(len(runs), 'run')} in {out / 'privacy.html'} and "
         f"{out / 'privacy.md'}"

@@ -52,7 +52,8 @@ def open_new(config: RunConfig, dataset: dict[str, Any]) -> Iterator[RunFolder]:
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(path))
             check_unused(path)  # Again: another process may have been faster.
-            atomic.write_json(folder.config, record)
+            with atomic.unfinished(*([path] if made else [])):
+                atomic.write_json(folder.config, record)
         except OSError as error:
             if made and path.is_dir():
                 path.rmdir()
