@@ -111,6 +111,22 @@ def test_a_hangup_that_is_ignored_stays_ignored():
         assert process.communicate(timeout=60) == ("goes on\n", "")
 
 
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&-"])
+def test_a_command_runs_with_its_standard_streams_closed(tmp_path, closed):
+    command = 'exec "$@" ' + closed
+    words = [sys.executable, "-m", "jsplit", "certs", tmp_path / "new"]
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (tmp_path / "new" / "authority" / "authority.pem").read_text()
+    assert text.startswith("-----BEGIN") and "made" not in text
+
+
 WRITING = """
 import sys, time
 from pathlib import Path

@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from jsplit.errors import InputError
+from jsplit.runtime import atomic
 
 STATES = {
     "A": ("#0072B2", "o", "A: both sides train"),
@@ -176,8 +177,8 @@ def _marker_area(count: int) -> float:
 
 
 def folded(title: str) -> str:
-    """A title in lines that the picture is wide enough for."""
-    return textwrap.fill(title, 68)
+    """A title in lines that the picture is wide enough for, its `$` no formula's."""
+    return textwrap.fill(title, 68).replace("$", r"\$")
 
 
 def finish(
@@ -200,7 +201,8 @@ def finish(
     # The suffix last: it says the format.
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        figure.savefig(temporary, dpi=150)
-        os.replace(temporary, path)
+        with atomic.unfinished(temporary):
+            figure.savefig(temporary, dpi=150)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -45,8 +45,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     asked = parsing.parse(ReportCommand(folder=""), argv, prog, DESCRIPTION)
     if not asked.folder:
         raise InputError(f"{prog} needs a FOLDER with runs below it")
-    path = workdir.path_of(asked.folder)
-    out = workdir.path_of(asked.out) if asked.out else path / "report"
+    path = workdir.path_of(asked.folder, "FOLDER")
+    out = workdir.path_of(asked.out, "--out") if asked.out else path / "report"
     runs, left_out = read_results(path, partial=asked.partial)
     groups = grouped(runs)
     try:

@@ -55,7 +55,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     file = Path(asked.file)
     planned = sweep_spec.read_sweep(file)
     check_planned(planned, file)
-    path = workdir.path_of(asked.folder or str(Path("runs") / file.stem))
+    path = workdir.path_of(asked.folder or str(Path("runs") / file.stem), "--folder")
     check_kept(planned, path)
     if asked.dry:
         for run in planned:
