@@ -86,6 +86,28 @@ def test_a_second_signal_stops_at_once_while_xla_compiles(tmp_path):
     assert not [name for name in files_under(path) if name.endswith(".tmp")]
 
 
+SIDES = {
+    # A line that says that it waits for the other side, the signal, what is said then.
+    ("serve", "--listen", "127.0.0.1:0"): ("listening", signal.SIGTERM, "stopping"),
+    ("join", "--server", "127.0.0.1:1"): ("client 0", signal.SIGHUP, "interrupted"),
+}
+
+
+@pytest.mark.parametrize("words", SIDES)
+def test_server_and_client_stop_while_they_wait_for_one_another(tmp_path, words):
+    marker, number, said = SIDES[words]
+    path = tmp_path / "run"
+    words = (*words, "--insecure", *TINY, "--compile-cache", "off", "--workdir", path)
+    with started("-m", "jsplit", *words) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith(marker):
+            assert process.poll() is None
+        process.send_signal(number)
+        _, lines = process.communicate(timeout=60)
+    assert process.returncode == CODES[number], lines
+    assert said in lines and len(lines.strip().splitlines()) == 1, lines
+
+
 def test_a_first_signal_asks_and_the_handlers_come_back(capfd):
     before = {one: signal.getsignal(one) for one in CODES}
     with stopping.stop_at_signal("stopping soon") as asked:
