@@ -134,19 +134,30 @@ def test_a_hangup_that_is_ignored_stays_ignored():
 
 
 @pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&-"])
-def test_a_command_runs_with_its_standard_streams_closed(tmp_path, closed):
-    command = 'exec "$@" ' + closed
-    words = [sys.executable, "-m", "jsplit", "certs", tmp_path / "new"]
+def test_a_command_runs_with_its_standard_streams_closed(closed):
+    words = ["run", "--model", "cnn", "--dataset", "fashion_mnist_10k", "--show-cuts"]
     done = subprocess.run(
-        ["sh", "-c", command, "sh", *map(str, words)],
+        ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "jsplit"]
+        + words,
         stderr=subprocess.PIPE,
         text=True,
         timeout=60,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    text = (tmp_path / "new" / "authority" / "authority.pem").read_text()
-    assert text.startswith("-----BEGIN") and "made" not in text
+
+
+def test_no_file_gets_the_number_of_a_closed_stream(tmp_path):
+    code = (
+        "import sys; from jsplit.cli.terminal import open_closed_streams\n"
+        "open_closed_streams(); print('said')\n"
+        "with open(sys.argv[1], 'w') as file: file.write(str(file.fileno()))"
+    )
+    path = tmp_path / "number"
+    words = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", code]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run([*words, str(path)], timeout=60, env=env).returncode == 0
+    assert int(path.read_text()) > 2
 
 
 WRITING = """
