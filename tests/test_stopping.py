@@ -79,7 +79,6 @@ def test_a_second_signal_stops_at_once_while_xla_compiles(tmp_path):
             assert process.poll() is None
         time.sleep(0.3)
         process.send_signal(signal.SIGTERM)
-        assert process.stderr.readline() == "\n"
         assert "again to stop at once" in process.stderr.readline()
         said = stopped(process, signal.SIGTERM)
     assert said.endswith(f"go on with: jsplit run --resume --workdir {path}\n")
@@ -105,7 +104,7 @@ def test_server_and_client_stop_while_they_wait_for_one_another(tmp_path, words)
         process.send_signal(number)
         _, lines = process.communicate(timeout=60)
     assert process.returncode == CODES[number], lines
-    assert said in lines and len(lines.strip().splitlines()) == 1, lines
+    assert said in lines and lines.count("\n") == 1, lines
 
 
 def test_a_first_signal_asks_and_the_handlers_come_back(capfd):

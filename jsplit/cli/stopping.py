@@ -129,7 +129,9 @@ def _obey(reader: int) -> None:
                 _end(number)
             _watch.asked = number
             # Straight to the descriptor: a print could land inside another print.
-            os.write(2, f"\n{_watch.promise}; again to stop at once\n".encode())
+            # On a terminal, ^C stands in the line.
+            start = "\n" if os.isatty(2) else ""
+            os.write(2, f"{start}{_watch.promise}; again to stop at once\n".encode())
 
 
 def _end(number: int) -> None:
