@@ -2,7 +2,7 @@
 
 import sys
 
-from jsplit.cli.main import main
+from jsplit.cli.main import program
 
 if __name__ == "__main__":
-    sys.exit(main(["run", *sys.argv[1:]], prog="run.py"))
+    program(["run", *sys.argv[1:]], prog="run.py")

@@ -19,62 +19,18 @@ The values that a training is made of, and the function that puts them together:
 See the README, or `help(jsplit.make_simulation)`, for an example.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from jsplit.accounting.cost_model import CostModel
-from jsplit.accounting.ledger import Ledger
-from jsplit.codecs import CODECS, bf16, float8, identity
-from jsplit.core.defences import Defence
-from jsplit.core.gate import (
-    Gate,
-    GateState,
-    always_gate,
-    freeze_gate,
-    loss_gate,
-    periodic_gate,
-)
-from jsplit.core.gate_phases import after_local, with_views
-from jsplit.core.gates import GATES, GateChoice
-from jsplit.core.map_moves import cutout, mirror, shift
-from jsplit.core.metrics import Metrics
-from jsplit.core.mixup import mixup
-from jsplit.core.model_part import ModelPart, from_flax, with_precision
-from jsplit.core.option import Option
-from jsplit.core.program import Program, make_program
-from jsplit.core.replay import Replay, chain
-from jsplit.core.schedule import Shards, make_shards
-from jsplit.core.simulation import Simulation, make_simulation
-from jsplit.core.state import EpochRecord, SideState, TrainState, init_side
-from jsplit.core.steps import Steps, make_steps
-from jsplit.core.store import Store
-from jsplit.core.topology import PARALLEL, SEQUENTIAL, Layout, Topology, make_layout
-from jsplit.core.transform import Transform
-from jsplit.models import MODELS, LocalHead, Model, with_bottleneck
-from jsplit.typing import LOCAL, OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
-
 if TYPE_CHECKING:
+    from jsplit.api import *  # noqa: F403
     from jsplit.experiment.trained import Predictions as Predictions
     from jsplit.experiment.trained import TrainedModel as TrainedModel
     from jsplit.experiment.trained import load_run as load_run
 
 __version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> Any:
-    """Names that read what runs keep, and so need the packages of the extra `cli`."""
-    if name not in ("Predictions", "TrainedModel", "load_run"):
-        raise AttributeError(f"module 'jsplit' has no attribute {name!r}")
-    try:
-        from jsplit.experiment import trained
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"jsplit.{name} needs {error.name}, which is not installed; pip install "
-            "'jsplit[cli]' brings it"
-        ) from error
-    return getattr(trained, name)
-
-
-__all__ = [
+__all__ = [  # noqa: F405
     "CODECS",
     "GATES",
     "LOCAL",
@@ -134,3 +90,30 @@ __all__ = [
     "with_precision",
     "with_views",
 ]
+
+_OF_RUNS = {"Predictions", "TrainedModel", "load_run"}
+"""Names that read what runs keep, and so need the packages of the extra `cli`."""
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the library, with JAX, when one of its names is asked for first.
+
+    The command line imports this package before anything else. It must be able to hear
+    that it should stop from then on, and JAX takes seconds.
+    """
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _OF_RUNS:
+        return getattr(importlib.import_module("jsplit.api"), name)
+    try:
+        trained = importlib.import_module("jsplit.experiment.trained")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"jsplit.{name} needs {error.name}, which is not installed; pip install "
+            "'jsplit[cli]' brings it"
+        ) from error
+    return getattr(trained, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jsplit.cli import main as cli
-from jsplit.cli import run
+from jsplit.cli import parsing, run
 from jsplit.data import cifar10, fashion_mnist
 from jsplit.errors import InputError
 from jsplit.experiment.config import RunConfig, flat
@@ -124,6 +124,10 @@ BAD_CONFIGS = {
     "threshold = nan": ("--threshold must be a finite number, got nan", ""),
     "period = 0": ("--period must be at least 1, got 0", "my.toml"),
     'gate = "freeze"\nloss_rule = "up"': ("--loss-rule 'up' is unknown", "abs, drop"),
+    "threshold = 1" + "0" * 400: ("--threshold must be a finite number, got inf", ""),
+    "epochs = 1" + "0" * 400: ("--epochs must be at most 1000000, got 1000", "..."),
+    "seed = 1" + "0" * 5000: ("seed has a number of thousands of digits", "shorter"),
+    "seed = " + "[" * 5000 + "]" * 5000: ("cannot be read as TOML", "recursion"),
     'workdir = "a\\u0000b"': ("--workdir must name a folder", "a\\x00b"),
 }
 
@@ -241,6 +245,47 @@ def test_a_dataset_named_outright_is_not_replaced_where_there_is_no_network(
     monkeypatch.delenv("JSPLIT_CIFAR10_ARCHIVE", raising=False)
     said = refusal(capsys, "--dataset", name, "--data-dir", ".", "--workdir", "w")
     assert name in said and "cannot be fetched" in said and "fashion_mnist_10k" in said
+
+
+def test_a_config_with_a_byte_order_mark_is_read_as_usual():
+    Path("my.toml").write_bytes(b'\xef\xbb\xbfmodel = "cnn"\n')
+    assert parsing.settings(["--config", "my.toml"]) == {"model": "cnn"}
+
+
+def test_a_config_that_is_not_utf_8_is_refused_with_the_remedy(capsys):
+    Path("my.toml").write_text('model = "cnn"\n', encoding="utf-16")
+    assert "save it as UTF-8" in refusal(capsys, "--config", "my.toml")
+
+
+NAMES = {
+    "w" * 300: "File name too long",
+    "/".join(["w" * 200] * 30): "File name too long",
+    "bad\udcff": "is not UTF-8",
+    "~no-such-user/w": "Could not determine home",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_workdir_that_no_folder_can_be_called_is_refused_before_any_work(
+    capsys, monkeypatch, name
+):
+    def load(*args):
+        raise AssertionError("work was done")
+
+    monkeypatch.setattr(run, "load_dataset", load)
+    said = refusal(capsys, *TINY, "--workdir", name)
+    assert "--workdir" in said and NAMES[name] in said and "name a" in said
+
+
+@pytest.mark.parametrize("command", ["sweep", "report", "privacy", "certs", "serve"])
+def test_every_command_refuses_a_folder_that_is_called_too_long(capsys, command):
+    Path("my.toml").write_text('[[grid]]\nmodel = "cnn"\n')
+    words = {
+        "sweep": ["my.toml", "--folder", "w" * 300],
+        "serve": ["--insecure", "--workdir", "w" * 300],
+    }
+    argv = [command, *words.get(command, ["w" * 300])]
+    assert "File name too long" in refused(capsys, lambda: cli.main(argv))
 
 
 def test_a_workdir_that_is_a_file_or_under_one_is_refused(capsys):

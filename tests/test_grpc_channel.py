@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter
 from jsplit.net.channel import ConnectionLost
@@ -35,6 +37,21 @@ def test_a_client_that_does_not_read_loses_its_channel():
     ):
         assert ended.wait(30)
     assert len(sent) < 100 and max(sent) <= 16
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2"])
+def test_what_goes_without_tls_goes_through_no_proxy(monkeypatch, host):
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        named = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+            monkeypatch.setenv(name, named)
+        with (
+            serve(f"{host}:0", None, 1, LIMIT, lambda to, _: to.send(b"hi")) as server,
+            connect(f"{host}:{server.port}", None, LIMIT) as channel,
+        ):
+            assert channel.receive(20) == b"hi"
 
 
 def test_a_server_that_cannot_listen_says_so_in_a_line_and_leaves_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """`jsplit report`: figures from finished runs, and what it refuses."""
 
+import html
 import json
 import math
 import re
@@ -230,6 +231,26 @@ def test_the_page_is_one_file_and_names_data_device_seeds_and_versions(runs):
     for name in ("accuracy-1.png", "states-1.png"):
         data = (runs / "report" / name).read_bytes()
         assert data.startswith(b"\x89PNG") and len(data) > 10_000
+
+
+def test_names_are_text_in_the_report_whatever_they_hold(tmp_path, capfd):
+    names = (
+        "<img src=q onerror=alert(1)>",
+        "![p](/etc/passwd) [l](https://example.org) `c` *e* | \\ & $x^$ \udcff",
+    )
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        finish(folder / "run", changed(BASE, **PLAIN), 0.9)
+        path = folder / "run" / "summary.json"
+        summary = json.loads(path.read_text())
+        path.write_text(json.dumps(summary | {"dataset": name, "dataset_source": name}))
+        assert report(folder) == 0
+        page = (folder / "report" / "report.html").read_text()
+        links = re.findall(r"<(?:a|img|code|em)\b[^>]{0,40}", page)
+        assert len(links) == 2
+        assert all(link.startswith('<img src="data:image/png') for link in links)
+        shown = html.unescape(page)
+        assert shown.count(name.replace("\udcff", "\\udcff")) == 2
 
 
 def test_models_and_clients_are_groups_of_their_own(runs):

@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jsplit.cli import run, terminal
+from jsplit.cli import run
 from jsplit.errors import RunError
 from jsplit.experiment import checkpoint, train, workdir
 from jsplit.experiment.workdir import RunFolder
@@ -133,18 +133,6 @@ def test_ctrl_c_on_a_terminal_saves_shows_the_cursor_and_says_how_to_go_on(
     assert f"saved after epoch {done}; go on with: run.py --resume --workdir '" in said
     assert run_here("--resume", "--workdir", path) == 0
     same(path)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_stops_at_once(capfd, number):
-    before = signal.getsignal(number)
-    with terminal.stop_at_signal("stopping soon") as stopping:
-        assert not stopping()
-        signal.raise_signal(number)
-        assert stopping()
-        assert signal.getsignal(number) == signal.SIG_DFL
-    assert signal.getsignal(number) == before
-    assert "again to stop at once" in capfd.readouterr().err
 
 
 def test_a_finished_run_resumes_to_the_same_summary(undisturbed, same, capsys):

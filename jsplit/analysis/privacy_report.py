@@ -9,7 +9,7 @@ from typing import Any
 
 from jsplit.analysis import plots
 from jsplit.analysis.comparison import Group, Setting
-from jsplit.analysis.report import markdown
+from jsplit.analysis.report import as_text, markdown
 from jsplit.analysis.results import FinishedRun
 from jsplit.data import Dataset
 from jsplit.errors import InputError
@@ -156,10 +156,10 @@ def page(groups: Sequence[Group], note: str | None = None) -> str:
     seeds = sorted({run.config.seed for run in runs})
     parts = [
         "# What the server learns from what was sent",
-        f"{counted(len(runs), 'run')} on {summary['dataset']} "
-        f"({summary['dataset_source']}), "
+        f"{counted(len(runs), 'run')} on {as_text(summary['dataset'])} "
+        f"({as_text(summary['dataset_source'])}), "
         f"images of {shape}, seeds {', '.join(map(str, seeds))}; attacked on "
-        f"{'; '.join(devices)}. Means over seeds and "
+        f"{as_text('; '.join(devices))}. Means over seeds and "
         "sample standard deviations.",
         "The server is honest but curious, and is given the client part and the "
         f"held-out images ({every[0]['last']['public_images']}). It trains a decoder "
@@ -178,9 +178,9 @@ def page(groups: Sequence[Group], note: str | None = None) -> str:
         "column is for who would keep them at home: how often the nearest of the "
         "public examples, by the gradient that comes back, has the same label.",
     ]
-    parts += [] if note is None else [note[:1].upper() + note[1:] + "."]
+    parts += [] if note is None else [as_text(note[:1].upper() + note[1:]) + "."]
     for group in groups:
-        parts += [f"## {group.title}", _table(group)]
+        parts += [f"## {as_text(group.title)}", _table(group)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -44,10 +44,11 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
     shape = "x".join(map(str, run.summary["image_shape"]))
     parts = [
         "# What the runs say",
-        f"{len(every)} runs on {data} ({run.summary['train_examples']:,} "
+        f"{len(every)} runs on {as_text(data)} ({run.summary['train_examples']:,} "
         f"training and {run.summary['test_examples']:,} test images of {shape}; "
-        f"{run.summary['dataset_source']}), seeds {', '.join(map(str, seeds))}, on "
-        f"{'; '.join(devices)}. Versions: {'; '.join(versions)}.",
+        f"{as_text(run.summary['dataset_source'])}), seeds "
+        f"{', '.join(map(str, seeds))}, on "
+        f"{as_text('; '.join(devices))}. Versions: {as_text('; '.join(versions))}.",
         "Accuracies are of the test set after the last epoch: mean over seeds and "
         "sample standard deviation. Reductions are against always A in float32, by "
         "counting: communication in the paper's account (payload of activations and "
@@ -65,21 +66,22 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
     if left_out:
         parts.append(
             f"Not finished and left out: {counted(len(left_out), 'run')}, "
-            f"{left_out[0]} first."
+            f"{as_text(left_out[0])} first."
         )
     parts += [
         "## Best reduction at no more than 0.5 points of accuracy lost",
         _best(groups),
     ]
     for number, group in enumerate(groups, 1):
-        parts.append(f"## {group.title}")
+        title = as_text(group.title)
+        parts.append(f"## {title}")
         parts.append(_table(group))
         parts += _crossed(group)
         parts += _equal_traffic(group)
         name = f"accuracy-{number}.png"
         if any(setting.accuracy is not None for setting in group.settings):
             _draw_accuracy(group, out / name)
-            parts.append(f"![accuracy against reductions: {group.title}]({name})")
+            parts.append(f"![accuracy against reductions: {title}]({name})")
         name = f"states-{number}.png"
         rows = [
             (f"{setting.label}, seed {run.config.seed}", run.summary["states"])
@@ -87,13 +89,14 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
             for run in setting.runs
         ]
         plots.strips(rows, out / name, title=group.title)
-        parts.append(f"![states by epoch: {group.title}]({name})")
+        parts.append(f"![states by epoch: {title}]({name})")
     return "\n\n".join(parts) + "\n"
 
 
 def self_contained(text: str, folder: Path) -> str:
     """The page as one HTML file, with its pictures in it."""
-    body = MarkdownIt("commonmark").enable("table").render(text)
+    # Names come from others' files: tags are text, see also `as_text`.
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     body = body.replace(" ± ", "&nbsp;±&nbsp;")  # No line of a cell ends in between.
 
     def embedded(found: re.Match[str]) -> str:
@@ -289,9 +292,17 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
-        f"| {' | '.join(_cell(text) for text in line)} |" for line in lines
+        f"| {' | '.join(as_text(text) for text in line)} |" for line in lines
     )
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+def as_text(text: str) -> str:
+    r"""Text that Markdown shows as it is: no tag, link, picture or emphasis.
+
+    Example:
+        >>> print(as_text("x<img src=q>.npz, ![a](b) of fashion_mnist"))
+        x\<img src=q\>.npz, !\[a\](b) of fashion_mnist
+    """
+    text = " ".join(text.encode(errors="backslashreplace").decode().split())
+    # An underscore within a word is one anyway.
+    return re.sub(r"[\\`*\[\]<>&|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)

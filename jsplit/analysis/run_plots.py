@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from jsplit.errors import InputError
+from jsplit.runtime import atomic
 
 STATES = {
     "L": ("#CC79A7", "D", "L: client learns alone"),
@@ -180,8 +181,8 @@ def _marker_area(count: int) -> float:
 
 
 def folded(title: str) -> str:
-    """A title in lines that the picture is wide enough for."""
-    return textwrap.fill(title, 68)
+    """A title in lines that the picture is wide enough for, its `$` no formula's."""
+    return textwrap.fill(title, 68).replace("$", r"\$")
 
 
 def finish(
@@ -204,7 +205,8 @@ def finish(
     # The suffix last: it says the format.
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        figure.savefig(temporary, dpi=150)
-        os.replace(temporary, path)
+        with atomic.unfinished(temporary):
+            figure.savefig(temporary, dpi=150)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -41,7 +41,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     if not command.folder:
         raise InputError("name a new folder: jsplit certs FOLDER")
     check_clients(command.clients)
-    folder = workdir.path_of(command.folder)
+    folder = workdir.path_of(command.folder, "FOLDER")
     certificates.make_certificates(folder, list(command.hosts), command.clients)
     say(
         f"made {folder}/authority, {folder}/server and {folder}/client-0"

@@ -11,6 +11,7 @@ import tyro
 
 from jsplit import data
 from jsplit.cli import parsing
+from jsplit.cli.stopping import on_stop
 from jsplit.cli.terminal import INTERRUPTED, complain, say
 from jsplit.core.option import Option
 from jsplit.core.state import SideState
@@ -37,6 +38,9 @@ A client of a run over a network: it keeps its images and its part of the networ
 connects to jsplit serve. Start it again with the same command if it was stopped: it
 goes on from its --workdir.
 """
+
+
+GO_ON = "interrupted; the same command goes on where it was"
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,11 @@ def command(argv: Sequence[str], prog: str) -> int:
         else workdir.path_of(config.workdir)
     )
     workdir.make_folder(path, "--workdir")
-    with workdir.lock(path), compilation_cache.kept(config.compile_cache, say):
+    with (
+        workdir.lock(path),
+        compilation_cache.kept(config.compile_cache, say),
+        on_stop(GO_ON),
+    ):
         store = ClientStateStore(path)
         client = make_client(config, link.client, held, store)
         say(
@@ -95,9 +103,7 @@ def command(argv: Sequence[str], prog: str) -> int:
             # The server would refuse it again: only a person can change that.
             raise InputError(f"this client cannot take part: {refusal}") from refusal
         except KeyboardInterrupt:
-            return complain(
-                "interrupted; the same command goes on where it was", INTERRUPTED
-            )
+            return complain(GO_ON, INTERRUPTED)
     score = (
         f", test accuracy {done.correct / done.examples:.2%}" if done.examples else ""
     )

@@ -3,8 +3,15 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from jsplit.cli.terminal import INTERRUPTED, complain, forget_output
+from jsplit.cli import stopping
+from jsplit.cli.terminal import (
+    INTERRUPTED,
+    complain,
+    forget_output,
+    open_closed_streams,
+)
 from jsplit.errors import InputError, RunError
 
 COMMANDS = (
@@ -12,6 +19,17 @@ COMMANDS = (
     *("serve", "join", "certs"),
 )
 """Each is the module of that name beside this one, with a `command(argv, prog)`."""
+
+
+def program(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> NoReturn:
+    """Runs a command as this process, and ends with it.
+
+    Beside the exit codes of `main`: 130, 143 or 129 where Ctrl-C, SIGTERM or SIGHUP
+    stopped it, at whatever moment.
+    """
+    stopping.watch()
+    open_closed_streams()
+    sys.exit(stopping.exit_code(main(argv, prog)))
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:

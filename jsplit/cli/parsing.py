@@ -24,6 +24,7 @@ from jsplit.experiment.config import (
     flat,
     from_mapping,
     of_other_gates,
+    shortened,
     tables_of,
     unknown,
     wanted,
@@ -233,7 +234,7 @@ def _read(name: str, known: Described, value: Any) -> Any:
         return kind(text)
     except ValueError:
         raise InputError(
-            f"{flag(name)} must be {wanted(known)}, got {text!r}; see --help"
+            f"{flag(name)} must be {wanted(known)}, got {shortened(text)}; see --help"
         ) from None
 
 

@@ -73,8 +73,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     asked = parsing.parse(PrivacyCommand(folder=""), argv, prog, DESCRIPTION)
     if not asked.folder:
         raise InputError(f"{prog} needs the FOLDER of a run, or one with runs below it")
-    path = workdir.path_of(asked.folder)
-    out = workdir.path_of(asked.out) if asked.out else path / "privacy"
+    path = workdir.path_of(asked.folder, "FOLDER")
+    out = workdir.path_of(asked.out, "--out") if asked.out else path / "privacy"
     found, _ = read_results(path, partial=asked.partial)
     runs, networked = attackable(found)
     note = None
@@ -110,9 +110,10 @@ def command(argv: Sequence[str], prog: str) -> int:
             for run, figures in attacks(group, of_group, dataset):
                 place = f"{next(places)}/{count}"
                 say(f"{place}  {run.path.name}  {line(figures)}")
-    text = page(groups, note)
-    atomic.write_text(out / "privacy.md", text)
-    atomic.write_text(out / "privacy.html", self_contained(text, out))
+    with atomic.unfinished(*([] if any(out.iterdir()) else [out])):
+        text = page(groups, note)
+        atomic.write_text(out / "privacy.md", text)
+        atomic.write_text(out / "privacy.html", self_contained(text, out))
     say(
         f"{counted(len(runs), 'run')} in {out / 'privacy.html'} and "
         f"{out / 'privacy.md'}"

@@ -45,15 +45,18 @@ def command(argv: Sequence[str], prog: str) -> int:
     asked = parsing.parse(ReportCommand(folder=""), argv, prog, DESCRIPTION)
     if not asked.folder:
         raise InputError(f"{prog} needs a FOLDER with runs below it")
-    path = workdir.path_of(asked.folder)
-    out = workdir.path_of(asked.out) if asked.out else path / "report"
+    path = workdir.path_of(asked.folder, "FOLDER")
+    out = workdir.path_of(asked.out, "--out") if asked.out else path / "report"
     runs, left_out = read_results(path, partial=asked.partial)
     groups = grouped(runs)
-    workdir.make_folder(out, "--out")
     try:
-        text = page(groups, left_out, out)
-        atomic.write_text(out / "report.md", text)
-        atomic.write_text(out / "report.html", self_contained(text, out))
+        # A stop leaves no new folder with half a report; in an old one, each file is
+        # the old or the new one.
+        with atomic.unfinished(*([] if out.exists() else [out])):
+            workdir.make_folder(out, "--out")
+            text = page(groups, left_out, out)
+            atomic.write_text(out / "report.md", text)
+            atomic.write_text(out / "report.html", self_contained(text, out))
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror}; name another") from error
     missing = f"; {len(left_out)} not finished and left out" if left_out else ""

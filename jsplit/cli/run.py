@@ -13,13 +13,13 @@ import tyro
 
 from jsplit.analysis import tables
 from jsplit.cli import parsing
+from jsplit.cli.stopping import on_stop, stop_at_signal
 from jsplit.cli.terminal import (
     INTERRUPTED,
     complain,
     forget_output,
     last_words,
     say,
-    stop_at_signal,
 )
 from jsplit.core.option import Option
 from jsplit.data import Dataset
@@ -220,16 +220,18 @@ def _carry_out(
 ) -> int:
     """Trains and reports; from here on there is a folder to go on with."""
     resuming = f"{prog} --resume --workdir {shlex.quote(str(folder.path))}"
+    interrupted = f"interrupted; go on with: {resuming}"
     try:
-        _print_plan(experiment, folder, progress)
-        if not _train(experiment, folder, progress):
-            say(f"saved after epoch {progress.epochs}; go on with: {resuming}")
-            return INTERRUPTED
-        with multihost.together():
-            if multihost.leads():
-                _report(experiment, folder, progress)
+        with on_stop(interrupted):
+            _print_plan(experiment, folder, progress)
+            if not _train(experiment, folder, progress):
+                say(f"saved after epoch {progress.epochs}; go on with: {resuming}")
+                return INTERRUPTED
+            with multihost.together():
+                if multihost.leads():
+                    _report(experiment, folder, progress)
     except KeyboardInterrupt:
-        return complain(f"interrupted; go on with: {resuming}", INTERRUPTED)
+        return complain(interrupted, INTERRUPTED)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             forget_output()

@@ -12,7 +12,8 @@ import tyro
 from jsplit.analysis import tables
 from jsplit.analysis.results import read_summary
 from jsplit.cli import parsing
-from jsplit.cli.terminal import INTERRUPTED, say, stop_at_signal
+from jsplit.cli.stopping import on_stop, stop_at_signal
+from jsplit.cli.terminal import INTERRUPTED, say
 from jsplit.core.option import Option
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
@@ -88,6 +89,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_server_folder(config, resume=command.resume))
         stack.enter_context(compilation_cache.kept(config.compile_cache, say))
+        go_on = f"go on with the same command and --resume, in {folder.path}"
+        stack.enter_context(on_stop(f"interrupted; {go_on}"))
         stopping = stack.enter_context(stop_at_signal("stopping"))
         run = ServerRun(config, link, folder, say, stopping)
         meter = TcpMeter(run.admission.handle_connection)
@@ -119,7 +122,7 @@ def command(argv: Sequence[str], prog: str) -> int:
             )
         )
         if not finished:
-            say(f"stopped; go on with the same command and --resume, in {folder.path}")
+            say(f"stopped; {go_on}")
             return INTERRUPTED
         # A run that had finished before has its summary already.
         if not folder.summary.exists():

@@ -9,7 +9,8 @@ from typing import Annotated
 import tyro
 
 from jsplit.cli import parsing
-from jsplit.cli.terminal import INTERRUPTED, complain, say, stop_at_signal
+from jsplit.cli.stopping import on_stop, stop_at_signal
+from jsplit.cli.terminal import INTERRUPTED, complain, say
 from jsplit.core.option import Option
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import sweep_spec, workdir
@@ -23,6 +24,9 @@ Makes every run that FILE stands for: all combinations of what its grids list. F
 ones are kept and broken ones gone on with, so the same command goes on after a stop.
 See configs/sweeps/. Then: jsplit report FOLDER.
 """
+
+
+GO_ON = "interrupted; the same command goes on"
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     file = Path(asked.file)
     planned = sweep_spec.read_sweep(file)
     check_planned(planned, file)
-    path = workdir.path_of(asked.folder or str(Path("runs") / file.stem))
+    path = workdir.path_of(asked.folder or str(Path("runs") / file.stem), "--folder")
     check_kept(planned, path)
     if asked.dry:
         for run in planned:
@@ -67,12 +71,13 @@ def command(argv: Sequence[str], prog: str) -> int:
         stack.enter_context(
             compilation_cache.kept(planned[0].config.compile_cache, say)
         )
+        stack.enter_context(on_stop(GO_ON))
         stopping = stack.enter_context(
             stop_at_signal("stopping when this run's chunk is saved")
         )
         outcome = sweep(planned, path, stopping, say)
     if outcome.stopped:
-        return complain("interrupted; the same command goes on", INTERRUPTED)
+        return complain(GO_ON, INTERRUPTED)
     say(f"{outcome.done} of {counted(len(planned), 'run')} finished in {path}")
     if outcome.failed:
         name, reason = next(iter(outcome.failed.items()))

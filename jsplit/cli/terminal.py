@@ -1,40 +1,30 @@
-"""What every command says to people, and how it hears that it should stop."""
+"""What every command says to people."""
 
-import contextlib
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
 
 INTERRUPTED = 130
 """The shell's exit code for Ctrl-C."""
 
 
-@contextlib.contextmanager
-def stop_at_signal(promise: str) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C (or SIGTERM) asks for a stop; a second one is obeyed at once.
+def open_closed_streams() -> None:
+    """Lets a program run whose standard streams were closed, as by `>&-`.
 
-    Args:
-        promise: what is said of the first one, such as `stopping soon`.
+    What it would print goes nowhere. The descriptors must be taken: else the first file
+    that is opened gets the number of standard output. A name that standard output has
+    no letters for is shown with escapes.
     """
-    asked = False
-
-    def ask(number: int, frame: Any) -> None:
-        nonlocal asked
-        asked = True
-        # Straight to the descriptor: a print could land inside another print.
-        os.write(2, f"\n{promise}; again to stop at once\n".encode())
-        show_cursor()  # A second one leaves no time for it.
-        for one in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(one, signal.SIG_DFL)
-
-    kept = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for one, handler in kept.items():
-            signal.signal(one, handler)
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Takes the lowest number that is free.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")
 
 
 def say(line: str) -> None:

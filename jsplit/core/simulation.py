@@ -11,6 +11,7 @@ import optax
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import Ledger
 from jsplit.codecs import float8
+from jsplit.core.checks import check_finite, check_labels, check_outputs, native
 from jsplit.core.client_steps import Observe
 from jsplit.core.defences import NO_DEFENCE, Defence
 from jsplit.core.gate import Gate
@@ -98,6 +99,7 @@ class Simulation(NamedTuple):
 
         Raises:
             ValueError: if the state is none of this simulation's.
+            RunError: if a loss is not finite, naming the first such epoch.
 
         Example:
             >>> import flax.linen as nn, jsplit
@@ -128,6 +130,7 @@ class Simulation(NamedTuple):
             sizes,
             jnp.ones(sizes.shape, bool),
         )
+        check_finite(record)
         states = "".join(STATES[state] for state in np.asarray(record.state))
         return state, record, Ledger.of(self.costs, states)
 
@@ -196,9 +199,10 @@ def make_simulation(
         InputError: if the devices cannot share the clients or the batch equally, or
             the activations at the cut are none that the replay can be of.
         ValueError: if there are local epochs and no head, the lengths do not match,
-            labels are not integers from 0, the client's output is not one float32
-            array, shares name an example twice or a missing one, or a part with batch
-            statistics takes no mask and the shares need padding.
+            examples are no numbers, labels are not integers `[n]` from 0 or, under
+            cross-entropy, the server has no output for one, the client's output is not
+            one float32 array, shares name an example twice or a missing one, or a part
+            with batch statistics takes no mask and the shares need padding.
 
     Example:
         >>> import flax.linen as nn, jsplit
@@ -224,6 +228,8 @@ def make_simulation(
     """
     codec, grad_codec = codec or float8(), grad_codec or float8()
     shares = [np.arange(len(train[0]))] if shares is None else shares
+    train = native("train", train[0]), train[1]
+    test = native("test", test[0]), test[1]
     _check(train, test, shares)
     if not isinstance(gate, Gate):
         raise ValueError(
@@ -257,6 +263,8 @@ def make_simulation(
     keys = keys_of(seed)
     x = transform.evaluate(jnp.asarray(train[0][:1]))
     begun = init_both(client, server, optimizer, keys, x, layout)
+    labels = {"train": train[1], "test": test[1]}
+    check_outputs(server, begun.server, begun.smashed, labels, loss)
     begun_head = None
     if head is not None and local_epochs:
         begun_head = init_head(head, optimizer, keys, begun.smashed, layout)
@@ -325,14 +333,7 @@ def _check(
     shares: Sequence[np.ndarray],
 ) -> None:
     for name, (examples, labels) in (("train", train), ("test", test)):
-        if len(examples) != len(labels) or not len(labels):
-            raise ValueError(
-                f"{name} needs as many labels as examples and at least one, got "
-                f"{len(examples)} examples and {len(labels)} labels"
-            )
-        labels = np.asarray(labels)
-        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-            raise ValueError(f"{name} labels must be integers from 0")
+        check_labels(name, labels, len(examples))
     if not len(shares):
         raise ValueError("shares needs a client, got none")
     dealt = np.concatenate([np.asarray(share) for share in shares])

@@ -6,6 +6,7 @@ files and in records all settings stand side by side, those of the gate too: `fl
 """
 
 import math
+import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -85,10 +86,11 @@ def from_mapping(values: Mapping[str, Any], source: str) -> RunConfig:
                 "--help, with _ for -"
             )
         if float in known[name].types and type(value) is int:
-            value = float(value)
+            value = _as_float(value)
         if type(value) not in known[name].types:
             raise InputError(
-                f"{source}: {name} must be {wanted(known[name])}, got {value!r}"
+                f"{source}: {name} must be {wanted(known[name])}, "
+                f"got {shortened(value)}"
             )
         plain[name] = value
     gate = plain.get("gate", LossGate.name)
@@ -213,7 +215,9 @@ def check_range(name: str, known: Described, value: Any) -> None:
         (option.below, lambda bound: value < bound, "less than"),
     ):
         if bound is not None and not fits(bound):
-            raise InputError(f"{flag(name)} must be {words} {bound}, got {value}")
+            raise InputError(
+                f"{flag(name)} must be {words} {bound}, got {shortened(value)}"
+            )
 
 
 def check_cluster(cluster: ClusterConfig) -> None:
@@ -272,7 +276,7 @@ def flag(name: str) -> str:
 
 
 def tables_of(path: Path, source: str, ready: str) -> dict[str, Any]:
-    """What a TOML file holds.
+    """What a TOML file holds, with or without a byte order mark.
 
     Args:
         path: of the file.
@@ -280,16 +284,51 @@ def tables_of(path: Path, source: str, ready: str) -> dict[str, Any]:
         ready: where such files lie that come with jsplit.
 
     Raises:
-        InputError: if it is missing or not TOML.
+        InputError: if it is missing or not TOML of UTF-8, or a number in it is too long
+            to be read.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # Some editors begin a file with a mark.
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{source} is not TOML, which is UTF-8 ({error}); save it as UTF-8"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{source}: {error}; the ready ones lie in {ready}") from error
     except OSError as error:
         raise InputError(
             f"{source}: {error.strerror}; the ready ones lie in {ready}"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    long = re.search(r"""^[ \t]*([\w"'.-]+)[ \t]*=.*?[\d_]{4000}""", text, re.MULTILINE)
+    if long is not None:
+        raise InputError(
+            f"{source}: {long[1]} has a number of thousands of digits; write a shorter "
+            "one"
+        )
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{source} is not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source} cannot be read as TOML: {error}") from error
+
+
+def _as_float(value: int) -> float:
+    """The number as a float; what is too large for one is infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def shortened(value: object) -> str:
+    """A value as an error shows it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print an integer so long.
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
 def wanted(known: Described) -> str:

@@ -136,7 +136,7 @@ def check_kept(planned: Sequence[Planned], path: Path) -> None:
         InputError: naming the run and the settings that differ.
     """
     for run in planned:
-        folder = path / run.name
+        folder = workdir.path_of(str(path / run.name), "the folder of a run,")
         if not RunFolder(folder).config.exists():
             continue
         _, kept, _ = workdir.read_workdir(folder)

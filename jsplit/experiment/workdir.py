@@ -52,7 +52,8 @@ def open_new(config: RunConfig, dataset: dict[str, Any]) -> Iterator[RunFolder]:
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(path))
             check_unused(path)  # Again: another process may have been faster.
-            atomic.write_json(folder.config, record)
+            with atomic.unfinished(*([path] if made else [])):
+                atomic.write_json(folder.config, record)
         except OSError as error:
             if made and path.is_dir():
                 path.rmdir()
@@ -100,9 +101,39 @@ def lock(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def path_of(workdir: str) -> Path:
-    """The folder that `--workdir` names; `~` is the user's home."""
-    return Path(workdir).expanduser()
+def path_of(workdir: str, option: str = "--workdir") -> Path:
+    """The folder that an option names; `~` is the user's home.
+
+    Example:
+        >>> path_of("runs/first").name
+        'first'
+
+    Args:
+        workdir: the name, relative to where the program runs.
+        option: that gave it, for errors.
+
+    Raises:
+        InputError: if no folder can have that name: it is too long for the system, a
+            part of it is not UTF-8, as checkpoints need, or `~` names nobody.
+    """
+    try:
+        path = Path(workdir).expanduser()
+        str(path.absolute()).encode()
+        # Names inside are up to so long, those of temporary files among them.
+        os.lstat(path / ("x" * 100))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # Nothing is there yet, or whoever opens it says why it cannot.
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{option} {workdir!r} is not UTF-8, which checkpoints need; name a folder "
+            "that is"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{option} {workdir}: {reason}; name another folder") from (
+            error
+        )
+    return path
 
 
 def check_unused(path: Path) -> None:

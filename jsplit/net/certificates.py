@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jsplit.errors import InputError
 from jsplit.net.credentials import Credentials
+from jsplit.runtime import atomic
 
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
@@ -31,6 +32,8 @@ FILES = AUTHORITY, CERTIFICATE, PRIVATE = "authority.pem", "certificate.pem", "k
 
 def make_certificates(folder: Path, hosts: list[str], clients: int) -> None:
     """Makes `authority/`, `server/` and `client-0/`, `client-1/`, ... in a new folder.
+
+    A program that is stopped in between leaves none of them.
 
     Args:
         folder: that does not exist yet, or is empty.
@@ -53,6 +56,11 @@ def make_certificates(folder: Path, hosts: list[str], clients: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}; name another folder") from error
+    with atomic.unfinished(folder):  # Which is new or empty.
+        _make_all(folder, names, clients)
+
+
+def _make_all(folder: Path, names: list[x509.GeneralName], clients: int) -> None:
     try:
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = _subject("jsplit authority")

@@ -12,6 +12,8 @@ MOST_CLIENTS = 10_000
 
 MIB = 2**20
 
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 
 @dataclass(frozen=True)
 class LinkConfig:
@@ -117,11 +119,7 @@ def check_network(config: ServeConfig | JoinConfig) -> None:
         )
     if config.certs is not None and config.insecure:
         raise InputError("--certs and --insecure contradict each other; drop one")
-    if config.insecure == 1 and host.strip("[]") not in (
-        "127.0.0.1",
-        "::1",
-        "localhost",
-    ):
+    if config.insecure == 1 and not is_loopback(address):
         raise InputError(
             f"--insecure with {address}: everybody between could read and change what "
             "crosses; use --certs, or say --insecure twice"
@@ -152,6 +150,16 @@ def check_network(config: ServeConfig | JoinConfig) -> None:
         value = getattr(config, known.field)
         if known.choices is not None and value not in known.choices:
             raise InputError(unknown(name, value, known.choices))
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `HOST:PORT` is on this machine.
+
+    Example:
+        >>> is_loopback("[::1]:7070"), is_loopback("example.org:7070")
+        (True, False)
+    """
+    return address.rpartition(":")[0].strip("[]") in _LOOPBACK
 
 
 def check_clients(clients: int) -> None:

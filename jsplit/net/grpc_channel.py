@@ -18,6 +18,7 @@ import grpc
 from jsplit.errors import InputError, Refusal
 from jsplit.net.admission import CONNECTIONS_PER_CLIENT
 from jsplit.net.channel import Channel, ConnectionLost, MessageQueue
+from jsplit.net.config import is_loopback
 from jsplit.net.credentials import Credentials
 from jsplit.net.tls_diagnosis import tls_refusal
 
@@ -295,17 +296,23 @@ def connect(
         credentials: for mutual TLS; None to go without TLS.
         limit: bytes of a message.
 
+    A proxy that the environment names carries TLS alone, and never to loopback: it
+    would read what goes without, and its loopback is another machine's.
+
     What `receive` raises may be a `Refusal` by either side's TLS, as `tls_refusal`.
     """
+    options = _options(limit)
+    if credentials is None or is_loopback(address):
+        options.append(("grpc.enable_http_proxy", 0))
     if credentials is None:
-        transport = grpc.insecure_channel(address, options=_options(limit))
+        transport = grpc.insecure_channel(address, options=options)
     else:
         tls = grpc.ssl_channel_credentials(
             root_certificates=credentials.authority,
             private_key=credentials.private_key,
             certificate_chain=credentials.certificate,
         )
-        transport = grpc.secure_channel(address, tls, options=_options(limit))
+        transport = grpc.secure_channel(address, tls, options=options)
     with transport:
         channel = _ClientChannel(transport, address, credentials)
         try:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from jsplit.errors import Refusal
 from jsplit.net.credentials import Credentials
+from jsplit.runtime import atomic
 
 SECONDS = 5.0
 """Seconds that each step of the handshake may take."""
@@ -89,7 +90,10 @@ def _context(credentials: Credentials | None) -> ssl.SSLContext:
         return context
     context.load_verify_locations(cadata=credentials.authority.decode("ascii"))
     # Python reads these from files alone; the files are private, and deleted at once.
-    with tempfile.TemporaryDirectory(prefix="jsplit-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="jsplit-") as folder,
+        atomic.unfinished(Path(folder)),  # It will hold a private key.
+    ):
         chain, key = Path(folder) / "certificate.pem", Path(folder) / "key.pem"
         for path, data in (
             (chain, credentials.certificate),

@@ -10,11 +10,15 @@ import errno
 import json
 import os
 import re
+import shutil
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+_unfinished: set[Path] = set()
+_changing = threading.Lock()
 _TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 
 
@@ -42,8 +46,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     """
     # Not `tempfile`: its files are private to their owner, and these are to be shared.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    with _changing:  # A stop finds the file or comes before it.
+        file = temporary.open("xb")
+        _unfinished.add(temporary)
     try:
-        with temporary.open("xb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -53,7 +60,37 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+    finally:
+        with _changing:
+            _unfinished.discard(temporary)
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def unfinished(*paths: Path) -> Iterator[None]:
+    """Names files or folders that a stop in here removes, see `discard_unfinished`."""
+    with _changing:
+        _unfinished.update(paths)
+    try:
+        yield
+    finally:
+        with _changing:
+            _unfinished.difference_update(paths)
+
+
+def discard_unfinished() -> None:
+    """Removes what is being made, before this process is ended from another thread.
+
+    Whoever makes it waits from then on, at the latest where it would be finished.
+    """
+    _changing.acquire()
+    for path in _unfinished:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            # A file system that broke keeps it; `is_temporary` knows such a file.
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -1,0 +1,93 @@
+"""Where the public names of `jsplit` are from; `jsplit` itself loads this on demand."""
+
+from jsplit.accounting.cost_model import CostModel
+from jsplit.accounting.ledger import Ledger
+from jsplit.codecs import CODECS, bf16, float8, identity
+from jsplit.core.defences import Defence
+from jsplit.core.gate import (
+    Gate,
+    GateState,
+    always_gate,
+    freeze_gate,
+    loss_gate,
+    periodic_gate,
+)
+from jsplit.core.gate_phases import after_local, with_views
+from jsplit.core.gates import GATES, GateChoice
+from jsplit.core.map_moves import cutout, mirror, shift
+from jsplit.core.metrics import Metrics
+from jsplit.core.mixup import mixup
+from jsplit.core.model_part import ModelPart, from_flax, with_precision
+from jsplit.core.option import Option
+from jsplit.core.program import Program, make_program
+from jsplit.core.replay import Replay, chain
+from jsplit.core.schedule import Shards, make_shards
+from jsplit.core.simulation import Simulation, make_simulation
+from jsplit.core.state import EpochRecord, SideState, TrainState, init_side
+from jsplit.core.steps import Steps, make_steps
+from jsplit.core.store import Store
+from jsplit.core.topology import PARALLEL, SEQUENTIAL, Layout, Topology, make_layout
+from jsplit.core.transform import Transform
+from jsplit.models import MODELS, LocalHead, Model, with_bottleneck
+from jsplit.typing import LOCAL, OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
+
+__all__ = [
+    "CODECS",
+    "GATES",
+    "LOCAL",
+    "MODELS",
+    "OFFLINE",
+    "PARALLEL",
+    "REFRESH",
+    "SEQUENTIAL",
+    "STATES",
+    "SYNC",
+    "Codec",
+    "CostModel",
+    "Defence",
+    "EpochRecord",
+    "Gate",
+    "GateChoice",
+    "GateState",
+    "Layout",
+    "Ledger",
+    "LocalHead",
+    "Metrics",
+    "Model",
+    "ModelPart",
+    "Option",
+    "Packet",
+    "Program",
+    "Replay",
+    "Shards",
+    "SideState",
+    "Simulation",
+    "Steps",
+    "Store",
+    "Topology",
+    "TrainState",
+    "Transform",
+    "after_local",
+    "always_gate",
+    "bf16",
+    "chain",
+    "cutout",
+    "float8",
+    "freeze_gate",
+    "from_flax",
+    "identity",
+    "init_side",
+    "loss_gate",
+    "make_layout",
+    "make_program",
+    "make_shards",
+    "make_simulation",
+    "make_steps",
+    "mirror",
+    "mixup",
+    "periodic_gate",
+    "shift",
+    "with_bottleneck",
+    "with_precision",
+    "with_views",
+]
