@@ -1,7 +1,8 @@
 # make run   train the quickstart      make test      one test of each kind: minutes
 # make lint  style, types, layers      make test-all  all tests, in two tiers
 # make clean  remove the environments and caches
-# make evidence  the sweeps of docs/results.md, reports and attacks, into runs/; goes on after a stop
+# make evidence  the small sweeps of docs/results.md, their reports and attacks, into
+#   runs/; goes on after a stop
 # make docs  the site of docs/, into site/; a broken link stops it
 # make flower  the test of Flower's app, in an environment of its own
 PYTHON ?= python3
@@ -34,8 +35,10 @@ lint: .venv/.installed-dev
 	$(BIN)/mypy jsplit
 	$(BIN)/lint-imports
 
+# What the theme says of mkdocs 2 is known: the extra docs stays below it.
+docs: export NO_MKDOCS_2_WARNING := 1
 docs: .venv/.installed-docs
-	$(BIN)/mkdocs build --strict --quiet
+	PATH=$(BIN):$$PATH $(BIN)/mkdocs build --strict --quiet
 
 # Two at a time, with a thread each: that takes a fifth less time than two with as many
 # threads as cores, and the figures do not depend on how many those are. In this order

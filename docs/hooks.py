@@ -1,11 +1,12 @@
 """Pages of the site that are files of the repository, so that nothing is written twice.
 
-mkdocs calls `on_files` after it has read the folder `docs`. A page here is a committed
+mkdocs calls these functions by their names. A page that is added here is a committed
 file as it stands: what `jsplit report` and `jsplit privacy` wrote, the examples' own
 instructions, the method of the benchmarks, and the changelog.
 """
 
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -48,3 +49,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, **kwargs: Any) -> str:
+    """Keeps a mean and its deviation on one line of a narrow column."""
+    return markdown.replace(" ± ", "\u00a0±\u00a0")

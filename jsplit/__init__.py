@@ -16,7 +16,7 @@ The values that a training is made of, and the function that puts them together:
 
     load_run(folder)                    what a run has trained, to predict with
 
-See the README, or `help(jsplit.make_simulation)`, for an example.
+See docs/guides/python.md, or `help(jsplit.make_simulation)`, for an example.
 """
 
 import importlib
