@@ -11,7 +11,7 @@ from jsplit.cli.main import main
 from tests.runs import ROOT
 
 COMMANDS = (
-    *("run", "sweep", "report", "predict", "export", "privacy"),
+    *("run", "plan", "sweep", "report", "predict", "export", "privacy"),
     *("serve", "join", "certs"),
 )
 
