@@ -1,4 +1,4 @@
-"""The examples in docstrings, and the README's program, do what they say."""
+"""The examples in docstrings, in the README and in docs do what they say."""
 
 import ast
 import doctest
@@ -58,9 +58,11 @@ def test_the_examples_in_docstrings_say_what_comes_out(name):
     assert not found.failed
 
 
-def readme_program() -> str:
-    text = (ROOT / "README.md").read_text()
-    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+def program_in(page: str) -> str:
+    """The one Python program that a page of the repository shows."""
+    (program,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL
+    )
     return program
 
 
@@ -75,8 +77,19 @@ def simulation_in(program: str) -> str:
     return ast.unparse(call)
 
 
-def test_the_readme_s_program_runs(capsys):
-    exec(readme_program(), {})
+def test_the_readme_s_program_runs_in_at_most_twelve_lines(capsys):
+    program = program_in("README.md")
+    assert len([line for line in program.splitlines() if line]) <= 12
+    exec(program, {})
+    said = re.fullmatch(
+        r"(A[ABC]{19}) (\d+)(?:\.0)? (\d+\.\d+)\n", capsys.readouterr().out
+    )
+    assert said and "C" in said[1]
+    assert int(said[2]) > 150 and float(said[3]) > 4
+
+
+def test_the_guide_s_program_runs(capsys):
+    exec(program_in("docs/guides/python.md"), {})
     said = re.fullmatch(
         r"(A[ABC]{19})  accuracy (\d\.\d{3}), communication /(\d+\.\d)\n",
         capsys.readouterr().out,
@@ -85,9 +98,9 @@ def test_the_readme_s_program_runs(capsys):
     assert float(said[2]) > 0.8 and float(said[3]) > 4
 
 
-def test_the_docstring_makes_the_readme_s_simulation():
+def test_the_docstring_makes_the_guide_s_simulation():
     (example,) = doctest.DocTestFinder(recurse=False).find(
         simulation.make_simulation, module=simulation
     )
     shown = "".join(line.source for line in example.examples)
-    assert simulation_in(shown) == simulation_in(readme_program())
+    assert simulation_in(shown) == simulation_in(program_in("docs/guides/python.md"))
