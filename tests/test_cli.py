@@ -315,3 +315,13 @@ def _events(path: Path) -> list[Event]:
         events.append(Event.FromString(event))
         data = data[16 + size :]
     return events
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_help_says_in_a_line_what_each_command_does(capsys, words):
+    assert cli.main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    described = [line.split(maxsplit=1) for line in lines if line.startswith("  ")]
+    assert dict(described) == cli.COMMANDS
+    assert all(does.endswith(".") for does in cli.COMMANDS.values())

@@ -14,11 +14,20 @@ from jsplit.cli.terminal import (
 )
 from jsplit.errors import InputError, RunError
 
-COMMANDS = (
-    *("run", "sweep", "report", "predict", "export", "privacy", "plan"),
-    *("serve", "join", "certs"),
-)
-"""Each is the module of that name beside this one, with a `command(argv, prog)`."""
+COMMANDS = {
+    "plan": "Says what a run would send and compute, before there is one.",
+    "run": "Trains a network on one machine, with clients that are simulated.",
+    "sweep": "Makes all runs that a file of settings stands for.",
+    "report": "Compares finished runs in tables and pictures.",
+    "privacy": "Attacks what finished runs sent, as a curious server could.",
+    "predict": "Uses a trained network on images.",
+    "export": "Writes a trained network, whole and in halves, for other programs.",
+    "certs": "Makes the certificates of a server and its clients.",
+    "serve": "Is the server of a run over a network.",
+    "join": "Is a client of a run over a network.",
+}
+"""What each command does. It is the module of that name beside this one, with a
+`command(argv, prog)`."""
 
 
 def program(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> NoReturn:
@@ -41,8 +50,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv in ([], ["-h"], ["--help"]):
-            print(f"usage: jsplit {{{','.join(COMMANDS)}}} [OPTIONS]")
-            print("see --help of each, such as jsplit run --help")
+            print("usage: jsplit COMMAND [OPTIONS]\n")
+            for name, does in COMMANDS.items():
+                print(f"  {name:8} {does}")
+            print("\nFor the options of one: jsplit run --help")
             return 0
         name, *words = argv
         if name not in COMMANDS:
