@@ -13,7 +13,6 @@ The values that a training is made of, and the function that puts them together:
     make_simulation(...)                all of it on one machine; run with `.run`
     make_steps(...)                     the jit-compiled steps alone
     Ledger                              what was sent and computed
-
     load_run(folder)                    what a run has trained, to predict with
 
 See docs/guides/python.md, or `help(jsplit.make_simulation)`, for an example.
@@ -104,7 +103,7 @@ def __getattr__(name: str) -> Any:
     The command line imports this package before anything else. It must be able to hear
     that it should stop from then on, and JAX takes seconds.
     """
-    if name not in {*__all__, *_OF_RUNS}:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name not in _OF_RUNS:
         return getattr(importlib.import_module("jsplit.api"), name)

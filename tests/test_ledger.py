@@ -252,7 +252,7 @@ def test_a_single_client_never_sends_its_part(sequential):
 def test_a_state_that_is_none_is_refused_and_nothing_is_entered(state):
     ledger = Ledger.of(SMALL, "A")
     before = ledger.wire_bytes
-    with pytest.raises(ValueError, match="state must be A, B or C"):
+    with pytest.raises(ValueError, match="state must be A, B, C or L"):
         ledger.add(state)
     assert (ledger.states, ledger.wire_bytes) == ("A", before)
 

@@ -99,7 +99,7 @@ def test_each_point_is_at_its_bytes_and_accuracy_with_its_states_marker(
     points = {s.get_label()[0]: s.get_offsets().tolist() for s in axes.collections}
     assert points == {"A": [[2, 0.2], [5, 0.5]], "B": [[3, 0.3]]}
     assert axes.get_title() == "Fashion-MNIST, VGG11, seed 3"
-    assert len({marker for _, marker, _ in run_plots.STATES.values()}) == 3
+    assert len({marker for _, marker, _ in run_plots.STATES.values()}) == 4
 
 
 @pytest.mark.parametrize(("states", "scale"), [("A" * 12, "linear"), ("A" * 60, "log")])

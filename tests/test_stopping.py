@@ -18,6 +18,12 @@ from tests.runs import ROOT, TINY, files_under
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
+def _hear_signals() -> None:
+    """As in a terminal; what began these tests (nohup) may ignore some of them."""
+    for number in CODES:
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def started(*words: object) -> Iterator[subprocess.Popen]:
     """Python with these words, in a process that does not outlive this."""
@@ -27,6 +33,7 @@ def started(*words: object) -> Iterator[subprocess.Popen]:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        preexec_fn=_hear_signals,
     )
     with process:
         try:
