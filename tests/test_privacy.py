@@ -70,7 +70,7 @@ def run(cache, tmp_path_factory):
 # What was sent
 
 
-@pytest.mark.parametrize("case", sample(CASES, "one client", "two views"))
+@pytest.mark.parametrize("case", sample(CASES, "two views"))
 def test_the_view_is_to_the_bit_what_the_server_stored(case, tmp_path):
     run, folder = made(tmp_path / "run", **CASES[case])
     views = 1 + (case == "two views")

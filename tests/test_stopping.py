@@ -18,23 +18,22 @@ from tests.runs import ROOT, TINY, files_under
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
-def _hear_signals() -> None:
-    """As in a terminal; what began these tests (nohup) may ignore some of them."""
-    for number in CODES:
-        signal.signal(number, signal.SIG_DFL)
-
-
 @contextlib.contextmanager
 def started(*words: object) -> Iterator[subprocess.Popen]:
     """Python with these words, in a process that does not outlive this."""
+    # What began these tests (nohup) may ignore some signals, and that is inherited.
+    ignored = [one for one in CODES if signal.getsignal(one) == signal.SIG_IGN]
+    for one in ignored:
+        signal.signal(one, signal.SIG_DFL)
     process = subprocess.Popen(
         [sys.executable, *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        preexec_fn=_hear_signals,
     )
+    for one in ignored:
+        signal.signal(one, signal.SIG_IGN)
     with process:
         try:
             yield process
