@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--batch", type=measure.positive, default=128, help="default 128"
     )
     parser.add_argument("--steps", type=int, default=4, help="default 4, at least 2")
-    parser.add_argument("--state", choices=STATES, default="A", help="default A")
+    parser.add_argument("--state", choices="ABC", default="A", help="default A")
     parser.add_argument("--clients", type=measure.positive, default=1, help="default 1")
     parser.add_argument("--topology", choices=TOPOLOGIES, default="parallel")
     parser.add_argument(

@@ -36,7 +36,7 @@ from benchmarks.workload import (
 )
 from jsplit.data import Dataset
 from jsplit.models import MODELS, Chain
-from jsplit.typing import STATES, Variables
+from jsplit.typing import Variables
 
 RATIOS = (
     ("torch", "A"),
@@ -112,7 +112,7 @@ def measure_model(name: str, settings: argparse.Namespace) -> dict[str, Any]:
                 raise
             del sides[side]
             notes["torch.compile"] = f"failed: {type(error).__name__}: {error}"[:500]
-    for which, state in enumerate(STATES):
+    for which, state in enumerate("ABC"):
         sides[state] = runner(simulation, held_in(started, which))
         sides[state]()
     seconds = measure.interleave(sides, settings.rounds)

@@ -162,7 +162,8 @@ def _save(experiment: Experiment, folder: RunFolder, progress: Progress) -> None
         "fingerprint": experiment.dataset.fingerprint,
     }
     if needed:
-        store = sharding.gathered(store, STEPS_AXIS)
+        # Every process has the small rest of it whole.
+        store = store._replace(examples=sharding.gathered(store.examples, STEPS_AXIS))
     with multihost.together():
         if multihost.leads():
             checkpoint.save(
