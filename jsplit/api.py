@@ -1,4 +1,7 @@
-"""Where the public names of `jsplit` are from; `jsplit` itself loads this on demand."""
+"""Where the public names of `jsplit` are from; `jsplit.__all__` lists them.
+
+`jsplit` itself loads this on demand.
+"""
 
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import Ledger
@@ -30,64 +33,3 @@ from jsplit.core.topology import PARALLEL, SEQUENTIAL, Layout, Topology, make_la
 from jsplit.core.transform import Transform
 from jsplit.models import MODELS, LocalHead, Model, with_bottleneck
 from jsplit.typing import LOCAL, OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
-
-__all__ = [
-    "CODECS",
-    "GATES",
-    "LOCAL",
-    "MODELS",
-    "OFFLINE",
-    "PARALLEL",
-    "REFRESH",
-    "SEQUENTIAL",
-    "STATES",
-    "SYNC",
-    "Codec",
-    "CostModel",
-    "Defence",
-    "EpochRecord",
-    "Gate",
-    "GateChoice",
-    "GateState",
-    "Layout",
-    "Ledger",
-    "LocalHead",
-    "Metrics",
-    "Model",
-    "ModelPart",
-    "Option",
-    "Packet",
-    "Program",
-    "Replay",
-    "Shards",
-    "SideState",
-    "Simulation",
-    "Steps",
-    "Store",
-    "Topology",
-    "TrainState",
-    "Transform",
-    "after_local",
-    "always_gate",
-    "bf16",
-    "chain",
-    "cutout",
-    "float8",
-    "freeze_gate",
-    "from_flax",
-    "identity",
-    "init_side",
-    "loss_gate",
-    "make_layout",
-    "make_program",
-    "make_shards",
-    "make_simulation",
-    "make_steps",
-    "mirror",
-    "mixup",
-    "periodic_gate",
-    "shift",
-    "with_bottleneck",
-    "with_precision",
-    "with_views",
-]

@@ -14,7 +14,6 @@ from jsplit.experiment import workdir
 from jsplit.experiment.export import check_free, export
 from jsplit.experiment.trained import load_run
 from jsplit.runtime import device
-from jsplit.runtime.device import CHOICES
 
 DESCRIPTION = """\
 Writes what the run in RUN has trained into a new folder OUT: the joined model, the
@@ -32,13 +31,7 @@ class ExportCommand:
     out: Annotated[
         tyro.conf.Positional[str], Option("Folder to write, which is new.", "OUT")
     ]
-    device: Annotated[
-        str,
-        Option(
-            "auto uses whatever JAX finds; naming a device makes its absence an error.",
-            choices=CHOICES,
-        ),
-    ] = "auto"
+    device: Annotated[str, parsing.DEVICE] = "auto"
 
 
 def command(argv: Sequence[str], prog: str) -> int:
@@ -48,7 +41,6 @@ def command(argv: Sequence[str], prog: str) -> int:
         raise InputError(f"{prog} needs a RUN and a folder OUT; see --help")
     out = workdir.path_of(asked.out)
     check_free(out)
-    device.restrict(asked.device)
     device.choose(asked.device)
     model = load_run(asked.run, say)
     planned = model.description.config.all_epochs

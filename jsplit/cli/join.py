@@ -75,7 +75,6 @@ def command(argv: Sequence[str], prog: str) -> int:
         if link.certs is None
         else certificates.read_credentials(Path(link.certs), server=False)
     )
-    device.restrict(config.device)
     device.choose(config.device)
     held = load_client_data(config, link)
     path = (

@@ -33,6 +33,9 @@ from jsplit.experiment.run_config import RunConfig
 
 Command = TypeVar("Command")
 
+DEVICE = dataclasses.replace(options_of(RunConfig)["device"].option, speed_only=False)
+"""What is known of `--device`, for commands that are no run."""
+
 Given = dict[str, Any]
 """Plain values of settings by name, as in a file."""
 

@@ -28,7 +28,6 @@ from jsplit.experiment.trained import (
     predictions_of,
 )
 from jsplit.runtime import atomic, device
-from jsplit.runtime.device import CHOICES
 
 DESCRIPTION = """\
 Predicts the classes of images with what the run in RUN has trained. IMAGES are picture
@@ -82,13 +81,7 @@ class PredictCommand:
         ),
         tyro.conf.FlagCreatePairsOff,
     ] = False
-    device: Annotated[
-        str,
-        Option(
-            "auto uses whatever JAX finds; naming a device makes its absence an error.",
-            choices=CHOICES,
-        ),
-    ] = "auto"
+    device: Annotated[str, parsing.DEVICE] = "auto"
 
 
 def command(argv: Sequence[str], prog: str) -> int:
@@ -100,7 +93,6 @@ def command(argv: Sequence[str], prog: str) -> int:
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise InputError(f"--out {out} is no file in a folder that exists; name one")
     connect = None if asked.server is None else _connector(asked, asked.server)
-    device.restrict(asked.device)
     device.choose(asked.device)
     model = load_run(asked.run, remark)
     description = model.description

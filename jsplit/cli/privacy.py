@@ -28,7 +28,6 @@ from jsplit.experiment import workdir
 from jsplit.experiment.build import load_dataset
 from jsplit.experiment.quantities import counted
 from jsplit.runtime import atomic, compilation_cache, device
-from jsplit.runtime.device import CHOICES
 
 DESCRIPTION = """\
 Attacks what each finished run at or below FOLDER sent, as an honest-but-curious server
@@ -49,13 +48,7 @@ class PrivacyCommand:
     out: Annotated[
         str | None, Option("Folder for the comparison. None: FOLDER/privacy.")
     ] = None
-    device: Annotated[
-        str,
-        Option(
-            "auto uses whatever JAX finds; naming a device makes its absence an error.",
-            choices=CHOICES,
-        ),
-    ] = "auto"
+    device: Annotated[str, parsing.DEVICE] = "auto"
     partial: Annotated[
         bool,
         Option("Unfinished runs are left out instead of refused."),
@@ -86,7 +79,6 @@ def command(argv: Sequence[str], prog: str) -> int:
         )
     groups = grouped(runs)
     _check_extra()
-    device.restrict(asked.device)
     device.choose(asked.device)
     left = [left_to_attack(group, again=asked.again) for group in groups]
     check_checkpoints(run for of_group in left for run in of_group)

@@ -84,7 +84,6 @@ def command(argv: Sequence[str], prog: str) -> int:
     if config.mesh:
         raise InputError("--mesh is for jsplit run; a server computes on one device")
     credentials = _credentials(link)
-    device.restrict(config.device)
     device.choose(config.device)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_server_folder(config, resume=command.resume))
@@ -151,7 +150,6 @@ def _predict(config: RunConfig, link: ServeConfig) -> int:
         )
     check_network(link)
     credentials = _credentials(link)
-    device.restrict(config.device)
     device.choose(config.device)
     model = load_run(config.workdir, say)
     server = PredictionServer(model, run_name(model.folder), say)

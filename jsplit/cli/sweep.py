@@ -16,7 +16,6 @@ from jsplit.errors import InputError, RunError
 from jsplit.experiment import sweep_spec, workdir
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.sweep import check_kept, check_planned, is_done, sweep
-from jsplit.experiment.sweep_spec import Planned
 from jsplit.runtime import compilation_cache, device
 
 DESCRIPTION = """\
@@ -64,7 +63,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     caveats = (run.config.gate.caveat(run.config.unlike) for run in planned)
     for caveat in filter(None, dict.fromkeys(caveats)):
         say(f"note: {caveat}")
-    _choose_device(planned)
+    # That of all runs, which one process can choose only once.
+    device.choose(planned[0].config.device)
     with contextlib.ExitStack() as stack:
         workdir.make_folder(path, "--folder")
         stack.enter_context(workdir.lock(path))
@@ -86,10 +86,3 @@ def command(argv: Sequence[str], prog: str) -> int:
             f"that run in {file}, or leave it out: finished ones are kept"
         )
     return 0
-
-
-def _choose_device(planned: Sequence[Planned]) -> None:
-    """That of all runs, which one process can do only once."""
-    wanted = planned[0].config.device
-    device.restrict(wanted)
-    device.choose(wanted)

@@ -151,7 +151,6 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         )
     shape, classes = dataset.image_shape, dataset.num_classes
     client, server = parts_of(config, classes, shape)
-    replay = replay_of(config)
     tally = Tally() if config.lossless else None
     simulation = make_simulation(
         client,
@@ -175,8 +174,8 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         ),
         refresh_statistics=config.refresh_statistics,
         defence=defence_of(config),
-        replay=replay,
-        received_replay=replay if config.replay_always else AS_RECEIVED,
+        replay=replay_of(config),
+        received_replay=received_replay_of(config),
         seed=config.seed,
         devices=jax.devices() if config.mesh else None,
         observe=ignore if tally is None else tally.observe,
@@ -274,6 +273,11 @@ def replay_of(config: RunConfig) -> Replay:
     if config.mixup:
         replays.append(mixup(config.mixup))
     return chain(*replays)
+
+
+def received_replay_of(config: RunConfig) -> Replay:
+    """What it does, in A and B, to those that just came."""
+    return replay_of(config) if config.replay_always else AS_RECEIVED
 
 
 def defence_of(config: RunConfig) -> Defence:

@@ -24,7 +24,6 @@ from jsplit.core.init import (
 )
 from jsplit.core.metrics import cross_entropy, top_1
 from jsplit.core.model_part import ModelPart
-from jsplit.core.replay import AS_RECEIVED
 from jsplit.core.simulation import TEST_BATCH
 from jsplit.core.state import ClientParts, SideState, init_side
 from jsplit.core.steps import Steps, make_steps
@@ -254,7 +253,6 @@ def prepare_client(
 def _steps(config: RunConfig, classes: int, image: tuple[int, int, int]) -> Steps:
     """The jitted steps; made once for a server and clients in one process."""
     client, server = build.parts_of(config, classes, image)
-    replay = build.replay_of(config)
     return make_steps(
         client,
         server,
@@ -265,6 +263,6 @@ def _steps(config: RunConfig, classes: int, image: tuple[int, int, int]) -> Step
         grad_codec=CODECS[config.grad_codec],
         refresh_statistics=config.refresh_statistics,
         defence=build.defence_of(config),
-        replay=replay,
-        received_replay=replay if config.replay_always else AS_RECEIVED,
+        replay=build.replay_of(config),
+        received_replay=build.received_replay_of(config),
     )
