@@ -86,6 +86,7 @@ __all__ = [  # noqa: F405
     "make_steps",
     "mirror",
     "mixup",
+    "packed",
     "periodic_gate",
     "shift",
     "with_bottleneck",

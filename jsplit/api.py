@@ -5,7 +5,7 @@
 
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import Ledger
-from jsplit.codecs import CODECS, bf16, float8, identity
+from jsplit.codecs import CODECS, bf16, float8, identity, packed
 from jsplit.core.defences import Defence
 from jsplit.core.gate import (
     Gate,

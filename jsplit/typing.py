@@ -26,8 +26,9 @@ class Packet(NamedTuple):
     """One tensor as it is sent and stored.
 
     Attributes:
-        payload: the values, `[n, ...]`: uint8 codes for the float8 codecs, float32
-            or bfloat16 for the plain ones. The first axis counts examples.
+        payload: the values, `[n, ...]`: uint8 codes for the 8-bit codecs, packed bytes
+            for those below, float32 or bfloat16 for the plain ones. The first axis
+            counts examples.
         header: what decoding needs besides the payload, `UInt8[h]`; `h` is fixed by
             the codec (2 for float8, 0 for plain codecs).
 
@@ -37,6 +38,10 @@ class Packet(NamedTuple):
 
     payload: jax.Array
     header: jax.Array
+
+
+def _same(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape
 
 
 class Codec(NamedTuple):
@@ -49,14 +54,43 @@ class Codec(NamedTuple):
 
     Never differentiate through a codec: a float8 cast rounds the gradient as well.
 
+    Where payload or header depend on the shape of what is coded, `by_shape` makes the
+    codec; `of(shape)` is then the one for examples of that shape.
+
     Attributes:
         name: as on the command line and in the run's records.
         encode: `encode(x: Float32[n, ...]) -> Packet`.
         decode: `decode(packet) -> Float32[n, ...]`.
-        payload_dtype: dtype of the payload; its items are one value each.
+        payload_dtype: dtype of the payload.
         header_bytes: length of the header.
         knows: `knows(header: bytes) -> bool`, whether `encode` could have written it;
             asked of headers that came over a network.
+        payload_shape: of one example's payload, given the shape of its values; by
+            default the same.
+        bind: makes the codec for examples of a shape, or raises ValueError where there
+            is none; None: it is the same for all.
+
+    Example:
+        A quarter of the values, those of the first channels.
+
+        >>> import numpy as np
+        >>> def quarter(shape):
+        ...     kept, left = shape[-1] // 4, shape[-1] - shape[-1] // 4
+        ...     def encode(x):
+        ...         return Packet(x[..., :kept], jnp.zeros(0, jnp.uint8))
+        ...     def decode(packet):
+        ...         sides = [(0, 0)] * len(shape) + [(0, left)]
+        ...         return jnp.pad(packet.payload, sides)
+        ...     fewer = (*shape[:-1], kept)
+        ...     return Codec(
+        ...         "quarter", encode, decode, jnp.float32, header_bytes=0,
+        ...         payload_shape=lambda shape: fewer,
+        ...     )
+        >>> codec = Codec.by_shape("quarter", quarter)
+        >>> codec.payload_bits((8, 8, 32)) / (32 * 8 * 8 * 32)
+        0.25
+        >>> codec.of((4,)).decode(codec.encode(np.ones((1, 4)))).tolist()
+        [[1.0, 0.0, 0.0, 0.0]]
     """
 
     name: str
@@ -65,11 +99,67 @@ class Codec(NamedTuple):
     payload_dtype: jax.typing.DTypeLike
     header_bytes: int
     knows: Callable[[bytes], bool] = lambda header: True
+    payload_shape: Callable[[tuple[int, ...]], tuple[int, ...]] = _same
+    bind: Callable[[tuple[int, ...]], "Codec"] | None = None
+
+    @classmethod
+    def by_shape(cls, name: str, bind: Callable[[tuple[int, ...]], "Codec"]) -> "Codec":
+        """A codec that differs by the shape of one example's values.
+
+        It encodes whatever it is given; only `of(shape)` decodes.
+
+        Args:
+            name: as on the command line.
+            bind: makes the codec for a shape.
+        """
+
+        def decode(packet: Packet) -> jax.Array:
+            raise ValueError(
+                f"codec {name} decodes only for a shape: take codec.of(shape), with "
+                "the shape of one example's values"
+            )
+
+        return cls(
+            name=name,
+            encode=lambda x: bind(tuple(x.shape[1:])).encode(x),
+            decode=decode,
+            payload_dtype=jnp.uint8,
+            header_bytes=0,
+            bind=bind,
+        )
+
+    def of(self, shape: Sequence[int]) -> "Codec":
+        """The codec for examples of this shape.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        return self if self.bind is None else self.bind(tuple(shape))
 
     def payload_bits(self, shape: Sequence[int]) -> int:
-        """Bits of the values alone, what the paper counts."""
-        return 8 * jnp.dtype(self.payload_dtype).itemsize * math.prod(shape)
+        """Bits of one example's values, what the paper counts: in whole bytes.
+
+        Args:
+            shape: of the example's values.
+        """
+        codec = self.of(shape)
+        values = math.prod(codec.payload_shape(tuple(shape)))
+        return 8 * -(-_item_bits(codec.payload_dtype) * values // 8)
 
     def bits(self, shape: Sequence[int]) -> int:
-        """Bits of one serialized packet that carries a tensor of this shape."""
-        return self.payload_bits(shape) + 8 * self.header_bytes
+        """Bits of one serialized packet.
+
+        Args:
+            shape: of the tensor that it carries, examples first.
+        """
+        examples, *rest = shape
+        header = 8 * self.of(rest).header_bytes
+        return examples * self.payload_bits(rest) + header
+
+
+def _item_bits(dtype: jax.typing.DTypeLike) -> int:
+    """Bits of one item, those of int4 and its like included."""
+    kind = jnp.dtype(dtype)
+    if jnp.issubdtype(kind, jnp.integer):
+        return int(jnp.iinfo(kind).bits)
+    return int(jnp.finfo(kind).bits) if jnp.issubdtype(kind, jnp.inexact) else 8

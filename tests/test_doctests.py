@@ -12,6 +12,7 @@ from tests.runs import ROOT
 
 MODULES = (
     "accounting.compression_tally",
+    "typing",
     "accounting.ledger",
     "accounting.macs",
     "analysis.gate_styles",
@@ -20,8 +21,11 @@ MODULES = (
     "cli.predict",
     "codecs.float8",
     "codecs.plain",
-    "codecs.subnormal",
+    "codecs.binary",
+    "codecs.packed",
+    "codecs.packing",
     "core.defences",
+    "core.value_checks",
     "core.gate",
     "core.gate_phases",
     "core.map_moves",
@@ -43,6 +47,7 @@ MODULES = (
     "experiment.quantities",
     "data.prepare",
     "experiment.halves",
+    "experiment.at_cut",
     "experiment.trained",
     "experiment.weights",
     "models.bottleneck",

@@ -29,6 +29,8 @@ ALONE = {
 }
 """Clients that learn alone, then all states, two views and a bottleneck."""
 
+FEW_BITS = {"codec": "bits3-channel", "grad_codec": "bits4-stochastic"}
+
 
 @pytest.mark.parametrize("topology", ("parallel", "sequential"))
 @pytest.mark.parametrize(
@@ -42,6 +44,7 @@ ALONE = {
             (3, "uneven:1", {"views": "augmented", "mixup": 1.0}),
             (1, "iid", ALONE),
             (3, "uneven:1", ALONE),
+            (1, "iid", FEW_BITS),
         ),
         (3, "uneven:1", ALONE),
     ),
@@ -53,10 +56,8 @@ def test_a_networked_run_is_the_simulation_s(
         TINY_RUN,
         clients=clients,
         partition=partition,
-        **changes,
+        **{"codec": "identity", "grad_codec": "identity"} | changes,
         topology=topology,
-        codec="identity",
-        grad_codec="identity",
         # Sums in another order turn no ReLU of this one, with AVX2 or AVX-512.
         seed=2,
     )
@@ -88,17 +89,19 @@ def test_a_networked_run_is_the_simulation_s(
 
 
 @pytest.mark.parametrize(
-    ("clients", "topology"),
+    ("clients", "topology", "changes"),
     sample(
-        itertools.product((1, 3), ("parallel", "sequential")),
-        (1, "parallel"),
-        (3, "sequential"),
+        itertools.product((1, 3), ("parallel", "sequential"), ({}, FEW_BITS)),
+        (1, "parallel", FEW_BITS),
+        (3, "sequential", {}),
     ),
 )
 def test_what_crosses_is_what_the_ledger_predicts_to_the_byte(
-    clients, topology, tmp_path
+    clients, topology, changes, tmp_path
 ):
-    config = dataclasses.replace(TINY_RUN, clients=clients, topology=topology)
+    config = dataclasses.replace(
+        TINY_RUN, clients=clients, topology=topology, **changes
+    )
     run, _ = run_in_process(config, tmp_path)
     crossed, saved = run.counter.crossed, run.counter.saved
     for kind, ways in run.ledger.wire.items():

@@ -166,7 +166,7 @@ def test_toys_run_are_swept_reported_and_drawn_on_one_machine_and_over_a_network
 
 
 def test_help_and_refusals_know_the_toys(toys, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
         run_here("--help")
     out = capsys.readouterr().out

@@ -14,7 +14,7 @@ from jsplit.analysis.plan_tables import images_line, tables_of
 from jsplit.analysis.plan_values import CAVEAT, Plan, lines_of, values_of
 from jsplit.cli import parsing
 from jsplit.cli.terminal import say
-from jsplit.codecs import CODECS
+from jsplit.codecs import CODECS, USUAL
 from jsplit.core.option import Option, options_of
 from jsplit.data.lossless import lossless_bytes
 from jsplit.data.views import MOST as MOST_VIEWS
@@ -139,7 +139,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     asked = parsing.parse(_default(argv), argv, prog, DESCRIPTION)
     config = _checked(asked)
     limits = Limits(_budget(asked), asked.reduction)
-    codecs = _codecs("codecs", asked.codecs) or list(CODECS)
+    codecs = _codecs("codecs", asked.codecs) or list(USUAL)
     grad_codecs = _codecs("grad_codecs", asked.grad_codecs) or codecs
     narrow = _bottlenecks(asked)
     speed = None if asked.link is None else LinkSpeed.from_text(asked.link)

@@ -1,6 +1,7 @@
 """How tensors are coded for the wire."""
 
 from jsplit.codecs.float8 import FORMATS, Format, float8
+from jsplit.codecs.packed import WIDTHS, packed
 from jsplit.codecs.plain import bf16, identity
 from jsplit.typing import Codec
 
@@ -9,18 +10,33 @@ CODECS: dict[str, Codec] = {
     for codec in (
         float8(),
         *(float8(fixed.name) for fixed in FORMATS),
+        *(
+            packed(bits, per_channel=per_channel)
+            for bits in reversed(WIDTHS)
+            for per_channel in (False, True)
+        ),
+        *(packed(bits, stochastic=True) for bits in (4, 3, 2)),
         bf16(),
         identity(),
     )
 }
 """Every codec by the name it has on the command line."""
 
+USUAL = [
+    *(name for name in CODECS if not name.startswith("bits")),
+    *("bits6", "bits4"),
+]
+"""Those among which a plan chooses if it is not told: of no use below 4 bits is known,
+and a scale for each channel is not for every cut."""
+
 __all__ = [
     "CODECS",
     "FORMATS",
+    "USUAL",
     "Codec",
     "Format",
     "bf16",
     "float8",
     "identity",
+    "packed",
 ]

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 
-from jsplit.codecs.subnormal import flushed
+from jsplit.codecs.binary import exp2, exponent_of, floor_exp2, flushed
 from jsplit.typing import Codec, Packet
 
 
@@ -51,25 +51,15 @@ _FOLD = 4
 _SCALE_LIMIT = 126  # so that 2**s and 2**-s are both normal float32 numbers
 
 
-def _exp2(exponent: jax.Array) -> jax.Array:
-    """Exactly 2**exponent for integers in [-126, 127] (jnp.exp2 may be off by one)."""
-    return jax.lax.bitcast_convert_type((exponent + 127) << 23, jnp.float32)
-
-
-def _exponent(magnitude: jax.Array) -> jax.Array:
-    """floor(log2(magnitude)) of a float32, -127 for zero and subnormals."""
-    return (jax.lax.bitcast_convert_type(magnitude, jnp.int32) >> 23) - 127
-
-
 def _cast(x: jax.Array, scale: jax.Array, fmt: Format) -> jax.Array:
     largest = float(ml_dtypes.finfo(fmt.dtype).max)
     # JAX casts overflow to inf or NaN; clip first. NaN passes through the clip.
-    return jnp.clip(x * _exp2(scale), -largest, largest).astype(fmt.dtype)
+    return jnp.clip(x * exp2(scale), -largest, largest).astype(fmt.dtype)
 
 
 def _scale(fmt: Format, offset: int, exponent: jax.Array) -> jax.Array:
     """The candidate's scale exponent for a tensor whose largest magnitude has this."""
-    top = _exponent(jnp.float32(ml_dtypes.finfo(fmt.dtype).max))
+    top = exponent_of(jnp.float32(ml_dtypes.finfo(fmt.dtype).max))
     # Not below top - 127, where the format's largest value would decode to inf.
     return jnp.clip(top + offset - exponent, top - 127, _SCALE_LIMIT)
 
@@ -93,23 +83,17 @@ def _squared_errors(
     sums = []
     for fmt, shift in candidates:
         info = ml_dtypes.finfo(fmt.dtype)
-        smallest = _exp2(int(info.minexp) - shift)
-        largest = float(info.max) * _exp2(-shift)
+        smallest = exp2(int(info.minexp) - shift)
+        largest = float(info.max) * exp2(-shift)
         total = jnp.zeros_like(folds[0])
         for values in folds:
-            octave = jnp.maximum(_floor_exp2(values), smallest)
+            octave = jnp.maximum(floor_exp2(values), smallest)
             rounder = octave * (1.5 * 2.0 ** (23 - info.nmant))
             rounded = jnp.minimum((values + rounder) - rounder, largest)
             total += jnp.square(rounded - values)
         sums.append(total)
     # An accelerator's default precision would round what is to be compared.
     return jnp.matmul(jnp.stack(sums), jnp.ones_like(folds[0]), precision="highest")
-
-
-def _floor_exp2(magnitude: jax.Array) -> jax.Array:
-    """The largest power of two that is not above, 0 for zero and subnormals."""
-    bits = jax.lax.bitcast_convert_type(magnitude, jnp.int32)
-    return jax.lax.bitcast_convert_type(bits & (0xFF << 23), jnp.float32)
 
 
 def float8(*names: str) -> Codec:
@@ -160,7 +144,7 @@ def float8(*names: str) -> Codec:
     def encode(x: jax.Array) -> Packet:
         x = flushed(x)
         magnitude = jnp.where(jnp.isfinite(x), jnp.abs(x), jnp.zeros_like(x))
-        exponent = _exponent(jnp.max(magnitude, initial=0.0))
+        exponent = exponent_of(jnp.max(magnitude, initial=0.0))
         scales = jnp.stack(
             [_scale(FORMATS[index], offset, exponent) for index, offset in candidates]
         )
@@ -168,7 +152,7 @@ def float8(*names: str) -> Codec:
         unit = jnp.clip(-exponent, -_SCALE_LIMIT, _SCALE_LIMIT)
         best = jnp.argmin(
             _squared_errors(
-                magnitude.reshape(-1) * _exp2(unit),
+                magnitude.reshape(-1) * exp2(unit),
                 [
                     (FORMATS[index], scale - unit)
                     for (index, _), scale in zip(candidates, scales, strict=True)
@@ -240,7 +224,7 @@ def _values(payload: jax.Array, header: jax.Array) -> jax.Array:
         ],
         payload,
     )
-    return values * _exp2(-scale)
+    return values * exp2(-scale)
 
 
 @_values.def_vmap

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jsplit.codecs.subnormal import flushed
+from jsplit.codecs.binary import flushed
 from jsplit.typing import Codec, Packet
 
 

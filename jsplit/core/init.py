@@ -155,9 +155,9 @@ def _check_padding(part: ModelPart, side: SideState, layout: Layout) -> None:
         )
 
 
-def head_bytes(codec: Codec) -> int:
-    """What a packet's message has beside the payload."""
-    return TENSOR_BYTES + codec.header_bytes + CODING_BYTES
+def head_bytes(codec: Codec, shape: tuple[int, ...]) -> int:
+    """What a packet's message has beside the payload, of examples of this shape."""
+    return TENSOR_BYTES + codec.of(shape).header_bytes + CODING_BYTES
 
 
 def make_cost_model(
@@ -197,8 +197,8 @@ def make_cost_model(
         values=math.prod(shape),
         payload_bits=codec.payload_bits(shape),
         grad_payload_bits=grad_codec.payload_bits(shape),
-        header_bytes=head_bytes(codec),
-        grad_header_bytes=head_bytes(grad_codec),
+        header_bytes=head_bytes(codec, shape),
+        grad_header_bytes=head_bytes(grad_codec, shape),
         label_bytes=label_bytes(classes),
         labels_header_bytes=LABELS_BYTES,
         part_bytes=_bytes_of(side),

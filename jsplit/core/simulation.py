@@ -39,6 +39,7 @@ from jsplit.core.state import EpochRecord, TrainState
 from jsplit.core.steps import Steps, ignore, make_steps
 from jsplit.core.topology import PARALLEL, Layout, Topology, make_layout
 from jsplit.core.transform import IDENTITY_TRANSFORM, Transform
+from jsplit.core.value_checks import check_codec, check_gate, check_states
 from jsplit.runtime import multihost
 from jsplit.runtime.sharding import BATCH, ONE_DEVICE, Placement, make_placement
 from jsplit.typing import STATES, Codec
@@ -64,6 +65,8 @@ class Simulation(NamedTuple):
         key: that every epoch's randomness follows from.
         layout: static sizes of an epoch.
         costs: for the ledger.
+        codec: of activations, for the shape at the cut.
+        grad_codec: of gradients, likewise.
         placement: of all these arrays over the devices.
     """
 
@@ -75,6 +78,8 @@ class Simulation(NamedTuple):
     key: jax.Array
     layout: Layout
     costs: CostModel
+    codec: Codec
+    grad_codec: Codec
     placement: Placement
 
     def run(
@@ -99,7 +104,8 @@ class Simulation(NamedTuple):
 
         Raises:
             ValueError: if the state is none of this simulation's.
-            RunError: if a loss is not finite, naming the first such epoch.
+            RunError: if the gate gave a state that there is not, or a loss is not
+                finite, naming the first such epoch.
 
         Example:
             >>> import flax.linen as nn, jsplit
@@ -130,6 +136,7 @@ class Simulation(NamedTuple):
             sizes,
             jnp.ones(sizes.shape, bool),
         )
+        check_states(record.state, alone=self.state.head is not None)
         check_finite(record)
         states = "".join(STATES[state] for state in np.asarray(record.state))
         return state, record, Ledger.of(self.costs, states)
@@ -198,7 +205,8 @@ def make_simulation(
     Raises:
         InputError: if the devices cannot share the clients or the batch equally, or
             the activations at the cut are none that the replay can be of.
-        ValueError: if there are local epochs and no head, the lengths do not match,
+        ValueError: if there are local epochs and no head, the gate or a codec is none
+            or does not do what it says, the lengths do not match,
             examples are no numbers, labels are not integers `[n]` from 0 or, under
             cross-entropy, the server has no output for one, the client's output is not
             one float32 array, shares name an example twice or a missing one, or a part
@@ -226,16 +234,11 @@ def make_simulation(
         >>> float(record.test.correct[-1] / record.test.examples[-1]) > 0.75
         True
     """
-    codec, grad_codec = codec or float8(), grad_codec or float8()
     shares = [np.arange(len(train[0]))] if shares is None else shares
     train = native("train", train[0]), train[1]
     test = native("test", test[0]), test[1]
     _check(train, test, shares)
-    if not isinstance(gate, Gate):
-        raise ValueError(
-            f"gate must be a Gate, such as loss_gate(...) makes, got {gate!r}; of a "
-            "choice such as LossGate(0.05), take .make(classes)"
-        )
+    check_gate(gate)
     if local_epochs and head is None:
         raise ValueError(f"local_epochs {local_epochs} needs a head to learn by")
     gate = after_local(with_views(gate, transform.view_count), local_epochs)
@@ -244,6 +247,21 @@ def make_simulation(
     placement = ONE_DEVICE
     if devices is not None:
         placement = make_placement(layout.members, layout.batch, devices)
+    keys = keys_of(seed)
+    x = transform.evaluate(jnp.asarray(train[0][:1]))
+    begun = init_both(client, server, optimizer, keys, x, layout)
+    shape = begun.smashed.shape[1:]
+    codec = check_codec("codec", float8() if codec is None else codec, shape)
+    grad_codec = check_codec(
+        "grad_codec", float8() if grad_codec is None else grad_codec, shape
+    )
+    labels = {"train": train[1], "test": test[1]}
+    check_outputs(server, begun.server, begun.smashed, labels, loss)
+    begun_head = None
+    if head is not None and local_epochs:
+        begun_head = init_head(head, optimizer, keys, begun.smashed, layout)
+    for moved in (replay, received_replay):
+        moved.check(shape)
     steps = make_steps(
         client,
         server,
@@ -260,22 +278,12 @@ def make_simulation(
         received_replay=received_replay,
         observe=observe,
     )
-    keys = keys_of(seed)
-    x = transform.evaluate(jnp.asarray(train[0][:1]))
-    begun = init_both(client, server, optimizer, keys, x, layout)
-    labels = {"train": train[1], "test": test[1]}
-    check_outputs(server, begun.server, begun.smashed, labels, loss)
-    begun_head = None
-    if head is not None and local_epochs:
-        begun_head = init_head(head, optimizer, keys, begun.smashed, layout)
-    for moved in (replay, received_replay):
-        moved.check(begun.smashed.shape[1:])
     program = make_program(
         steps,
         gate,
         codec,
         layout,
-        smashed_shape=begun.smashed.shape[1:],
+        smashed_shape=shape,
         transform=transform,
         loss=loss,
         correct=correct,
@@ -307,6 +315,8 @@ def make_simulation(
         key=placement.put(keys.run),
         layout=layout,
         costs=costs,
+        codec=codec,
+        grad_codec=grad_codec,
         placement=placement,
     )
 

@@ -116,8 +116,9 @@ def make_steps(
         client_optimizer: an optax optimizer whose state holds numbers only (no PRNG
             keys); its updates are multiplied by the `step_size` of the step.
         server_optimizer: likewise.
-        codec: for activations, up.
-        grad_codec: for their gradients, down.
+        codec: for activations, up; where it differs by the shape of what it codes,
+            `codec.of(shape)`.
+        grad_codec: for their gradients, down; likewise.
         loss: of each example, `(outputs, labels) -> Float32[n]`.
         correct: of each example, `(outputs, labels) -> Bool[n]`.
         refresh_statistics: `running` or `batch`, see above.
@@ -130,7 +131,8 @@ def make_steps(
             `gradients`, with its mask.
 
     Raises:
-        ValueError: if `refresh_statistics` is neither.
+        ValueError: if `refresh_statistics` is neither, or a codec that differs by the
+            shape of what it codes is not the one of a shape.
 
     Example:
         A batch of state A, there and back.
@@ -156,6 +158,12 @@ def make_steps(
         >>> packet.payload.shape, reply.payload.shape, int(metrics.examples)
         ((4, 2), (4, 2), 4)
     """
+    for each in (codec, grad_codec):
+        if each.bind is not None:
+            raise ValueError(
+                f"codec {each.name} differs by the shape at the cut: give "
+                "codec.of(shape), with the shape of one example's activations"
+            )
     of_client = make_client_steps(
         client,
         client_optimizer,

@@ -61,7 +61,7 @@ def empty(
 
     Args:
         layout: static sizes.
-        codec: of activations.
+        codec: of activations, for examples of any shape or of this one.
         smashed_shape: of one example's activations at the cut.
         placement: of its arrays.
         views: of each example that it can hold.
@@ -83,7 +83,9 @@ def empty(
     def numbers() -> jax.Array:
         return jnp.zeros(places, jnp.int32, device=device)
 
-    payload = jnp.zeros((*places, *smashed_shape), codec.payload_dtype, device=device)
+    codec = codec.of(smashed_shape)
+    coded = codec.payload_shape(smashed_shape)
+    payload = jnp.zeros((*places, *coded), codec.payload_dtype, device=device)
     header = jnp.zeros((*places, codec.header_bytes), jnp.uint8, device=device)
     refreshed = jnp.zeros((layout.groups, layout.members), jnp.int32)
     return Store(

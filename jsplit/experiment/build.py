@@ -13,7 +13,6 @@ from flax import linen as nn
 
 from jsplit import data
 from jsplit.accounting.compression_tally import Tally
-from jsplit.codecs import CODECS
 from jsplit.core.defences import Defence
 from jsplit.core.map_moves import cutout, mirror, shift
 from jsplit.core.mixup import check_mixup, mixup
@@ -26,6 +25,7 @@ from jsplit.core.topology import TOPOLOGIES
 from jsplit.core.transform import Training, Transform
 from jsplit.data import Dataset
 from jsplit.errors import InputError
+from jsplit.experiment.at_cut import codecs_of, smashed_shape
 from jsplit.experiment.config import RunConfig, all_options, check_choices, flat
 from jsplit.experiment.initial import begun_from
 from jsplit.models import MODELS, Block, LocalHead, split, with_bottleneck
@@ -151,6 +151,7 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         )
     shape, classes = dataset.image_shape, dataset.num_classes
     client, server = parts_of(config, classes, shape)
+    codec, grad_codec = codecs_of(config, smashed_shape(client, shape))
     tally = Tally() if config.lossless else None
     simulation = make_simulation(
         client,
@@ -162,8 +163,8 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         local_epochs=config.local_epochs,
         plain_client=plain_client_of(config, classes),
         optimizer=optimizer_of(config),
-        codec=CODECS[config.codec],
-        grad_codec=CODECS[config.grad_codec],
+        codec=codec,
+        grad_codec=grad_codec,
         shares=shares_of(config, dataset),
         topology=TOPOLOGIES[config.topology],
         batch_size=config.server_batch,

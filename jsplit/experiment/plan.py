@@ -15,12 +15,12 @@ import numpy as np
 from jsplit.accounting.cost_model import CostModel, PlainCosts
 from jsplit.accounting.ledger import Ledger
 from jsplit.accounting.macs import as_counted
-from jsplit.codecs import CODECS
 from jsplit.core.init import head_bytes, make_cost_model, smashed_of
 from jsplit.core.model_part import ModelPart
 from jsplit.core.state import SideState, init_side
 from jsplit.core.topology import TOPOLOGIES, make_layout
 from jsplit.data import Dataset
+from jsplit.experiment.at_cut import codec_of, codecs_of
 from jsplit.experiment.build import (
     blocks_of,
     check_batch,
@@ -131,6 +131,7 @@ def planned_cut(config: RunConfig, data: PlanData) -> PlannedCut:
     layout = make_layout(data.sizes, TOPOLOGIES[config.topology], config.server_batch)
     side, smashed = _begun(config, client, data)
     head = head_of(config, data.classes)
+    codec, grad_codec = codecs_of(config, smashed.shape[1:])
     costs = make_cost_model(
         client,
         side,
@@ -140,8 +141,8 @@ def planned_cut(config: RunConfig, data: PlanData) -> PlannedCut:
         plain=None if config.bottleneck is None else _plain(config, data),
         sizes=data.sizes,
         layout=layout,
-        codec=CODECS[config.codec],
-        grad_codec=CODECS[config.grad_codec],
+        codec=codec,
+        grad_codec=grad_codec,
         classes=data.label_classes,
     )
     number = cut_index(config)
@@ -157,13 +158,14 @@ def planned_cut(config: RunConfig, data: PlanData) -> PlannedCut:
 
 def coded(cut: PlannedCut, codec: str, grad_codec: str) -> CostModel:
     """What an epoch costs at a cut with other codecs."""
-    up, down = CODECS[codec], CODECS[grad_codec]
+    up = codec_of("--codecs", codec, cut.shape)
+    down = codec_of("--grad-codecs", grad_codec, cut.shape)
     return dataclasses.replace(
         cut.costs,
         payload_bits=up.payload_bits(cut.shape),
         grad_payload_bits=down.payload_bits(cut.shape),
-        header_bytes=head_bytes(up),
-        grad_header_bytes=head_bytes(down),
+        header_bytes=head_bytes(up, cut.shape),
+        grad_header_bytes=head_bytes(down, cut.shape),
     )
 
 
@@ -176,8 +178,8 @@ def codec_sizes(names: Iterable[str], shape: tuple[int, ...]) -> list[list[str]]
     """
     found: dict[tuple[int, int], list[str]] = {}
     for name in names:
-        codec = CODECS[name]
-        size = codec.payload_bits(shape), head_bytes(codec)
+        codec = codec_of("--codecs", name, shape)
+        size = codec.payload_bits(shape), head_bytes(codec, shape)
         found.setdefault(size, []).append(name)
     return [found[size] for size in sorted(found, reverse=True)]
 

@@ -128,8 +128,8 @@ def plain_ledger(costs: CostModel, epochs: int) -> Ledger:
         **base._asdict(),
         payload_bits=bits,
         grad_payload_bits=bits,
-        header_bytes=head_bytes(identity()),
-        grad_header_bytes=head_bytes(identity()),
+        header_bytes=head_bytes(identity(), ()),
+        grad_header_bytes=head_bytes(identity(), ()),
     )
     return Ledger.of(plain, "A" * epochs)
 

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, Shaped, UInt8
 
 from jsplit import data
-from jsplit.codecs import CODECS
 from jsplit.core.metrics import make_held_out
 from jsplit.core.model_part import ModelPart
 from jsplit.core.simulation import TEST_BATCH
@@ -20,6 +19,7 @@ from jsplit.core.state import SideState
 from jsplit.core.steps import Steps, make_steps
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import build, checkpoint, workdir
+from jsplit.experiment.at_cut import codecs_of
 from jsplit.experiment.description import (
     NAME,
     ModelDescription,
@@ -128,16 +128,15 @@ class TrainedModel:
     @cached_property
     def steps(self) -> Steps:
         """The steps of the run, for what passes its codec at the cut."""
-        config, optimizer = (
-            self.description.config,
-            build.optimizer_of(self.description.config),
-        )
+        config = self.description.config
+        optimizer = build.optimizer_of(config)
+        codec, grad_codec = codecs_of(config, self.smashed.shape[1:])
         return make_steps(
             *parts_of(self.description),
             client_optimizer=optimizer,
             server_optimizer=optimizer,
-            codec=CODECS[config.codec],
-            grad_codec=CODECS[config.grad_codec],
+            codec=codec,
+            grad_codec=grad_codec,
             defence=build.defence_of(config),
         )
 

@@ -15,11 +15,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jsplit import data
-from jsplit.codecs import CODECS, identity
+from jsplit.codecs import identity
 from jsplit.core.metrics import make_held_out
 from jsplit.core.simulation import TEST_BATCH
 from jsplit.core.state import SideState
 from jsplit.errors import InputError, Refusal, RunError
+from jsplit.experiment.at_cut import codecs_of
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.trained import TrainedModel
 from jsplit.net.channel import Channel, ConnectionLost
@@ -84,7 +85,7 @@ class PredictionServer:
         side = SideState(half.variables, ())
         evaluate = model.steps.server_evaluate
         self._logits = lambda packet: np.asarray(evaluate(side, packet))
-        self._read = make_tensor_reader(CODECS[config.codec], shape)
+        self._read = make_tensor_reader(codecs_of(config, shape)[0], shape)
         self._run = run
         self._notify = notify
         self._computing = threading.Lock()
@@ -174,7 +175,8 @@ def remote_logits(
         RunError: if it cannot be reached, or does not answer.
     """
     config, half = model.description.config, model.half("client")
-    side, codec = SideState(half.variables, ()), CODECS[config.codec]
+    side = SideState(half.variables, ())
+    codec, _ = codecs_of(config, model.smashed.shape[1:])
     mean, deviation = model.description.mean, model.description.deviation
     evaluate = jax.jit(
         lambda images, mask: model.steps.client_evaluate(

@@ -33,6 +33,7 @@ from jsplit.net.scoring import summed
 from jsplit.net.state import ServerSetup, ServerState
 from jsplit.net.store import HostStore, ServerBatch
 from jsplit.net.tensors import (
+    nothing_of,
     on_host,
     padded,
     read_weights,
@@ -301,10 +302,7 @@ class ServerTrainer:
                 positions[place] = orders[client][at]
                 labels[place] = own[schedule.example_at(positions[place], len(own))]
             else:
-                packet = on_host(
-                    np.zeros((0, *setup.smashed_shape), setup.codec.payload_dtype),
-                    np.zeros(setup.codec.header_bytes, np.uint8),
-                )
+                packet = nothing_of(setup.codec, setup.smashed_shape)
             packets.append(padded(packet, layout.batch))
         if not mask.any():
             return None

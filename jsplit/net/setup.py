@@ -30,6 +30,7 @@ from jsplit.core.steps import Steps, make_steps
 from jsplit.core.topology import TOPOLOGIES, Layout, make_layout
 from jsplit.errors import InputError
 from jsplit.experiment import build
+from jsplit.experiment.at_cut import codecs_of, smashed_shape
 from jsplit.experiment.config import RunConfig
 from jsplit.net.client_state import ClientSetup
 from jsplit.net.state import ServerSetup, ServerState
@@ -82,10 +83,7 @@ def needs_of(
     """
     layout = layout_of(config, [examples] * config.clients)
     shape, part = _shapes(config, image, classes)
-    up, down = (
-        CODECS[name].payload_bits(shape) // 8
-        for name in (config.codec, config.grad_codec)
-    )
+    up, down = (codec.payload_bits(shape) // 8 for codec in codecs_of(config, shape))
     largest = [layout.batch * max(up, down), min(TEST_BATCH, held_out) * up]
     largest += [part] if config.clients > 1 else []
     return ResourceNeeds(
@@ -183,7 +181,8 @@ def prepare_server(
     if head is not None:
         own = init_head(head, optimizer, keys, prepared.smashed, layout)
     parts = ClientParts(prepared.client, own)
-    codec, grad_codec = CODECS[config.codec], CODECS[config.grad_codec]
+    shape = prepared.smashed.shape[1:]
+    codec, grad_codec = codecs_of(config, shape)
     gate = _gate(config, classes)
     setup = ServerSetup(
         steps=_steps(config, classes, image),
@@ -193,7 +192,7 @@ def prepare_server(
         layout=layout,
         sizes=tuple(sizes),
         views=_views(config),
-        smashed_shape=prepared.smashed.shape[1:],
+        smashed_shape=shape,
         client=parts,
         key=keys.run,
         loss=cross_entropy,
@@ -237,12 +236,13 @@ def prepare_client(
     side = init_compiled(client, optimizer, keys.client, x)
     smashed = smashed_of(client, side, x)
     own = None if head is None else begin_head(head, optimizer, keys, smashed)
+    codec, grad_codec = codecs_of(config, smashed.shape[1:])
     return ClientSetup(
         steps=_steps(config, classes, image),
         transform=build.transform_of(config, moments, edge=image[0]),
         beginning=ClientParts(side, own),
-        codec=CODECS[config.codec],
-        grad_codec=CODECS[config.grad_codec],
+        codec=codec,
+        grad_codec=grad_codec,
         smashed_shape=smashed.shape[1:],
         step_sizes=build.step_sizes_of(config),
         test_batch=TEST_BATCH,
@@ -253,14 +253,15 @@ def prepare_client(
 def _steps(config: RunConfig, classes: int, image: tuple[int, int, int]) -> Steps:
     """The jitted steps; made once for a server and clients in one process."""
     client, server = build.parts_of(config, classes, image)
+    codec, grad_codec = codecs_of(config, smashed_shape(client, image))
     return make_steps(
         client,
         server,
         head=build.head_of(config, classes),
         client_optimizer=build.optimizer_of(config),
         server_optimizer=build.optimizer_of(config),
-        codec=CODECS[config.codec],
-        grad_codec=CODECS[config.grad_codec],
+        codec=codec,
+        grad_codec=grad_codec,
         refresh_statistics=config.refresh_statistics,
         defence=build.defence_of(config),
         replay=build.replay_of(config),

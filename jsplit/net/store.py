@@ -45,10 +45,12 @@ class HostStore:
     ):
         clients = (layout.groups, layout.members)
         at = (views, *clients, layout.steps, layout.batch)
+        codec = codec.of(smashed_shape)
+        coded = codec.payload_shape(smashed_shape)
         # What is never sent has its place all the same: those are permutations.
         positions = np.arange(layout.slots, dtype=np.int32).reshape(at[3:])
         self.arrays = {
-            "payload": np.zeros((*at, *smashed_shape), codec.payload_dtype),
+            "payload": np.zeros((*at, *coded), codec.payload_dtype),
             "header": np.zeros((*at, codec.header_bytes), np.uint8),
             "labels": np.zeros(at, np.int32),
             "positions": np.broadcast_to(positions, at).copy(),

@@ -1,5 +1,6 @@
 """Packets and weights as messages, and back from whatever a sender may send."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -32,7 +33,7 @@ def tensor_message(
         place,
         DTYPES.index(jnp.dtype(codec.payload_dtype).name),
         rows,
-        int(np.prod(packet.payload.shape[1:], dtype=np.int64)),
+        math.prod(packet.payload.shape[1:]),
         header,
         compress(payload),
     )
@@ -42,11 +43,13 @@ def tensor_message(
 def make_tensor_reader(codec: Codec, shape: tuple[int, ...]) -> Reader:
     """Reads tensors of examples of this shape: `(message, rows) -> Packet[rows]`.
 
+    The codec is the one for examples of this shape.
+
     The packet's arrays are on the host. What it raises is a Refusal: DTYPE, SHAPE,
     SIZE, MALFORMED, HEADER, or NON_FINITE if anything decodes to inf or NaN.
     """
-    item = jnp.dtype(codec.payload_dtype)
-    values = int(np.prod(shape, dtype=np.int64))
+    item, coded = jnp.dtype(codec.payload_dtype), codec.payload_shape(shape)
+    values = math.prod(coded)
     finite = jax.jit(lambda packet: jnp.all(jnp.isfinite(codec.decode(packet))))
 
     def read(message: Tensor, rows: int) -> Packet:
@@ -57,7 +60,7 @@ def make_tensor_reader(codec: Codec, shape: tuple[int, ...]) -> Reader:
         if (message.rows, message.values) != (rows, values):
             raise Refusal(
                 "SHAPE",
-                f"{rows} examples of {values} values are due, got {message.rows} of "
+                f"{rows} examples of {values} items are due, got {message.rows} of "
                 f"{message.values}",
             )
         if len(message.header) != codec.header_bytes:
@@ -70,7 +73,7 @@ def make_tensor_reader(codec: Codec, shape: tuple[int, ...]) -> Reader:
             raise Refusal("HEADER", "a header that the codec does not write")
         payload = expand(message.body, rows * values * item.itemsize)
         packet = parse(
-            message.header + payload, (rows, *shape), item, codec.header_bytes
+            message.header + payload, (rows, *coded), item, codec.header_bytes
         )
         if not finite(packet):
             raise Refusal("NON_FINITE", "a payload with inf or NaN in it")
@@ -82,6 +85,12 @@ def make_tensor_reader(codec: Codec, shape: tuple[int, ...]) -> Reader:
 def on_host(payload: np.ndarray, header: np.ndarray) -> Packet:
     """A packet of arrays on the host, which a jitted function takes as well."""
     return Packet(payload, header)  # type: ignore[arg-type]
+
+
+def nothing_of(codec: Codec, shape: tuple[int, ...]) -> Packet:
+    """The packet of no example, with a header of zeros, on the host."""
+    payload = np.zeros((0, *codec.payload_shape(shape)), codec.payload_dtype)
+    return on_host(payload, np.zeros(codec.header_bytes, np.uint8))
 
 
 def padded(packet: Packet, rows: int) -> Packet:

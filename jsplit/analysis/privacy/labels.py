@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.analysis.privacy.view import Ended, View
-from jsplit.codecs import CODECS
 
 
 def told_by_gradients(run: Ended, private: View, public: View) -> float:
@@ -26,7 +25,7 @@ def told_by_gradients(run: Ended, private: View, public: View) -> float:
 
 def _gradients(run: Ended, view: View) -> np.ndarray:
     """Of unit length, `[n, values]`."""
-    codec = CODECS[run.experiment.config.grad_codec]
+    codec = run.experiment.simulation.grad_codec
     step = run.experiment.simulation.steps.server_step_with_reply
     decode = jax.jit(jax.vmap(codec.decode))
     found, at = [], 0

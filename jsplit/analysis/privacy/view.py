@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.codecs import CODECS
 from jsplit.core import schedule
 from jsplit.core.gate_phases import view_of
 from jsplit.core.state import SideState
@@ -180,7 +179,7 @@ def _transforms(
 def _collected(
     experiment: Experiment, batches: Iterator[Batch], limit: int | None
 ) -> View:
-    decode = jax.jit(CODECS[experiment.config.codec].decode)
+    decode = jax.jit(experiment.simulation.codec.decode)
     images, smashed, labels, packets = [], [], [], []
     for image, packet, mask, label in batches:
         images.append(image)

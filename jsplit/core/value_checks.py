@@ -1,0 +1,182 @@
+"""Which codecs and gates a training cannot use: said by name, before it is compiled."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from jsplit.core.gate import Gate, GateState
+from jsplit.errors import RunError
+from jsplit.typing import LOCAL, OFFLINE, STATES, SYNC, Codec, Packet
+
+_LOSSES = (2.0, 1.5, 1.0, 0.99, 0.99, 0.99, 0.99, 3.0, float("nan"), 0.99, 0.99)
+"""What a gate is tried with: losses that fall, stand, jump, and are none."""
+
+
+def check_codec(argument: str, codec: Codec, shape: tuple[int, ...]) -> Codec:
+    """The codec for examples of this shape, if it does what it says.
+
+    Nothing is computed: its functions are traced for two examples.
+
+    Args:
+        argument: which gave the codec, for errors.
+        codec: to be checked.
+        shape: of one example's values.
+
+    Raises:
+        ValueError: naming the argument, the codec and what does not fit: it is none,
+            cannot be of the shape, or packets or what they decode to differ from what
+            its fields say.
+
+    Example:
+        >>> from jsplit.codecs import float8
+        >>> check_codec("codec", float8()._replace(header_bytes=4), (8,))
+        Traceback (most recent call last):
+        ValueError: codec float8 must encode to a header of uint8 [4], got uint8 [2]
+    """
+    if not isinstance(codec, Codec):
+        raise ValueError(
+            f"{argument} must be a Codec, such as jsplit.float8() makes, got {codec!r}"
+            + (f"; take jsplit.CODECS[{codec!r}]" if isinstance(codec, str) else "")
+        )
+    said = f"{argument} {codec.name}"
+    try:
+        codec = codec.of(shape)
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from error
+    values = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    packet = _traced(f"{said} must encode {_text(values)}", codec.encode, values)
+    if not isinstance(packet, Packet):
+        raise ValueError(f"{said} must encode to a Packet, got {packet!r}")
+    coded = (2, *codec.payload_shape(shape))
+    for part, found, due in (
+        ("payload", packet.payload, jax.ShapeDtypeStruct(coded, codec.payload_dtype)),
+        (
+            "header",
+            packet.header,
+            jax.ShapeDtypeStruct((codec.header_bytes,), jnp.uint8),
+        ),
+    ):
+        if _text(found) != _text(due):
+            raise ValueError(
+                f"{said} must encode to a {part} of {_text(due)}, got {_text(found)}"
+            )
+    back = _traced(f"{said} must decode what it encodes", codec.decode, packet)
+    if _text(back) != _text(values):
+        raise ValueError(
+            f"{said} must decode to what it encoded, {_text(values)}, got {_text(back)}"
+        )
+    return codec
+
+
+def check_gate(gate: Gate) -> None:
+    """Refuses a gate that starts or goes on as none can.
+
+    It is tried with some losses; a state that it gives for others alone is found when
+    it comes.
+
+    Raises:
+        ValueError: naming what it gives: no Gate, a first state other than A or B, C
+            straight after A, a state that there is not, or a `GateState` whose
+            structure or dtypes change.
+
+    Example:
+        >>> from jsplit.core.gate import always_gate
+        >>> check_gate(always_gate()._replace(init=lambda: GateState(jnp.int32(2), ())))
+        Traceback (most recent call last):
+        ValueError: gate must start in A or B, since nothing is stored yet, got C
+    """
+    if not isinstance(gate, Gate):
+        raise ValueError(
+            f"gate must be a Gate, such as loss_gate(...) makes, got {gate!r}; of a "
+            "choice such as LossGate(0.05), take .make(classes)"
+        )
+    begun = gate.init()
+    _check_state("init", begun)
+    later = _traced(
+        "gate must update its state", gate.update, begun, jnp.float32(_LOSSES[0])
+    )
+    _check_state("update", later)
+    if (before := _described(begun)) != (after := _described(later)):
+        raise ValueError(
+            "gate must keep the structure and dtypes of its state, but update makes "
+            f"{after} of {before}"
+        )
+    first = int(begun.state)
+    if first == OFFLINE:
+        raise ValueError(
+            "gate must start in A or B, since nothing is stored yet, got C"
+        )
+    states = [first, *_states_of(gate, begun)]
+    if unknown := [state for state in states if not SYNC <= state <= OFFLINE]:
+        raise ValueError(
+            f"gate must give the states 0, 1 and 2 (A, B and C), got {unknown[0]} "
+            f"after losses of {_LOSSES[: states.index(unknown[0])]}"
+        )
+    if (SYNC, OFFLINE) in itertools.pairwise(states):
+        raise ValueError(
+            "gate must have an epoch of B between A and C, got "
+            f"{''.join(STATES[state] for state in states)}: what is stored in A is of "
+            "a client that learned on"
+        )
+
+
+def check_states(states: Int[Array, " epochs"], *, alone: bool) -> None:
+    """Refuses a training in which the gate gave a state that there is not.
+
+    Args:
+        states: of its epochs.
+        alone: whether clients may learn alone.
+
+    Raises:
+        RunError: naming the first, and its epoch.
+    """
+    most = LOCAL if alone else OFFLINE
+    for epoch, state in enumerate(np.asarray(states).tolist()):
+        if not SYNC <= state <= most:
+            raise RunError(
+                f"the gate gave state {state} for epoch {epoch + 1}; there are 0, 1 "
+                "and 2 (A, B and C)"
+            )
+
+
+def _states_of(gate: Gate, state: GateState) -> Iterator[int]:
+    # One small program a loss would be compiled each time.
+    with jax.disable_jit():
+        for loss in _LOSSES:
+            state = gate.update(state, jnp.float32(loss))
+            yield int(state.state)
+
+
+def _check_state(function: str, found: Any) -> None:
+    if not isinstance(found, GateState):
+        raise ValueError(f"gate.{function} must give a GateState, got {found!r}")
+    if _text(found.state) != "int32 []":
+        raise ValueError(
+            f"gate.{function} must give a state of int32 [], got {_text(found.state)}"
+        )
+
+
+def _described(tree: Any) -> str:
+    return str(jax.tree.map(_text, tree))
+
+
+def _text(leaf: Any) -> str:
+    """Dtype and shape, as `uint8 [2]`; of what is no array, itself."""
+    try:
+        return f"{jnp.dtype(leaf.dtype).name} {list(leaf.shape)}"
+    except (AttributeError, TypeError):
+        return repr(leaf)
+
+
+def _traced(due: str, function: Callable[..., Any], *operands: Any) -> Any:
+    """What the function gives, in shapes; the words of what it raises in a line."""
+    try:
+        return jax.eval_shape(function, *operands)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{due}, but {type(error).__name__}: {reason}") from error

@@ -1,0 +1,67 @@
+"""What crosses the cut: its shape, and the codecs for it."""
+
+import jax
+import jax.numpy as jnp
+
+from jsplit.codecs import CODECS
+from jsplit.core.model_part import ModelPart
+from jsplit.errors import InputError
+from jsplit.experiment.run_config import RunConfig
+from jsplit.typing import Codec
+
+
+def smashed_shape(client: ModelPart, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one image's activations at the cut; nothing is computed.
+
+    Args:
+        client: the client part.
+        image_shape: height, width and channels.
+
+    Example:
+        >>> import flax.linen as nn, jsplit
+        >>> smashed_shape(jsplit.from_flax(nn.Conv(8, (3, 3), strides=2)), (4, 4, 3))
+        (2, 2, 8)
+    """
+
+    def smashed(x: jax.Array, key: jax.Array) -> jax.Array:
+        variables = client.init(key, x)
+        return client.apply(variables, x, mask=None, key=key, train=False)[0]
+
+    x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(smashed, x, jax.random.key(0)).shape[1:]
+
+
+def codecs_of(config: RunConfig, shape: tuple[int, ...]) -> tuple[Codec, Codec]:
+    """The codecs of activations and of gradients, for examples of this shape.
+
+    Raises:
+        InputError: if one cannot be of it.
+
+    Example:
+        >>> from jsplit.experiment.config import RunConfig
+        >>> activations, gradients = codecs_of(RunConfig(codec="bits4"), (8, 8, 32))
+        >>> activations.payload_shape((8, 8, 32)), gradients.name
+        ((1024,), 'float8')
+    """
+    return (
+        codec_of("--codec", config.codec, shape),
+        codec_of("--grad-codec", config.grad_codec, shape),
+    )
+
+
+def codec_of(flag: str, name: str, shape: tuple[int, ...]) -> Codec:
+    """The codec of this name, for examples of this shape.
+
+    Raises:
+        InputError: naming the flag, if it cannot be of it.
+
+    Example:
+        >>> codec_of("--codec", "bits4-channel", (512,))
+        Traceback (most recent call last):
+        jsplit.errors.InputError: --codec: bits4-channel has a scale for each channel, \
+but what crosses has no channels, its shape is (512,); take bits4
+    """
+    try:
+        return CODECS[name].of(shape)
+    except ValueError as error:
+        raise InputError(f"{flag}: {error}") from error

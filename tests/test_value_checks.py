@@ -1,0 +1,179 @@
+"""What `make_simulation` says of codecs and gates that cannot be used."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jsplit
+from jsplit import Codec, Gate, GateState, Packet
+from jsplit.core.value_checks import check_gate, check_states
+from jsplit.errors import RunError
+
+X = np.eye(8, dtype=np.float32)
+Y = np.arange(8) % 3
+
+
+def made(**given):
+    return jsplit.make_simulation(
+        jsplit.from_flax(nn.Dense(32)),
+        jsplit.from_flax(nn.Dense(3)),
+        (X, Y),
+        (X, Y),
+        optimizer=optax.sgd(0.1),
+        batch_size=4,
+        **{"gate": jsplit.freeze_gate(1)} | given,
+    )
+
+
+def scaled(levels, dtype):
+    def encode(values):
+        scale = jnp.maximum(jnp.max(jnp.abs(values)), 1e-12) / levels
+        header = jax.lax.bitcast_convert_type(scale, jnp.uint8)
+        return Packet(jnp.round(values / scale).astype(dtype), header)
+
+    def decode(packet):
+        scale = jax.lax.bitcast_convert_type(packet.header, jnp.float32)
+        return packet.payload.astype(jnp.float32) * scale
+
+    return Codec("own", encode, decode, dtype, 4)
+
+
+def quarter():
+    """The largest quarter of the values, each in the place of four."""
+
+    def encode(values):
+        kept, _ = jax.lax.top_k(values, values.shape[1] // 4)
+        return Packet(kept, jnp.zeros(0, jnp.uint8))
+
+    def decode(packet):
+        return jnp.tile(packet.payload, (1, 4))
+
+    def fewer(shape):
+        return (shape[0] // 4,)
+
+    return Codec("quarter", encode, decode, jnp.float32, 0, payload_shape=fewer)
+
+
+INT8 = scaled(127, jnp.int8)
+
+
+@pytest.mark.parametrize(
+    ("codec", "bits"),
+    [(INT8, 8), (scaled(7, jnp.int4), 4), (quarter(), 8)],
+    ids=["int8", "int4", "fewer values"],
+)
+def test_a_codec_of_ones_own_is_counted_by_its_real_bits(codec, bits):
+    simulation = made(codec=codec)
+    _, record, ledger = simulation.run(np.ones(4))
+    assert ledger.states == "ABCC"
+    assert ledger.paper_bits == 8 * 32 * (bits * 2 + 8)
+    assert np.isfinite(record.train.loss).all()
+    stored = simulation.state.store.examples.packets.payload
+    assert stored.dtype == codec.payload_dtype
+    assert stored.shape[-1:] == codec.payload_shape((32,))
+
+
+@pytest.mark.parametrize(
+    ("codec", "said"),
+    [
+        ("float8", r"codec must be a Codec, .* got 'float8'; take jsplit.CODECS\["),
+        (INT8._replace(header_bytes=2), r"codec own .* header of uint8 \[2\], got .*4"),
+        (INT8._replace(payload_dtype=jnp.uint8), r"payload of uint8 .* got int8"),
+        (
+            INT8._replace(payload_shape=lambda shape: (7,)),
+            r"codec own must encode to a payload of int8 \[2, 7\], got int8 \[2, 32\]",
+        ),
+        (
+            INT8._replace(decode=lambda packet: INT8.decode(packet)[:, :16]),
+            r"must decode to what it encoded, float32 \[2, 32\], got float32 \[2, 16\]",
+        ),
+        (INT8._replace(encode=lambda values: values), r"must encode to a Packet"),
+        (
+            INT8._replace(encode=lambda values: values[:, :, 0]),
+            r"codec own must encode float32 \[2, 32\], but IndexError: ",
+        ),
+        (jsplit.packed(4, per_channel=True), r"codec: bits4-channel .* no channels"),
+    ],
+)
+def test_a_codec_that_does_not_do_what_it_says_is_refused_by_name(codec, said):
+    with pytest.raises(ValueError, match=said):
+        made(codec=codec)
+    with pytest.raises(ValueError, match=f"^grad_{said}" if said[0] == "c" else said):
+        made(grad_codec=codec)
+
+
+def start(state):
+    return lambda: GateState(jnp.int32(state), ())
+
+
+def always(state):
+    return lambda gate, loss: GateState(jnp.int32(state), ())
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        ("loss", r"gate must be a Gate, such as loss_gate"),
+        (Gate(start(0), always(7)), r"states 0, 1 and 2 .*, got 7 after losses of"),
+        (Gate(start(2), lambda gate, loss: gate), r"must start in A or B, .* got C"),
+        (Gate(start(0), always(2)), r"an epoch of B between A and C, got ACCC"),
+        (Gate(lambda: 0, always(0)), r"gate.init must give a GateState, got 0"),
+        (
+            Gate(start(0), lambda gate, loss: GateState(gate.state, loss)),
+            r"keep the structure and dtypes of its state",
+        ),
+        (
+            Gate(start(0), lambda gate, loss: GateState(loss, ())),
+            r"gate.update must give a state of int32 \[\], got float32 \[\]",
+        ),
+        (
+            Gate(start(0), lambda gate, loss: gate.state[1]),
+            r"gate must update its state, but \w+: ",
+        ),
+    ],
+)
+def test_a_gate_that_starts_or_goes_on_as_none_can_is_refused_by_name(gate, said):
+    with pytest.raises(ValueError, match=said):
+        made(gate=gate)
+
+
+def test_every_gate_of_ours_is_taken():
+    for gate in (
+        jsplit.always_gate(),
+        jsplit.freeze_gate(0),
+        jsplit.freeze_gate(2),
+        jsplit.periodic_gate(3),
+        jsplit.loss_gate(0.1, initial_loss=1.0),
+    ):
+        check_gate(gate)
+
+
+def test_a_state_that_comes_only_in_training_ends_it_with_a_line():
+    def update(gate, loss):
+        epoch = gate.memory + 1
+        # Beyond what it is tried with.
+        state = jnp.where(epoch == 12, jnp.int32(7), jnp.int32(0))
+        return GateState(state, epoch)
+
+    simulation = made(gate=Gate(lambda: GateState(jnp.int32(0), jnp.int32(0)), update))
+    with pytest.raises(RunError, match=r"the gate gave state 7 for epoch 13"):
+        simulation.run(np.ones(14))
+    with pytest.raises(RunError, match=r"state 3 for epoch 2"):
+        check_states(np.array([0, 3]), alone=False)
+    check_states(np.array([3, 0, 1, 2]), alone=True)
+
+
+def test_steps_refuse_a_codec_that_is_not_the_one_of_a_shape():
+    part = jsplit.from_flax(nn.Dense(3))
+    with pytest.raises(ValueError, match=r"codec bits4 differs by the shape"):
+        jsplit.make_steps(
+            part,
+            part,
+            client_optimizer=optax.sgd(0.1),
+            server_optimizer=optax.sgd(0.1),
+            codec=jsplit.packed(4),
+            grad_codec=jsplit.float8(),
+        )
