@@ -108,10 +108,16 @@ def refused(*words):
     return str(refusal.value)
 
 
+def forget():
+    """As in a new process: nothing was looked up yet."""
+    for registry in (CODECS, GATES, MODELS):
+        if "mine" in list(registry):
+            del registry["mine"]
+
+
 def uninstall(folder, monkeypatch):
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(folder)])
-    for registry in (CODECS, GATES, MODELS):
-        registry.pop("mine", None)
+    forget()
 
 
 def test_a_run_by_a_packages_codec_gate_and_model_is_made_and_read(
@@ -149,6 +155,7 @@ def test_a_kept_run_whose_package_is_missing_is_refused_by_the_settings_name(
     mine, monkeypatch, setting
 ):
     kept = flat(changed(RunConfig(), **{setting: "mine"}))
+    forget()
     check_kept_names(from_kept(kept, "config.json"), Path("run"))
     uninstall(mine, monkeypatch)
     name = setting.replace("_", "-")
