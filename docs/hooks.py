@@ -2,9 +2,10 @@
 
 mkdocs calls these functions by their names. A page that is added here is a committed
 file as it stands: what `jsplit report` and `jsplit privacy` wrote, the examples' own
-instructions, the method of the benchmarks, and the changelog.
+instructions, the notebooks, the method of the benchmarks, and the changelog.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "benchmarks" / "results"
+NOTEBOOKS = ROOT / "docs" / "notebooks"
 
 OTHERS = {
     "changelog.md": "CHANGELOG.md",
@@ -41,11 +43,25 @@ def report(path: Path) -> str:
     )
 
 
+def notebook(path: Path) -> str:
+    """A notebook as a page: its text and its code. It is kept without outputs."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = [
+        source if cell["cell_type"] == "markdown" else f"```py\n{source}\n```"
+        for cell in cells
+        for source in ["".join(cell["source"])]
+    ]
+    download = f"[Download this notebook]({path.name}), to run it and see its pictures."
+    return "\n\n".join([texts[0], download, *texts[1:]])
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that lie outside `docs`."""
     pages = {page: (ROOT / source).read_text() for page, source in OTHERS.items()}
     for path in sorted(REPORTS.glob("*.md")):
         pages[f"reports/{path.stem}.md"] = report(path)
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        pages[f"notebooks/{path.stem}.md"] = notebook(path)
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
     return files

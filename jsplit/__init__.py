@@ -2,7 +2,8 @@
 
 The values that a training is made of, and the function that puts them together:
 
-    part = from_flax(module)            one side of the network
+    part = from_flax(module)            one side of the network (linen)
+    part = from_nnx(module)             the same of an nnx module
     with_precision(part, bfloat16)      the same, computing in bfloat16
     float8(), identity(), ...           codecs
     loss_gate(...), always_gate(), ...  gates
@@ -75,6 +76,7 @@ __all__ = [  # noqa: F405
     "float8",
     "freeze_gate",
     "from_flax",
+    "from_nnx",
     "identity",
     "init_side",
     "load_run",

@@ -21,6 +21,7 @@ from jsplit.core.map_moves import cutout, mirror, shift
 from jsplit.core.metrics import Metrics
 from jsplit.core.mixup import mixup
 from jsplit.core.model_part import ModelPart, from_flax, with_precision
+from jsplit.core.nnx_part import from_nnx
 from jsplit.core.option import Option
 from jsplit.core.program import Program, make_program
 from jsplit.core.replay import Replay, chain

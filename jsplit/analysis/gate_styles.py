@@ -14,8 +14,9 @@ def style_of(gate: type[GateChoice]) -> Style:
     """The style of a gate in every picture.
 
     A gate without one of its own gets the next of a fixed list, by its place in the
-    registry `GATES`, so that it is the same from picture to picture and run to run. It
-    differs from that of every other gate, as long as not more than 36 have none.
+    registry `GATES`, so that it is the same from picture to picture and run to run; one
+    of another package has its place there by when it was looked up. The style differs
+    from that of every other gate, as long as not more than 36 have none.
 
     Args:
         gate: its class.

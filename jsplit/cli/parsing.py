@@ -82,8 +82,13 @@ def parse(
             of gates that are not chosen may be among them.
 
     Raises:
-        InputError: if a word is not understood, or a setting belongs to another gate.
+        InputError: if a word is not understood, a setting belongs to another gate, or
+            the gate's package cannot be used.
     """
+    gate = option(argv, "--gate")
+    if gate is not None:
+        # A gate of another package brings flags of its own.
+        GATES.get(gate)
     shown = _shown(default, base or {})
     known = dict(_options(default))
     try:

@@ -3,9 +3,10 @@
 from jsplit.codecs.float8 import FORMATS, Format, float8
 from jsplit.codecs.packed import WIDTHS, packed
 from jsplit.codecs.plain import bf16, identity
+from jsplit.runtime.registry import Registry, instance_of
 from jsplit.typing import Codec
 
-CODECS: dict[str, Codec] = {
+_OWN: dict[str, Codec] = {
     codec.name: codec
     for codec in (
         float8(),
@@ -20,6 +21,8 @@ CODECS: dict[str, Codec] = {
         identity(),
     )
 }
+
+CODECS: Registry[Codec] = Registry("codec", "jsplit.codecs", _OWN, instance_of(Codec))
 """Every codec by the name it has on the command line."""
 
 USUAL = [

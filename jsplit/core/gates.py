@@ -1,10 +1,12 @@
 """The gates to choose from: each a value that carries its settings and its look.
 
-A new gate is a subclass here (or in a file of its own) and a line in `GATES`.
+A new gate is a subclass here (or in a file of its own) and a line in `GATES`, or a
+subclass in another package and an entry point of the group `jsplit.gates`.
 """
 
 import abc
 import dataclasses
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from jsplit.core.gate import (
     periodic_gate,
 )
 from jsplit.core.option import Option, options_of
+from jsplit.runtime.registry import Registry
 
 _MOST = 1_000_000
 """Of epochs: far above what is used, far below what overflows."""
@@ -228,7 +231,28 @@ class FreezeGate(GateChoice):
         return freeze_gate(self.sync_epochs)
 
 
-GATES: dict[str, type[GateChoice]] = {
+def _fault(choice: Any) -> str | None:
+    """What is wrong with a gate of another package: it must go to records and back."""
+    if not (isinstance(choice, type) and issubclass(choice, GateChoice)):
+        return "it is no subclass of GateChoice"
+    if inspect.isabstract(choice):
+        return "it has no method make"
+    if "__annotations__" in vars(choice) and "__dataclass_fields__" not in vars(choice):
+        return "it is no dataclass; put @dataclass(frozen=True) above it"
+    known = {setting.field: setting for setting in options_of(choice).values()}
+    for field in dataclasses.fields(choice):
+        if field.name not in known:
+            return f"its setting {field.name} is not annotated with an Option"
+        if known[field.name].default is dataclasses.MISSING:
+            return f"its setting {field.name} has no default"
+        if not known[field.name].types <= {bool, int, float, str, type(None)}:
+            return f"its setting {field.name} is no number, text, true or false"
+    return None
+
+
+_OWN: dict[str, type[GateChoice]] = {
     choice.name: choice for choice in (AlwaysGate, LossGate, PeriodicGate, FreezeGate)
 }
+
+GATES: Registry[type[GateChoice]] = Registry("gate", "jsplit.gates", _OWN, _fault)
 """Every gate by the name it has on the command line, in the order of reports."""

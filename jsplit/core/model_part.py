@@ -39,6 +39,9 @@ def from_flax(module: nn.Module) -> ModelPart:
     not name are not passed. Every collection besides `params` is carried along and
     updated while training. Dropout draws from the rng stream `dropout`.
 
+    Raises:
+        ValueError: if it is no linen module.
+
     Example:
         >>> part = from_flax(nn.Dense(3))
         >>> variables = part.init(jax.random.key(0), jnp.ones((1, 4)))
@@ -49,16 +52,12 @@ def from_flax(module: nn.Module) -> ModelPart:
         >>> y.shape
         (5, 3)
     """
-    takes = inspect.signature(type(module).__call__).parameters
-
-    def keywords(train: bool, mask: jax.Array | None) -> dict[str, Any]:
-        offered = {
-            "train": train,
-            "deterministic": not train,
-            "use_running_average": not train,
-            "mask": mask,
-        }
-        return {name: value for name, value in offered.items() if name in takes}
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            f"from_flax takes a flax.linen module, got {type(module).__name__}; an "
+            "nnx.Module goes to from_nnx"
+        )
+    keywords = keywords_of(module)
 
     def init(key: jax.Array, x: jax.Array) -> Variables:
         variables = module.init(key, x, **keywords(False, None))
@@ -82,7 +81,23 @@ def from_flax(module: nn.Module) -> ModelPart:
         )
         return y, {**variables, **updated}
 
-    return ModelPart(init, apply, masks="mask" in takes)
+    return ModelPart(init, apply, masks="mask" in keywords(True, None))
+
+
+def keywords_of(module: Any) -> Callable[[bool, jax.Array | None], dict[str, Any]]:
+    """What a module's `__call__` is told: `keywords(train, mask)`, of what it names."""
+    takes = inspect.signature(type(module).__call__).parameters
+
+    def keywords(train: bool, mask: jax.Array | None) -> dict[str, Any]:
+        offered = {
+            "train": train,
+            "deterministic": not train,
+            "use_running_average": not train,
+            "mask": mask,
+        }
+        return {name: value for name, value in offered.items() if name in takes}
+
+    return keywords
 
 
 def with_precision(part: ModelPart, dtype: jax.typing.DTypeLike) -> ModelPart:

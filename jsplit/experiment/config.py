@@ -17,10 +17,17 @@ from jsplit.core.option import Described, options_of
 from jsplit.errors import InputError
 from jsplit.experiment.cluster_config import ClusterConfig
 from jsplit.experiment.run_config import RunConfig
+from jsplit.runtime.registry import Registry
 
 
 def all_options() -> dict[str, Described]:
-    """Every setting of a run by its flag's name: those of any gate follow `gate`."""
+    """Every setting of a run by its flag's name: those of any gate follow `gate`.
+
+    Gates of other packages are among them once they were looked up.
+
+    Raises:
+        InputError: if a gate of another package has a setting that is there already.
+    """
     found: dict[str, Described] = {}
     for name, known in options_of(RunConfig).items():
         found[name] = known
@@ -31,9 +38,10 @@ def all_options() -> dict[str, Described]:
             for choice in GATES.values():
                 for option, of_gate in options_of(choice).items():
                     if option in found or option in options_of(RunConfig):
-                        raise ValueError(
-                            f"the gate {choice.name!r} has a setting {option!r}, and "
-                            "so has another gate or the run; give it a name of its own"
+                        raise InputError(
+                            f"{GATES.described(choice.name)} has a setting {option!r}, "
+                            "and so has another gate or the run; give it a name of its "
+                            "own"
                         )
                     found[option] = of_gate
     return found
@@ -77,6 +85,10 @@ def from_mapping(values: Mapping[str, Any], source: str) -> RunConfig:
     Raises:
         InputError: naming `source`, the key and the value.
     """
+    gate = values.get("gate", LossGate.name)
+    # Looked up first, because a gate of another package brings settings of its own.
+    if isinstance(gate, str) and gate not in GATES:
+        raise InputError(f"{source}: {unknown('gate', gate, GATES)}")
     known = all_options()
     plain = {}
     for name, value in values.items():
@@ -93,9 +105,6 @@ def from_mapping(values: Mapping[str, Any], source: str) -> RunConfig:
                 f"got {shortened(value)}"
             )
         plain[name] = value
-    gate = plain.get("gate", LossGate.name)
-    if gate not in GATES:
-        raise InputError(f"{source}: {unknown('gate', gate, GATES)}")
     mine = {
         option.field: plain[name]
         for name, option in options_of(GATES[gate]).items()
@@ -339,4 +348,7 @@ def wanted(known: Described) -> str:
 
 def unknown(name: str, value: object, choices: Collection[str]) -> str:
     """What to say of a name that is none of the choices."""
-    return f"{flag(name)} {value!r} is unknown; choose {', '.join(choices)}"
+    said = f"{flag(name)} {value!r} is unknown; choose "
+    if isinstance(choices, Registry):
+        return f"{said}{', '.join(choices.names())}, or install the package that has it"
+    return said + ", ".join(choices)

@@ -117,6 +117,8 @@ def read_description(folder: Path) -> ModelDescription | None:
         )
     except FileNotFoundError:
         return None
+    except InputError:  # Of its settings, with a remedy of its own.
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no description of a model ({type(error).__name__}: {error}); "

@@ -53,8 +53,11 @@ def from_kept(values: Mapping[str, Any], source: str) -> RunConfig:
         'augmented'
     """
     values = {**ADDED, **_renamed(values)}
+    gate = values.get("gate")
+    # Looked up first, because a gate of another package brings settings of its own.
+    known = isinstance(gate, str) and gate in GATES
     strange = sorted(values.keys() - all_options().keys())
-    if strange and values.get("gate") in list(GATES):
+    if strange and known:
         raise InputError(
             f"{source}: this version of jsplit does not know the setting "
             f"{strange[0]!r}; use the version that made the run, or move its folder "

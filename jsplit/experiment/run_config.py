@@ -18,7 +18,9 @@ _MOST = 1_000_000
 class RunConfig:
     """Every setting of a run. Unset ones (None) follow from the others."""
 
-    model: Annotated[str, Option("The network.", choices=MODELS)] = "resnet18"
+    model: Annotated[
+        str, Option("The network. Installed packages may add to these.", choices=MODELS)
+    ] = "resnet18"
     cut: Annotated[
         int | None,
         Option(
@@ -95,7 +97,8 @@ class RunConfig:
         GateChoice,
         Option(
             "What chooses the state of each epoch. loss is the gate of the paper; "
-            "periodic and freeze ignore the loss; always is plain split learning.",
+            "periodic and freeze ignore the loss; always is plain split learning. "
+            "Installed packages may add to these.",
             choices=GATES,
             compared=True,
         ),
@@ -104,7 +107,8 @@ class RunConfig:
     codec: Annotated[
         str,
         Option(
-            "How activations are coded; float8 searches a format for each tensor.",
+            "How activations are coded; float8 searches a format for each tensor. "
+            "Installed packages may add to these.",
             choices=CODECS,
             compared=True,
         ),

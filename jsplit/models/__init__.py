@@ -9,8 +9,9 @@ from jsplit.models.cuts import Cut, cuts
 from jsplit.models.local_head import LocalHead
 from jsplit.models.resnet import resnet18, resnet50
 from jsplit.models.vgg import vgg
+from jsplit.runtime.registry import Registry, instance_of
 
-MODELS: dict[str, Model] = {
+_OWN: dict[str, Model] = {
     model.name: model
     for model in (
         Model("cnn", cnn, usual_cut=1),
@@ -20,6 +21,8 @@ MODELS: dict[str, Model] = {
         Model("resnet50", resnet50, usual_cut=4),
     )
 }
+
+MODELS: Registry[Model] = Registry("model", "jsplit.models", _OWN, instance_of(Model))
 """Every network by the name it has on the command line."""
 
 __all__ = [
