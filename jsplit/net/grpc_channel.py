@@ -19,6 +19,7 @@ from jsplit.errors import InputError, Refusal
 from jsplit.net.admission import CONNECTIONS_PER_CLIENT
 from jsplit.net.channel import Channel, ConnectionLost, MessageQueue
 from jsplit.net.config import is_loopback
+from jsplit.net.connection_watch import ConnectionWatch, tls_of_server
 from jsplit.net.credentials import Credentials
 from jsplit.net.tls_diagnosis import tls_refusal
 
@@ -122,6 +123,7 @@ def serve(
     clients: int,
     limit: int,
     handle_connection: Callable[[Channel, int | None], None],
+    watch: ConnectionWatch | None = None,
 ) -> Iterator[Listener]:
     """Serves clients until the context is left.
 
@@ -132,6 +134,7 @@ def serve(
         limit: bytes of a message.
         handle_connection: serves a channel until it ends. It is also given the client
             that the certificate names, or None without certificates.
+        watch: told of every TLS handshake that begins, and of every call that comes.
 
     Raises:
         InputError: if the address cannot be listened on, or the credentials are none.
@@ -140,6 +143,8 @@ def serve(
     def train(
         requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
+        if watch is not None:
+            watch.call_begins(context.peer())
         try:
             identity = None if credentials is None else _identity(context)
         except Refusal as refusal:
@@ -173,19 +178,14 @@ def serve(
         if credentials is None:
             port = server.add_insecure_port(address)
         else:
-            port = server.add_secure_port(
-                address,
-                grpc.ssl_server_credentials(
-                    [(credentials.private_key, credentials.certificate)],
-                    root_certificates=credentials.authority,
-                    require_client_auth=True,
-                ),
-            )
+            port = server.add_secure_port(address, tls_of_server(credentials, watch))
     except RuntimeError as error:
         raise InputError(
             f"--listen {address}: cannot be listened on; is the port taken, and the "
             "host one of this machine's?"
         ) from error
+    if watch is not None:
+        watch.port = port
     server.start()
     try:
         yield Listener(port, lambda: server.stop(0).wait())
