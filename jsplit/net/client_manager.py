@@ -49,6 +49,8 @@ class ClientManager:
 
     Attributes:
         absent: clients that did not come in time, when they were waited for last.
+        waiting: the client that is waited for just now, and for how many seconds
+            already; None while all goes on.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ClientManager:
         stopping: Callable[[], bool],
     ):
         self.absent: frozenset[int] = frozenset()
+        self.waiting: tuple[int, float] | None = None
         self.sessions = sessions
         self.policy = policy
         self._counter = counter
@@ -128,11 +131,14 @@ class ClientManager:
         waited = 0.0
         while True:
             try:
-                return self.sessions[client].next_message(
+                message = self.sessions[client].next_message(
                     min(POLL, self.policy.seconds - waited)
                 )
+                self.waiting = None
+                return message
             except ClientAbsent:
                 waited += POLL
+                self.waiting = (client, waited)
                 if self._stopping():
                     raise Stopped from None
                 if waited >= self.policy.seconds:
@@ -140,6 +146,7 @@ class ClientManager:
 
     def cancel_tasks(self) -> None:
         """Cancels all tasks; what came since the last epoch was for nothing."""
+        self.waiting = None
         # First, so that what some send meanwhile counts for nothing too.
         for session in self.sessions:
             session.clear()

@@ -8,10 +8,12 @@ takes nothing with it: the client says hello again and is told where to go on.
 import collections
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jsplit.errors import Refusal
+from jsplit.net import server_events
 from jsplit.net.channel import Channel, ConnectionLost
 from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.typing import SYNC
@@ -115,12 +117,16 @@ class ClientSession:
         client: its number.
         counter: counts what crosses.
         notify: takes a line of text for people.
+
+    Attributes:
+        heard: when its last message came, of `time.monotonic()`; None before the first.
     """
 
     def __init__(
         self, client: int, counter: TrafficCounter, notify: Callable[[str], None]
     ):
         self.client = client
+        self.heard: float | None = None
         self._counter = counter
         self._notify = notify
         self._changed = threading.Condition()
@@ -172,6 +178,7 @@ class ClientSession:
         """
         with self._changed:
             before, self._channel = self._channel, channel
+            self.heard = time.monotonic()
             self._token = token
             self._stored.clear()
             self._stored.extend(hello.stored[-STORED_WEIGHTS:])
@@ -268,6 +275,7 @@ class ClientSession:
             Refusal: if it is not the one that is due, or not as was agreed.
             ConnectionLost: if the client has made a newer channel.
         """
+        self.heard = time.monotonic()
         if not isinstance(message, Tensor | ClientWeights | WeightsKept):
             raise Refusal("UNEXPECTED", f"{type(message).__name__} after the hello")
         with self._changed:
@@ -322,7 +330,8 @@ class ClientSession:
                     f"client {self.client} no longer has the weights that the "
                     "run stands at; give it the --workdir that it trained in",
                 )
-                self._notify(f"refused client {self.client}: {refusal}")
+                whom = f"client {self.client}"
+                self._notify(server_events.refused(whom, refusal, client=self.client))
                 channel.close(refusal)
                 return
             if self._send(*task.update, repeated=not task.due):

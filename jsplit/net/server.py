@@ -21,6 +21,7 @@ from jsplit.core.steps import Steps
 from jsplit.core.store import Store, with_views
 from jsplit.core.topology import Layout, average
 from jsplit.errors import Refusal
+from jsplit.net import server_events
 from jsplit.net.client_manager import ClientManager
 from jsplit.net.client_session import (
     CheckedMessage,
@@ -152,8 +153,13 @@ class ServerTrainer:
                 return result
             except ClientRestarted as error:
                 self._notify(
-                    f"client {error.args[0]} came back without its memory: epoch "
-                    f"{state.epoch + 1} begins again"
+                    server_events.epoch_restarted(
+                        f"client {error.args[0]} came back without its memory: epoch "
+                        f"{state.epoch + 1} begins again",
+                        client=error.args[0],
+                        epoch=state.epoch + 1,
+                        cause="restarted",
+                    )
                 )
             except ClientAbsent as error:
                 client = error.args[0]
@@ -168,8 +174,13 @@ class ServerTrainer:
                     ) from None
                 absent.add(client)
                 self._notify(
-                    f"client {client} is gone: epoch {state.epoch + 1} begins again "
-                    "without it"
+                    server_events.epoch_restarted(
+                        f"client {client} is gone: epoch {state.epoch + 1} begins "
+                        "again without it",
+                        client=client,
+                        epoch=state.epoch + 1,
+                        cause="absent",
+                    )
                 )
             self._manager.cancel_tasks()
 
