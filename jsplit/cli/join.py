@@ -31,7 +31,7 @@ from jsplit.net.credentials import Credentials
 from jsplit.net.grpc_channel import connect
 from jsplit.net.link_simulation import LinkSpeed, SlowChannel
 from jsplit.net.setup import check_beginning, check_codecs, prepare_client
-from jsplit.runtime import compilation_cache, device
+from jsplit.runtime import compilation_cache, device, folders
 
 JOIN = """\
 A client of a run over a network: it keeps its images and its part of the network, and
@@ -82,13 +82,15 @@ def command(argv: Sequence[str], prog: str) -> int:
         if config.workdir is None
         else workdir.path_of(config.workdir)
     )
-    workdir.make_folder(path, "--workdir")
+    workdir.make_folder(path, "--workdir", 0o700)
     with (
         workdir.lock(path),
         compilation_cache.kept(config.compile_cache, say),
         on_stop(GO_ON),
+        contextlib.ExitStack() as stack,
     ):
-        store = ClientStateStore(path)
+        store = ClientStateStore(path)  # Which refuses a folder that is not a client's.
+        stack.enter_context(folders.private(path, "--workdir", say))
         client = make_client(config, link.client, held, store)
         say(
             f"client {link.client} with {counted(len(held.labels), 'example')}, to the "

@@ -33,7 +33,7 @@ from jsplit.net.server_run import ServerRun
 from jsplit.net.setup import check_beginning, check_codecs
 from jsplit.net.summary import summarize
 from jsplit.net.tcp_meter import TcpMeter
-from jsplit.runtime import atomic, compilation_cache, device
+from jsplit.runtime import atomic, compilation_cache, device, folders
 
 SERVE = """\
 The server of a run over a network: it holds the server part, the gate and the store,
@@ -87,6 +87,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     device.choose(config.device)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_server_folder(config, resume=command.resume))
+        stack.enter_context(folders.private(folder.path, "--workdir", say))
         stack.enter_context(compilation_cache.kept(config.compile_cache, say))
         go_on = f"go on with the same command and --resume, in {folder.path}"
         stack.enter_context(on_stop(f"interrupted; {go_on}"))
@@ -188,7 +189,7 @@ def _server_folder(config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
         with workdir.lock(path):
             yield folder
         return
-    with workdir.open_new(config, HELD_BY_CLIENTS) as folder:
+    with workdir.open_new(config, HELD_BY_CLIENTS, mode=0o700) as folder:
         try:
             yield folder
         except InputError:
