@@ -73,7 +73,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     credentials = (
         None
         if link.certs is None
-        else certificates.read_credentials(Path(link.certs), server=False)
+        else certificates.read_credentials(Path(link.certs), server=False, notify=say)
     )
     device.choose(config.device)
     held = load_client_data(config, link)

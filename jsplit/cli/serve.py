@@ -135,7 +135,7 @@ def command(argv: Sequence[str], prog: str) -> int:
 def _credentials(link: ServeConfig) -> Credentials | None:
     if link.certs is None:
         return None
-    return certificates.read_credentials(Path(link.certs), server=True)
+    return certificates.read_credentials(Path(link.certs), server=True, notify=say)
 
 
 def _predict(config: RunConfig, link: ServeConfig) -> int:
