@@ -47,6 +47,9 @@ MODULES = (
     "experiment.weights",
     "models.bottleneck",
     "models.local_head",
+    "net.conversation",
+    "net.reconnect",
+    "runtime.folders",
 )
 
 

@@ -15,10 +15,20 @@ from jsplit.net.client_session import (
 from jsplit.net.state import ServerSetup, ServerState
 from jsplit.net.tensors import make_tensor_reader, weights_message
 from jsplit.net.traffic_counter import TrafficCounter
-from jsplit.wire.messages import INITIAL_WEIGHTS, Message, Place, Plan, Tensor
+from jsplit.wire.messages import (
+    INITIAL_WEIGHTS,
+    Message,
+    Place,
+    Plan,
+    Tensor,
+    Waiting,
+)
 
 POLL = 0.5
 """Seconds after which a waiting server looks whether it was asked to stop."""
+
+NOTICE, LONGEST_NOTICE = 5.0, 320.0
+"""Seconds of waiting for one client after which the others are told; they double."""
 
 
 class Stopped(Exception):
@@ -65,6 +75,7 @@ class ClientManager:
         self._counter = counter
         self._stopping = stopping
         self._numbers = itertools.count()
+        self._notices: dict[tuple[int, bool], float] = {}
         self._read = make_tensor_reader(setup.codec, setup.smashed_shape)
 
     def still_absent(self) -> frozenset[int]:
@@ -128,15 +139,31 @@ class ClientManager:
         waited = 0.0
         while True:
             try:
-                return self.sessions[client].next_message(
+                message = self.sessions[client].next_message(
                     min(POLL, self.policy.seconds - waited)
                 )
+                self._notices.pop((client, False), None)
+                return message
             except ClientAbsent:
                 waited += POLL
                 if self._stopping():
                     raise Stopped from None
                 if waited >= self.policy.seconds:
                     raise
+                self._tell_others(client, waited)
+
+    def _tell_others(self, client: int, waited: float) -> None:
+        """Tells clients that wait in vain for whom, at growing distances."""
+        connected = self.sessions[client].connected
+        notice = self._notices.get((client, connected), NOTICE)
+        if waited < notice:
+            return
+        self._notices[client, connected] = min(2 * notice, LONGEST_NOTICE)
+        present = sum(session.connected for session in self.sessions)
+        waiting = Waiting(client, connected, present, len(self.sessions))
+        for session in self.sessions:
+            if session.client != client:
+                session.tell(waiting)
 
     def cancel_tasks(self) -> None:
         """Cancels all tasks; what came since the last epoch was for nothing."""

@@ -24,6 +24,7 @@ from jsplit.wire.messages import (
     Message,
     Plan,
     Tensor,
+    Waiting,
     WeightsKept,
     write_message,
 )
@@ -102,6 +103,12 @@ class Task:
     def evaluation(self) -> bool:
         """Whether the task is for a score."""
         return self.plan.state == EVALUATE
+
+    def client_waits(self) -> bool:
+        """Whether the client waits: it owes nothing, or lacks its last answer."""
+        answers = 0 if self.answer is None else self.answer[0].place.number + 1
+        unanswered = self.plan.state == SYNC and self.read > answers
+        return unanswered or self.read == self.length
 
     def goes_on_without_memory(self) -> bool:
         """Whether a client that lost its memory can go on where it was."""
@@ -254,6 +261,12 @@ class ClientSession:
                 self._note_stored(update.message.digest)
             else:
                 self._counter.add_saved(*update)
+
+    def tell(self, waiting: Waiting) -> None:
+        """Says for whom the server waits, if the client waits for the server."""
+        with self._changed:
+            if self._task is None or self._task.client_waits():
+                self._send(waiting, None)
 
     def finish(self, done: Done) -> None:
         """Tells the client that the run is over, now or when it comes back."""
