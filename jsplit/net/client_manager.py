@@ -31,6 +31,12 @@ NOTICE, LONGEST_NOTICE = 5.0, 320.0
 """Seconds of waiting for one client after which the others are told; they double."""
 
 
+NEEDED = (
+    "start it again and then this server, or give it a longer --wait or --absent skip"
+)
+"""What to do about a client without which the run stops."""
+
+
 class Stopped(Exception):
     """The server was asked to stop in the middle of an epoch."""
 
@@ -45,6 +51,28 @@ class AbsencePolicy(NamedTuple):
 
     seconds: float
     skip: bool
+
+    def objection(self, *, left: int, sent: bool) -> str | None:
+        """Why an epoch cannot go on without a client, with a remedy; None if it can.
+
+        Example:
+            >>> AbsencePolicy(300.0, True).objection(left=1, sent=True)
+            >>> AbsencePolicy(300.0, True).objection(left=0, sent=True)
+            '--absent skip needs one client at least; start it and then this server'
+
+        Args:
+            left: clients that are there besides.
+            sent: whether the client has sent a batch since the run began.
+        """
+        if not self.skip:
+            return NEEDED
+        if not left:
+            need = "needs one client at least"
+        elif not sent:
+            need = "goes on without a client only after it has sent a batch"
+        else:
+            return None
+        return f"--absent skip {need}; start it and then this server"
 
 
 class ClientManager:
@@ -172,11 +200,13 @@ class ClientManager:
             session.clear()
         self._counter.discard()
 
-    def absence_error(self, client: int, what: str) -> RunError:
-        """The error that a run cannot go on without a client."""
+    def absence_error(
+        self, client: int, what: str, objection: str = NEEDED
+    ) -> RunError:
+        """The error that a run cannot go on without a client, and why."""
         return RunError(
             f"client {client} sent nothing for {self.policy.seconds:g} s in {what}; "
-            "start it again and then this server, or give it a longer --wait"
+            f"{objection}"
         )
 
 

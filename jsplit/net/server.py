@@ -158,13 +158,12 @@ class ServerTrainer:
             except ClientAbsent as error:
                 client = error.args[0]
                 self._manager.sessions[client].drop()
-                if (
-                    not self._manager.policy.skip
-                    or self.store.lacks(client)
-                    or len(absent) + 1 == everyone
-                ):
+                objection = self._manager.policy.objection(
+                    left=everyone - len(absent) - 1, sent=not self.store.lacks(client)
+                )
+                if objection is not None:
                     raise self._manager.absence_error(
-                        client, f"epoch {state.epoch + 1}"
+                        client, f"epoch {state.epoch + 1}", objection
                     ) from None
                 absent.add(client)
                 self._notify(
