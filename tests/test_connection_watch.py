@@ -36,7 +36,9 @@ def watched(folder, monkeypatch):
             channel.receive()
         channel.close()
 
-    credentials = certificates.read_credentials(folder / "ours/server", server=True)
+    credentials = certificates.read_credentials(
+        folder / "ours/server", server=True, notify=print
+    )
     with (
         ConnectionWatch(said.append) as watch,
         serve("127.0.0.1:0", credentials, 1, LIMIT, answer, watch) as listener,
@@ -108,7 +110,9 @@ def test_who_connects_and_does_nothing_is_logged_in_time(watched, monkeypatch):
 
 def test_a_client_with_a_session_is_not_logged(folder, watched):
     port, watch, said = watched
-    ours = certificates.read_credentials(folder / "ours/client-0", server=False)
+    ours = certificates.read_credentials(
+        folder / "ours/client-0", server=False, notify=print
+    )
     with connect(f"127.0.0.1:{port}", ours, LIMIT) as channel:
         assert channel.receive(10) == b"welcome"
     shake_hands(port, folder, None)  # So that there has been a look at both.

@@ -47,6 +47,10 @@ MODULES = (
     "experiment.weights",
     "models.bottleneck",
     "models.local_head",
+    "net.client_manager",
+    "net.conversation",
+    "net.reconnect",
+    "runtime.folders",
 )
 
 

@@ -72,6 +72,9 @@ def test_processes_end_as_one_process_does(
     assert network["counted"]["repeated"] == {"up": 0, "down": 0}
     socket = network["socket"]
     assert socket["tcp_bytes"] > socket["message_bytes"]
+    for folder in (tmp_path / "server", tmp_path / "client-0"):
+        readable = [p for p in (folder, *folder.rglob("*")) if p.stat().st_mode & 0o77]
+        assert readable == [], "others can read what the command line wrote"
 
 
 @pytest.mark.slow

@@ -179,6 +179,8 @@ def test_whom_the_training_waits_for_is_known_while_it_waits():
     class Silent:
         """A client that answers when it is asked for the fourth time."""
 
+        connected = False
+
         def next_message(self, timeout):
             seen.append(manager.waiting)
             if len(seen) < 4:

@@ -32,7 +32,7 @@ from jsplit.net.events import Event, Say, failures_logged, logging_to_stdout
 from jsplit.net.grpc_channel import connect
 from jsplit.net.link_simulation import LinkSpeed, SlowChannel
 from jsplit.net.setup import check_beginning, check_codecs, prepare_client
-from jsplit.runtime import compilation_cache, device
+from jsplit.runtime import compilation_cache, device, folders
 
 JOIN = """\
 A client of a run over a network: it keeps its images and its part of the network, and
@@ -82,7 +82,7 @@ def _take_part(
     credentials = (
         None
         if link.certs is None
-        else certificates.read_credentials(Path(link.certs), server=False)
+        else certificates.read_credentials(Path(link.certs), server=False, notify=say)
     )
     device.choose(config.device)
     held = load_client_data(config, link, say)
@@ -91,14 +91,16 @@ def _take_part(
         if config.workdir is None
         else workdir.path_of(config.workdir)
     )
-    workdir.make_folder(path, "--workdir")
+    workdir.make_folder(path, "--workdir", 0o700)
     with (
         workdir.lock(path),
         compilation_cache.kept(config.compile_cache, say),
         on_stop(GO_ON),
         failures_logged(say),
+        contextlib.ExitStack() as stack,
     ):
-        store = ClientStateStore(path)
+        store = ClientStateStore(path)  # Which refuses a folder that is not a client's.
+        stack.enter_context(folders.private(path, "--workdir", say))
         client = make_client(config, link.client, held, store, say)
         say(
             Event(

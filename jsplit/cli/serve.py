@@ -38,7 +38,7 @@ from jsplit.net.setup import check_beginning, check_codecs
 from jsplit.net.status import Status, status_of
 from jsplit.net.summary import summarize
 from jsplit.net.tcp_meter import TcpMeter
-from jsplit.runtime import atomic, compilation_cache, device
+from jsplit.runtime import atomic, compilation_cache, device, folders
 
 SERVE = """\
 The server of a run over a network: it holds the server part, the gate and the store,
@@ -94,13 +94,14 @@ def command(argv: Sequence[str], prog: str) -> int:
 
 def _train(config: RunConfig, link: ServeConfig, say: Say, *, resume: bool) -> int:
     """Serves a training; returns the exit code."""
-    credentials = _credentials(link)
+    credentials = _credentials(link, say)
     if link.status_port is not None:
         # Before there is a folder: it may not be installed.
         importlib.import_module("prometheus_client")
     device.choose(config.device)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_server_folder(config, resume=resume))
+        stack.enter_context(folders.private(folder.path, "--workdir", say))
         stack.enter_context(compilation_cache.kept(config.compile_cache, say))
         go_on = f"go on with the same command and --resume, in {folder.path}"
         stack.enter_context(on_stop(f"interrupted; {go_on}"))
@@ -184,10 +185,10 @@ def _status(
         yield
 
 
-def _credentials(link: ServeConfig) -> Credentials | None:
+def _credentials(link: ServeConfig, say: Say) -> Credentials | None:
     if link.certs is None:
         return None
-    return certificates.read_credentials(Path(link.certs), server=True)
+    return certificates.read_credentials(Path(link.certs), server=True, notify=say)
 
 
 def _predict(config: RunConfig, link: ServeConfig) -> int:
@@ -204,11 +205,11 @@ def _predict(config: RunConfig, link: ServeConfig) -> int:
             "leave it out"
         )
     check_network(link)
-    credentials = _credentials(link)
-    device.choose(config.device)
     limit = link.message_limit * MIB
     with contextlib.ExitStack() as stack:
         say = stack.enter_context(logging_to_stdout(link.log))
+        credentials = _credentials(link, say)
+        device.choose(config.device)
         model = load_run(config.workdir, say)
         server = PredictionServer(model, run_name(model.folder), say)
         clients = model.description.config.clients
@@ -250,7 +251,7 @@ def _server_folder(config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
         with workdir.lock(path):
             yield folder
         return
-    with workdir.open_new(config, HELD_BY_CLIENTS) as folder:
+    with workdir.open_new(config, HELD_BY_CLIENTS, mode=0o700) as folder:
         try:
             yield folder
         except InputError:

@@ -27,6 +27,7 @@ from jsplit.wire.messages import (
     Goodbye,
     Hello,
     Labels,
+    Waiting,
     Welcome,
     read_message,
     write_message,
@@ -34,6 +35,10 @@ from jsplit.wire.messages import (
 
 POLL = 0.2
 """Seconds after which a waiting server looks whether it was asked to stop."""
+
+NOTICE, LONGEST_NOTICE = 2.0, 320.0
+"""Seconds without a welcome after which a client is told whom all wait for; these
+double."""
 
 GOODBYE_NOTICE = 2.0
 """Seconds at the end after which the server says for whom it waits."""
@@ -295,15 +300,30 @@ class SessionAdmission:
         self._notify(server_events.client_left(hello.client))
 
     def _await_parameters(self, channel: Channel) -> RunParameters:
+        notice, began = NOTICE, time.monotonic()
         while self._parameters is None:
             with self.changed:
                 self.changed.wait_for(lambda: self._parameters is not None, POLL)
+            if time.monotonic() - began > notice:
+                notice += min(notice, LONGEST_NOTICE)
+                self._tell_missing(channel)
             try:
                 channel.receive(0.0)
             except TimeoutError:
                 continue
             raise Refusal("UNEXPECTED", "a message before the welcome")
         return self._parameters
+
+    def _tell_missing(self, channel: Channel) -> None:
+        clients = len(self._sessions)
+        with self.changed:
+            missing = [n for n in range(clients) if n not in self.hellos]
+        if missing:
+            present = clients - len(missing)
+            waiting = Waiting(missing[0], False, present, clients)
+            data = write_message(waiting)
+            channel.send(data)
+            self._counter.add(waiting, len(data), up=False)
 
     def _wants_held_out(self, hello: Hello) -> bool:
         last = len(self._sessions) - 1

@@ -57,6 +57,11 @@ class ClientTraffic:
                 f", {human_bytes(idle * self._whole)} spared" if self._whole else ""
             )
             self._notify(
-                f"{counted(idle, 'epoch')} without this client: nothing crossed{spared}"
+                Event(
+                    f"{counted(idle, 'epoch')} without this client: nothing "
+                    f"crossed{spared}",
+                    "idle",
+                    epochs=idle,
+                )
             )
         self._epochs = max(self._epochs, epochs)

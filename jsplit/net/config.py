@@ -59,7 +59,10 @@ class ServeConfig(LinkConfig):
         Literal["stop", "skip"],
         Option(
             "What the server does after --wait: stop (it stops the run) or skip (the "
-            "epoch goes on without the client)."
+            "epoch begins again without the client, which takes part again from the "
+            "epoch after it is back). Skipping needs one client at least that is "
+            "there, and a batch that the absent one sent before: a run begins with "
+            "all, and nobody can be away while clients learn alone."
         ),
     ] = "stop"
     greeting: Annotated[

@@ -23,16 +23,11 @@ from jsplit.core.topology import Layout, average
 from jsplit.errors import Refusal
 from jsplit.net import server_events
 from jsplit.net.client_manager import ClientManager
-from jsplit.net.client_session import (
-    CheckedMessage,
-    ClientAbsent,
-    ClientRestarted,
-    ModelUpdate,
-    Task,
-)
+from jsplit.net.client_session import ClientAbsent, ClientRestarted
 from jsplit.net.scoring import summed
 from jsplit.net.state import ServerSetup, ServerState
 from jsplit.net.store import HostStore, ServerBatch
+from jsplit.net.task import CheckedMessage, ModelUpdate, Task
 from jsplit.net.tensors import (
     on_host,
     padded,
@@ -164,13 +159,12 @@ class ServerTrainer:
             except ClientAbsent as error:
                 client = error.args[0]
                 self._manager.sessions[client].drop()
-                if (
-                    not self._manager.policy.skip
-                    or self.store.lacks(client)
-                    or len(absent) + 1 == everyone
-                ):
+                objection = self._manager.policy.objection(
+                    left=everyone - len(absent) - 1, sent=not self.store.lacks(client)
+                )
+                if objection is not None:
                     raise self._manager.absence_error(
-                        client, f"epoch {state.epoch + 1}"
+                        client, f"epoch {state.epoch + 1}", objection
                     ) from None
                 absent.add(client)
                 self._notify(
