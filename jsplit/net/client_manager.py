@@ -190,8 +190,7 @@ class ClientManager:
         present = sum(session.connected for session in self.sessions)
         waiting = Waiting(client, connected, present, len(self.sessions))
         for session in self.sessions:
-            if session.client != client:
-                session.tell(waiting)
+            session.tell(waiting)  # Not those that owe something, as this one does.
 
     def cancel_tasks(self) -> None:
         """Cancels all tasks; what came since the last epoch was for nothing."""
