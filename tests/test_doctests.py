@@ -47,6 +47,9 @@ MODULES = (
     "experiment.weights",
     "models.bottleneck",
     "models.local_head",
+    "net.connection_watch",
+    "net.events",
+    "net.tcp_meter",
 )
 
 
