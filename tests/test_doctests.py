@@ -48,8 +48,11 @@ MODULES = (
     "models.bottleneck",
     "models.local_head",
     "net.client_manager",
+    "net.connection_watch",
     "net.conversation",
+    "net.events",
     "net.reconnect",
+    "net.tcp_meter",
     "runtime.folders",
 )
 
