@@ -154,7 +154,9 @@ def to_server(draw: random.Random, count: int) -> dict[str, object]:
         good = [write_message(message) for message in messages()]
         certs = Path(base) / "certs"
         certificates.make_certificates(certs, ["127.0.0.1"], 2)
-        credentials = certificates.read_credentials(certs / "server", server=True)
+        credentials = certificates.read_credentials(
+            certs / "server", server=True, notify=print
+        )
         server = serve(
             "127.0.0.1:0", credentials, 2, LIMIT, run.admission.handle_connection
         )
@@ -162,7 +164,7 @@ def to_server(draw: random.Random, count: int) -> dict[str, object]:
 
         def connect(number: int) -> contextlib.AbstractContextManager[Channel]:
             credentials = certificates.read_credentials(
-                certs / f"client-{number}", server=False
+                certs / f"client-{number}", server=False, notify=print
             )
             return grpc_connect(f"127.0.0.1:{port}", credentials, LIMIT)
 

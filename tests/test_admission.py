@@ -202,6 +202,7 @@ def test_labels_that_two_channels_of_a_client_send_are_counted_once(tmp_path):
         for channel in channels:
             channel.send(labels)
             read_message(channel.receive(30), (Plan,))
+        until(lambda: run.admission.reconnections == 1)
     run.counter.commit()
     assert run.counter.crossed["labels", "up"] == len(labels)
     assert run.counter.repeated["repeated", "up"] >= len(labels)

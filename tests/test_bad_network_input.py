@@ -22,6 +22,7 @@ BOTH = {
     "--insecure --message-limit x": ("--message-limit", "a whole number, got 'x'"),
     "--insecure --clients 0": ("--clients", "at least 1, got 0"),
     "--insecure --clients 10001": ("--clients", "from 1 to 10000, got 10001"),
+    "--insecure --log xml": ("--log 'xml' is unknown; choose text, json",),
     "--insecure --gate never": ("--gate 'never'", "periodic"),
     "--insecure --config missing.toml": ("missing.toml", "configs/"),
     "--insecure --mode cnn": ("'--mode'", "did you mean --model?"),
@@ -39,6 +40,13 @@ SERVE = {
     "--insecure --evaluate -1": ("--evaluate must be from 0", "got -1"),
     "--insecure --examples-limit 0": ("--examples-limit", "got 0"),
     "--insecure --memory-limit 0": ("--memory-limit", "got 0"),
+    "--insecure --status-port -1": ("--status-port must be from 0", "got -1"),
+    "--insecure --status-port 65536": ("--status-port", "to 65535, got 65536"),
+    "--insecure --status-port x": ("--status-port", "a whole number, got 'x'"),
+    "--insecure --listen localhost:70 --status-port 70": (
+        "--listen",
+        "one of their own",
+    ),
     "--insecure --mesh": ("--mesh is for jsplit run",),
     "--insecure --resume": ("--resume", "add --workdir FOLDER"),
 }

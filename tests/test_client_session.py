@@ -6,13 +6,8 @@ import pytest
 
 from jsplit.errors import Refusal
 from jsplit.net.channel import local_channel_pair
-from jsplit.net.client_session import (
-    CheckedMessage,
-    ClientRestarted,
-    ClientSession,
-    ModelUpdate,
-    Task,
-)
+from jsplit.net.client_session import ClientRestarted, ClientSession
+from jsplit.net.task import CheckedMessage, ModelUpdate, Task
 from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.testing import TINY_RUN, hello_of
 from jsplit.typing import SYNC

@@ -52,6 +52,13 @@ MODULES = (
     "experiment.weights",
     "models.bottleneck",
     "models.local_head",
+    "net.client_manager",
+    "net.connection_watch",
+    "net.conversation",
+    "net.events",
+    "net.reconnect",
+    "net.tcp_meter",
+    "runtime.folders",
 )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from jsplit.core.gates import FreezeGate
 from jsplit.experiment.build import build, load_dataset
+from jsplit.net.status import health_of, status_of
 from jsplit.testing import TINY_RUN, run_in_process
 from tests.tiers import sample
 
@@ -104,6 +105,11 @@ def test_what_crosses_is_what_the_ledger_predicts_to_the_byte(
     )
     run, _ = run_in_process(config, tmp_path)
     crossed, saved = run.counter.crossed, run.counter.saved
+    status = status_of(run, 60.0)
+    assert (status.phase, status.epoch, status.state) == ("finished", 6, "C")
+    assert (status.crossed, status.saved) == (crossed, saved)
+    assert sum(status.totals.values()) == run.counter.total
+    assert None not in status.lags and health_of(status)[0] == 200
     for kind, ways in run.ledger.wire.items():
         for way, predicted in ways.items():
             assert crossed[kind, way] + saved[kind, way] == predicted, (kind, way)

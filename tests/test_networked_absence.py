@@ -57,6 +57,55 @@ def test_a_client_that_is_gone_stops_the_run_with_a_clear_error(tmp_path):
         run.train(lambda epochs: ())
 
 
+def test_a_client_that_has_sent_no_batch_is_not_skipped(tmp_path):
+    # Hello, welcome, labels, plan: it is gone before its first batch.
+    lives = {1: 4}
+    run, _ = gone_after(TWO_CLIENTS, tmp_path, lives, wait=1.0, absent="skip", linger=0)
+    with pytest.raises(RunError, match="in epoch 1; --absent skip goes on without a"):
+        run.train(lambda epochs: ())
+
+
+def test_a_run_goes_on_without_all_but_one_and_not_without_all(tmp_path):
+    lives = {0: 26, 1: 22}
+    run, said = gone_after(
+        TWO_CLIENTS, tmp_path, lives, wait=1.0, absent="skip", linger=0
+    )
+    with pytest.raises(RunError, match="epoch 2; --absent skip needs one client"):
+        run.train(lambda epochs: ())
+    assert any("client 1 is gone: epoch 2" in line for line in said), said
+
+
+def test_nobody_is_skipped_while_clients_learn_alone(tmp_path):
+    config = dataclasses.replace(TWO_CLIENTS, epochs=1, local_epochs=2)
+    # Hello, welcome, labels, plan: it owes its weights.
+    run, _ = gone_after(config, tmp_path, {1: 4}, wait=15.0, absent="skip", linger=0)
+    with pytest.raises(RunError, match="--absent skip goes on without a client only"):
+        run.train(lambda epochs: ())
+
+
+def test_a_server_that_is_restarted_waits_again_for_who_was_absent(tmp_path):
+    wait = {"wait": 1.0, "absent": "skip", "linger": 0}
+    first = dataclasses.replace(TWO_CLIENTS, epochs=6)
+    stop = threading.Event()
+    run, _ = gone_after(first, tmp_path, {1: 22}, **wait)
+    run._stopping = stop.is_set
+
+    class Stopping(JsonlWriter):
+        def write(self, record):
+            super().write(record)
+            if record["absent"]:
+                stop.set()
+
+    folder = RunFolder(tmp_path / "server")
+    assert not run.train(lambda epochs: (Stopping(folder.metrics),))
+    assert run.records[-1]["absent"] == [1]
+    again, said = gone_after(first, tmp_path, {1: 0}, **wait)
+    began = time.monotonic()
+    assert again.train(lambda epochs: (JsonlWriter(folder.metrics),))
+    assert time.monotonic() - began > 1
+    assert any("client 1 is gone: epoch 3" in line for line in said), said
+
+
 def test_a_client_that_is_gone_is_skipped_where_that_is_asked_for(tmp_path):
     config = TWO_CLIENTS
     # It sends a first whole epoch: hello, labels, 5 batches and gradients, part, ...

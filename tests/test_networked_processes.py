@@ -54,8 +54,17 @@ def test_processes_end_as_one_process_does(
     clients, topology, reference, cache, certs, tmp_path
 ):
     config, run, expected = reference(clients, topology)
-    run_in_processes(config, tmp_path, cache, certs)
+    serve, join = ("--log", "json", "--status-port", "0"), ("--log", "json")
+    run_in_processes(config, tmp_path, cache, certs, serve, join)
     assert result_of(tmp_path, run) == expected
+    for name in ("server", *(f"client-{n}" for n in range(clients))):
+        lines = (tmp_path / f"{name}.log").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        assert all({"time", "level", "message"} <= event.keys() for event in events)
+        names = [event["event"] for event in events]
+        began = "listening" if name == "server" else "joining"
+        assert names[0] == began and names[-1] == "finished"
+        assert names.count("epoch") == (6 if name == "server" else 3)
     summary = json.loads((tmp_path / "server" / "summary.json").read_text())
     network = summary["network"]
     for ways in network["difference"].values():
@@ -63,6 +72,9 @@ def test_processes_end_as_one_process_does(
     assert network["counted"]["repeated"] == {"up": 0, "down": 0}
     socket = network["socket"]
     assert socket["tcp_bytes"] > socket["message_bytes"]
+    for folder in (tmp_path / "server", tmp_path / "client-0"):
+        readable = [p for p in (folder, *folder.rglob("*")) if p.stat().st_mode & 0o77]
+        assert readable == [], "others can read what the command line wrote"
 
 
 @pytest.mark.slow

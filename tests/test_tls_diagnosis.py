@@ -34,7 +34,7 @@ def credentials(folder):
             None
             if name is None
             else certificates.read_credentials(
-                folder / name, server=name.endswith("server")
+                folder / name, server=name.endswith("server"), notify=print
             )
         )
 

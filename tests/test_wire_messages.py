@@ -22,6 +22,7 @@ from jsplit.wire.messages import (
     Plan,
     PredictionHello,
     Tensor,
+    Waiting,
     WeightsKept,
     Welcome,
     read_message,
@@ -87,6 +88,7 @@ DRAWN = st.one_of(
         NAME,
     ),
     st.builds(Done, U32, U32, U32, NAME),
+    st.builds(Waiting, U32, st.booleans(), U32, U32),
     st.builds(PredictionHello, st.just(VERSION), NAME),
     st.just(Goodbye()),
 )

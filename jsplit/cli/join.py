@@ -28,10 +28,11 @@ from jsplit.net.client import Client
 from jsplit.net.client_store import ClientStateStore
 from jsplit.net.config import MIB, JoinConfig, check_clients, check_network
 from jsplit.net.credentials import Credentials
+from jsplit.net.events import Event, Say, failures_logged, logging_to_stdout
 from jsplit.net.grpc_channel import connect
 from jsplit.net.link_simulation import LinkSpeed, SlowChannel
 from jsplit.net.setup import check_beginning, check_codecs, prepare_client
-from jsplit.runtime import compilation_cache, device
+from jsplit.runtime import compilation_cache, device, folders
 
 JOIN = """\
 A client of a run over a network: it keeps its images and its part of the network, and
@@ -62,37 +63,54 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_clients(config.clients)
     check_codecs(config)
     check_beginning(config)
-    for note in parsing.notes(argv, config):
-        say(note)
     if link.client >= config.clients:
         raise InputError(
             f"--client {link.client} is not one of --clients {config.clients}; give 0 "
             f"to {config.clients - 1}"
         )
     speed = None if link.link is None else LinkSpeed.from_text(link.link)
+    with logging_to_stdout(link.log) as say:
+        for note in parsing.notes(argv, config):
+            say(note)
+        return _take_part(config, link, speed, say)
+
+
+def _take_part(
+    config: RunConfig, link: JoinConfig, speed: LinkSpeed | None, say: Say
+) -> int:
+    """Takes part in the run; returns the exit code."""
     credentials = (
         None
         if link.certs is None
-        else certificates.read_credentials(Path(link.certs), server=False)
+        else certificates.read_credentials(Path(link.certs), server=False, notify=say)
     )
     device.choose(config.device)
-    held = load_client_data(config, link)
+    held = load_client_data(config, link, say)
     path = (
         Path("runs") / f"client-{link.client}"
         if config.workdir is None
         else workdir.path_of(config.workdir)
     )
-    workdir.make_folder(path, "--workdir")
+    workdir.make_folder(path, "--workdir", 0o700)
     with (
         workdir.lock(path),
         compilation_cache.kept(config.compile_cache, say),
         on_stop(GO_ON),
+        failures_logged(say),
+        contextlib.ExitStack() as stack,
     ):
-        store = ClientStateStore(path)
-        client = make_client(config, link.client, held, store)
+        store = ClientStateStore(path)  # Which refuses a folder that is not a client's.
+        stack.enter_context(folders.private(path, "--workdir", say))
+        client = make_client(config, link.client, held, store, say)
         say(
-            f"client {link.client} with {counted(len(held.labels), 'example')}, to the "
-            f"server at {link.server}; what must last is in {path}"
+            Event(
+                f"client {link.client} with {counted(len(held.labels), 'example')}, to "
+                f"the server at {link.server}; what must last is in {path}",
+                "joining",
+                client=link.client,
+                examples=len(held.labels),
+                server=link.server,
+            )
         )
         try:
             done = client.run(
@@ -107,9 +125,17 @@ def command(argv: Sequence[str], prog: str) -> int:
         f", test accuracy {done.correct / done.examples:.2%}" if done.examples else ""
     )
     say(
-        f"done: {counted(done.epochs, 'epoch')}{score}; "
-        f"sent {human_bytes(client.traffic.sent)}, "
-        f"received {human_bytes(client.traffic.received)}"
+        Event(
+            f"done: {counted(done.epochs, 'epoch')}{score}; "
+            f"sent {human_bytes(client.traffic.sent)}, "
+            f"received {human_bytes(client.traffic.received)}",
+            "finished",
+            client=link.client,
+            epochs=done.epochs,
+            test_accuracy=done.correct / done.examples if done.examples else None,
+            sent=client.traffic.sent,
+            received=client.traffic.received,
+        )
     )
     return 0
 
@@ -129,9 +155,11 @@ def _open_channel(
             slow.finish()
 
 
-def load_client_data(config: RunConfig, link: JoinConfig) -> ClientData:
+def load_client_data(
+    config: RunConfig, link: JoinConfig, notify: Say = say
+) -> ClientData:
     """Loads what the client holds: all of its dataset, or its share of a common one."""
-    dataset = load_dataset(config, say)
+    dataset = load_dataset(config, notify)
     rows = np.arange(len(dataset.train_labels))
     if not link.own_data:
         rows = shares_of(config, dataset)[link.client]
@@ -146,7 +174,11 @@ def load_client_data(config: RunConfig, link: JoinConfig) -> ClientData:
 
 
 def make_client(
-    config: RunConfig, number: int, held: ClientData, store: ClientStateStore
+    config: RunConfig,
+    number: int,
+    held: ClientData,
+    store: ClientStateStore,
+    notify: Say = say,
 ) -> Client:
     """Makes a client of a run with these settings."""
     image, classes = held.images.shape[1:], held.classes
@@ -164,6 +196,6 @@ def make_client(
         data.channel_sums(held.images),
         lambda moments: prepare_client(config, image, classes, moments),
         store,
-        say,
+        notify,
         keep_model=keep_model,
     )

@@ -22,7 +22,7 @@ COMMANDS = {
     "privacy": "Attacks what finished runs sent, as a curious server could.",
     "predict": "Uses a trained network on images.",
     "export": "Writes a trained network, whole and in halves, for other programs.",
-    "certs": "Makes the certificates of a server and its clients.",
+    "certs": "Makes and renews the certificates of a server and its clients.",
     "serve": "Is the server of a run over a network.",
     "join": "Is a client of a run over a network.",
 }

@@ -144,7 +144,9 @@ def _connector(
     credentials = (
         None
         if asked.certs is None
-        else certificates.read_credentials(Path(asked.certs), server=False)
+        else certificates.read_credentials(
+            Path(asked.certs), server=False, notify=remark
+        )
     )
     return lambda: connect(server, credentials, link.message_limit * MIB)
 

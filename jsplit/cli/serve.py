@@ -1,6 +1,7 @@
 """`jsplit serve`: the server of a run over a network."""
 
 import contextlib
+import importlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from jsplit.analysis import tables
 from jsplit.analysis.results import read_summary
 from jsplit.cli import parsing
 from jsplit.cli.stopping import on_stop, stop_at_signal
-from jsplit.cli.terminal import INTERRUPTED, say
+from jsplit.cli.terminal import INTERRUPTED
 from jsplit.core.option import Option
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
@@ -22,18 +23,22 @@ from jsplit.experiment.config import RunConfig, check, differences
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.trained import load_run
 from jsplit.experiment.workdir import RunFolder
-from jsplit.experiment.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter
+from jsplit.experiment.writers import JsonlWriter, TensorBoardWriter
 from jsplit.net import certificates
 from jsplit.net.client_manager import POLL
 from jsplit.net.config import MIB, ServeConfig, check_clients, check_network
+from jsplit.net.connection_watch import ConnectionWatch
 from jsplit.net.credentials import Credentials
+from jsplit.net.events import Event, Say, failures_logged, logging_to_stdout
 from jsplit.net.grpc_channel import serve
 from jsplit.net.prediction import PredictionServer, run_name
+from jsplit.net.server_events import EpochLog, run_finished
 from jsplit.net.server_run import ServerRun
 from jsplit.net.setup import check_beginning, check_codecs
+from jsplit.net.status import Status, status_of
 from jsplit.net.summary import summarize
 from jsplit.net.tcp_meter import TcpMeter
-from jsplit.runtime import atomic, compilation_cache, device
+from jsplit.runtime import atomic, compilation_cache, device, folders
 
 SERVE = """\
 The server of a run over a network: it holds the server part, the gate and the store,
@@ -79,20 +84,32 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_clients(config.clients)
     check_codecs(config)
     check_beginning(config)
-    for note in parsing.notes(argv, config):
-        say(note)
     if config.mesh:
         raise InputError("--mesh is for jsplit run; a server computes on one device")
-    credentials = _credentials(link)
+    with logging_to_stdout(link.log) as say:
+        for note in parsing.notes(argv, config):
+            say(note)
+        return _train(config, link, say, resume=command.resume)
+
+
+def _train(config: RunConfig, link: ServeConfig, say: Say, *, resume: bool) -> int:
+    """Serves a training; returns the exit code."""
+    credentials = _credentials(link, say)
+    if link.status_port is not None:
+        # Before there is a folder: it may not be installed.
+        importlib.import_module("prometheus_client")
     device.choose(config.device)
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(_server_folder(config, resume=command.resume))
+        folder = stack.enter_context(_server_folder(config, resume=resume))
+        stack.enter_context(folders.private(folder.path, "--workdir", say))
         stack.enter_context(compilation_cache.kept(config.compile_cache, say))
         go_on = f"go on with the same command and --resume, in {folder.path}"
         stack.enter_context(on_stop(f"interrupted; {go_on}"))
         stopping = stack.enter_context(stop_at_signal("stopping"))
         run = ServerRun(config, link, folder, say, stopping)
         meter = TcpMeter(run.admission.handle_connection)
+        watch = stack.enter_context(ConnectionWatch(say))
+        stack.enter_context(_status(link, run, meter, watch, say))
         listener = stack.enter_context(
             serve(
                 link.listen,
@@ -100,47 +117,86 @@ def command(argv: Sequence[str], prog: str) -> int:
                 config.clients,
                 link.message_limit * MIB,
                 meter.handle_connection,
+                watch,
             )
         )
+        stack.enter_context(failures_logged(say))
         host = link.listen.rpartition(":")[0]
         caveat = config.gate.caveat(config.unlike)
         if caveat is not None:
             say(f"note: {caveat}")
         say(
-            f"listening on {host}:{listener.port} for "
-            f"{counted(config.clients, 'client')}; {config.model}, "
-            f"{config.gate.name} gate, {counted(config.epochs, 'epoch')}, in "
-            f"{folder.path}"
+            Event(
+                f"listening on {host}:{listener.port} for "
+                f"{counted(config.clients, 'client')}; {config.model}, "
+                f"{config.gate.name} gate, {counted(config.epochs, 'epoch')}, in "
+                f"{folder.path}",
+                "listening",
+                what="training",
+                address=f"{host}:{listener.port}",
+                clients=config.clients,
+                epochs=run.epochs,
+            )
         )
         finished = run.train(
             lambda epochs: (
                 JsonlWriter(folder.metrics),
                 TensorBoardWriter(folder.tensorboard, epochs),
-                ConsoleWriter(states=run.ledger.states if run.ledger else ""),
+                EpochLog(say),
                 meter,
             )
         )
         if not finished:
-            say(f"stopped; {go_on}")
+            say(Event(f"stopped; {go_on}", "stopped"))
             return INTERRUPTED
         # A run that had finished before has its summary already.
         if not folder.summary.exists():
             atomic.write_json(folder.summary, summarize(config, run, meter.measure()))
-        tables.show(tables.of_network(read_summary(folder, networked=True)))
-        say(f"all of it is in {folder.path}")
+        summary = read_summary(folder, networked=True)
+        if link.log == "text":
+            tables.show(tables.of_network(summary))
+        say(run_finished(summary, folder.path))
     return 0
 
 
-def _credentials(link: ServeConfig) -> Credentials | None:
+@contextlib.contextmanager
+def _status(
+    link: ServeConfig, run: ServerRun, meter: TcpMeter, watch: ConnectionWatch, say: Say
+) -> Iterator[None]:
+    """Answers on the status port, if one is wanted."""
+    if link.status_port is None:
+        yield
+        return
+    # Not above: nothing else needs prometheus_client.
+    from jsplit.net.status_server import HOST, serve_status
+
+    def take() -> Status:
+        return status_of(run, link.wait, meter, watch.count)
+
+    with serve_status(link.status_port, take) as port:
+        say(
+            Event(
+                f"status at http://{HOST}:{port}/healthz and /metrics",
+                "listening",
+                what="status",
+                address=f"{HOST}:{port}",
+            )
+        )
+        yield
+
+
+def _credentials(link: ServeConfig, say: Say) -> Credentials | None:
     if link.certs is None:
         return None
-    return certificates.read_credentials(Path(link.certs), server=True)
+    return certificates.read_credentials(Path(link.certs), server=True, notify=say)
 
 
 def _predict(config: RunConfig, link: ServeConfig) -> int:
     """Serves predictions until somebody stops it."""
     if config.workdir is None:
         raise InputError("--predict needs the server's folder: add --workdir FOLDER")
+    if link.status_port is not None:
+        raise InputError("--status-port is for a training; leave it out with --predict")
     given = differences(RunConfig(), config)
     if given:
         flag = given[0].partition(" ")[0]
@@ -149,22 +205,29 @@ def _predict(config: RunConfig, link: ServeConfig) -> int:
             "leave it out"
         )
     check_network(link)
-    credentials = _credentials(link)
-    device.choose(config.device)
-    model = load_run(config.workdir, say)
-    server = PredictionServer(model, run_name(model.folder), say)
-    clients = model.description.config.clients
     limit = link.message_limit * MIB
-    with (
-        stop_at_signal("stopping") as stopping,
-        serve(
-            link.listen, credentials, clients, limit, server.handle_connection
-        ) as listener,
-    ):
+    with contextlib.ExitStack() as stack:
+        say = stack.enter_context(logging_to_stdout(link.log))
+        credentials = _credentials(link, say)
+        device.choose(config.device)
+        model = load_run(config.workdir, say)
+        server = PredictionServer(model, run_name(model.folder), say)
+        clients = model.description.config.clients
+        watch = stack.enter_context(ConnectionWatch(say))
+        stopping = stack.enter_context(stop_at_signal("stopping"))
+        answer = server.handle_connection
+        listener = stack.enter_context(
+            serve(link.listen, credentials, clients, limit, answer, watch)
+        )
         host = link.listen.rpartition(":")[0]
         say(
-            f"listening on {host}:{listener.port} to predict with the half of "
-            f"{model.folder} after epoch {model.epochs}; Ctrl-C ends it"
+            Event(
+                f"listening on {host}:{listener.port} to predict with the half of "
+                f"{model.folder} after epoch {model.epochs}; Ctrl-C ends it",
+                "listening",
+                what="predictions",
+                address=f"{host}:{listener.port}",
+            )
         )
         while not stopping():
             time.sleep(POLL)
@@ -188,7 +251,7 @@ def _server_folder(config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
         with workdir.lock(path):
             yield folder
         return
-    with workdir.open_new(config, HELD_BY_CLIENTS) as folder:
+    with workdir.open_new(config, HELD_BY_CLIENTS, mode=0o700) as folder:
         try:
             yield folder
         except InputError:

@@ -31,12 +31,15 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def open_new(config: RunConfig, dataset: dict[str, Any]) -> Iterator[RunFolder]:
+def open_new(
+    config: RunConfig, dataset: dict[str, Any], *, mode: int = 0o777
+) -> Iterator[RunFolder]:
     """Makes the folder of a new run, writes `config.json` and holds the folder.
 
     Args:
         config: its `workdir` names the folder; None makes a new one under `runs/`.
         dataset: what is known of the data, kept beside the config.
+        mode: of the folder if it is made, as `make_folder` has it.
 
     Raises:
         InputError: if the folder holds anything already, cannot be written, or is in
@@ -49,7 +52,7 @@ def open_new(config: RunConfig, dataset: dict[str, Any]) -> Iterator[RunFolder]:
     made = not path.exists()
     with contextlib.ExitStack() as stack:
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            _make(path, mode)
             stack.enter_context(lock(path))
             check_unused(path)  # Again: another process may have been faster.
             with atomic.unfinished(*([path] if made else [])):
@@ -63,18 +66,28 @@ def open_new(config: RunConfig, dataset: dict[str, Any]) -> Iterator[RunFolder]:
         yield folder
 
 
-def make_folder(path: Path, option: str) -> None:
+def make_folder(path: Path, option: str, mode: int = 0o777) -> None:
     """Makes a folder, with those above it, unless it is there.
+
+    Args:
+        path: of the folder.
+        option: that names it, for errors.
+        mode: of the folder itself, less the umask; those above have the usual one.
 
     Raises:
         InputError: naming the option that names the folder, if it cannot be made.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        _make(path, mode)
     except OSError as error:
         raise InputError(
             f"{option} {path}: {error.strerror}; name another folder"
         ) from error
+
+
+def _make(path: Path, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=mode, exist_ok=True)
 
 
 @contextlib.contextmanager

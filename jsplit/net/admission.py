@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jsplit.errors import Refusal
+from jsplit.net import server_events
 from jsplit.net.channel import Channel, ConnectionLost
 from jsplit.net.client_session import ClientSession
 from jsplit.net.hello_checks import AdmissionRules, check_consistency, check_hello
@@ -26,6 +27,7 @@ from jsplit.wire.messages import (
     Goodbye,
     Hello,
     Labels,
+    Waiting,
     Welcome,
     read_message,
     write_message,
@@ -33,6 +35,10 @@ from jsplit.wire.messages import (
 
 POLL = 0.2
 """Seconds after which a waiting server looks whether it was asked to stop."""
+
+NOTICE, LONGEST_NOTICE = 2.0, 320.0
+"""Seconds without a welcome after which a client is told whom all wait for; these
+double."""
 
 GOODBYE_NOTICE = 2.0
 """Seconds at the end after which the server says for whom it waits."""
@@ -77,6 +83,8 @@ class SessionAdmission:
         labels: of each client, in its own order, once they have come.
         held_out: labels of the last client's held-out set, likewise.
         changed: notifies of changes in any of these.
+        refused: how often a connection was turned away, by the refusal's name.
+        reconnections: how often a client came back.
     """
 
     def __init__(
@@ -92,6 +100,8 @@ class SessionAdmission:
         self.labels: dict[int, np.ndarray] = {}
         self.held_out: np.ndarray | None = None
         self.changed = threading.Condition()
+        self.refused: collections.Counter[str] = collections.Counter()
+        self.reconnections = 0
         self._sessions = sessions
         self._rules = rules
         self._counter = counter
@@ -150,20 +160,20 @@ class SessionAdmission:
                     return
                 session.receive(channel, message, len(data))
         except Refusal as refusal:
-            whom = channel.remote if session is None else f"client {session.client}"
-            self._report_refusal(whom, identity, refusal)
+            known = None if session is None else session.client
+            self._report_refusal(channel.remote, known, identity, refusal)
             channel.close(refusal)
         except (ConnectionLost, TimeoutError):
             channel.close()
         except Exception as error:  # A fault of ours must not end the server.
-            self._notify(f"a fault in serving {channel.remote}: {error!r}")
+            self._notify(server_events.fault(channel.remote, channel.remote, error))
             channel.close(Refusal("INTERNAL", "a fault of the server's; see its log"))
         finally:
             with self.changed:
                 if identity is not None:
                     self._open[identity] -= 1
             if session is not None and session.detach(channel):
-                self._notify(f"client {session.client} is disconnected")
+                self._notify(server_events.client_disconnected(session.client))
 
     def _say_goodbye(
         self, session: ClientSession, message: Goodbye, length: int
@@ -175,16 +185,26 @@ class SessionAdmission:
             self.changed.notify_all()
 
     def _report_refusal(
-        self, whom: str, identity: int | None, refusal: Refusal
+        self,
+        remote: str,
+        client: int | None,
+        identity: int | None,
+        refusal: Refusal,
     ) -> None:
         now, key = time.monotonic(), (identity, refusal.name)
         with self.changed:
+            self.refused[refusal.name] += 1
             last, more = self._refusals.get(key, (-REFUSAL_INTERVAL, 0))
             recent = now - last < REFUSAL_INTERVAL
             self._refusals[key] = (last, more + 1) if recent else (now, 0)
         if not recent:
-            again = f" ({more} times more since it was said last)" if more else ""
-            self._notify(f"refused {whom}: {refusal}{again}")
+            whom = remote if client is None else f"client {client}"
+            client = identity if client is None else client
+            self._notify(
+                server_events.refused(
+                    whom, refusal, client=client, remote=remote, more=more
+                )
+            )
 
     def wait_for_goodbyes(self, seconds: float, stopping: Callable[[], bool]) -> None:
         """Returns when every client has read the end, or after so many seconds.
@@ -205,10 +225,7 @@ class SessionAdmission:
                     return
             if not said and time.monotonic() - began > GOODBYE_NOTICE:
                 said = True
-                self._notify(
-                    f"waiting up to {seconds:g} s for client {_some(missing())} to "
-                    "read the end"
-                )
+                self._notify(server_events.waiting_for_the_end(missing(), seconds))
 
     def _greet(self, channel: Channel, identity: int | None) -> ClientSession:
         """Takes a hello, and the labels if they are wanted; attaches the channel."""
@@ -243,10 +260,10 @@ class SessionAdmission:
             if wanted:
                 self._take_labels(channel, hello, held_out=held_out, count=count)
         session.attach(channel, welcome.token, hello, live=live)
-        self._notify(
-            f"client {session.client} is connected from {channel.remote}"
-            + ("" if first else " again")
-        )
+        with self.changed:
+            self.reconnections += not first
+        connected = server_events.client_connected
+        self._notify(connected(session.client, channel.remote, again=not first))
         return session
 
     def _check(self, hello: Hello, identity: int | None) -> ClientSession:
@@ -266,10 +283,7 @@ class SessionAdmission:
             missing = [n for n in range(len(self._sessions)) if n not in self.hellos]
             self.changed.notify_all()
         if first:
-            self._notify(
-                f"client {hello.client} is here; "
-                + (f"waiting for {_some(missing)}" if missing else "all are")
-            )
+            self._notify(server_events.client_here(hello.client, missing))
         return first
 
     def _forget(self, hello: Hello) -> None:
@@ -283,18 +297,33 @@ class SessionAdmission:
             # The client may be waiting on a newer channel already.
             for other in self._waiting:
                 self.hellos.setdefault(other.client, other)
-        self._notify(f"client {hello.client} has left before the run began")
+        self._notify(server_events.client_left(hello.client))
 
     def _await_parameters(self, channel: Channel) -> RunParameters:
+        notice, began = NOTICE, time.monotonic()
         while self._parameters is None:
             with self.changed:
                 self.changed.wait_for(lambda: self._parameters is not None, POLL)
+            if time.monotonic() - began > notice:
+                notice += min(notice, LONGEST_NOTICE)
+                self._tell_missing(channel)
             try:
                 channel.receive(0.0)
             except TimeoutError:
                 continue
             raise Refusal("UNEXPECTED", "a message before the welcome")
         return self._parameters
+
+    def _tell_missing(self, channel: Channel) -> None:
+        clients = len(self._sessions)
+        with self.changed:
+            missing = [n for n in range(clients) if n not in self.hellos]
+        if missing:
+            present = clients - len(missing)
+            waiting = Waiting(missing[0], False, present, clients)
+            data = write_message(waiting)
+            channel.send(data)
+            self._counter.add(waiting, len(data), up=False)
 
     def _wants_held_out(self, hello: Hello) -> bool:
         last = len(self._sessions) - 1
@@ -338,7 +367,3 @@ def _received(channel: Channel, what: str, seconds: float, flag: str) -> bytes:
         raise Refusal(
             "IDLE", f"no {what} in {seconds:g} s (the server's {flag})"
         ) from None
-
-
-def _some(clients: Sequence[int]) -> str:
-    return ", ".join(map(str, clients[:8])) + ", ..." * (len(clients) > 8)

@@ -3,28 +3,38 @@
 The authority signs one certificate for the server and one for each client; a client's
 names its number, so no client can come as another. Private keys are readable by
 their owner alone. Give the server and each client its own folder, and keep
-`authority/` at home.
+`authority/` at home: `renewal` adds clients and renews certificates with it.
 """
 
 import datetime
 import ipaddress
+import logging
 import re
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jsplit.errors import InputError
 from jsplit.net.credentials import Credentials
+from jsplit.net.events import Event
 from jsplit.runtime import atomic
+
+Extensions = Sequence[tuple[x509.ExtensionType, bool]]
+"""Of a certificate, each with whether it is critical."""
 
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
 
 DAYS = 825
 """That certificates are valid for."""
+
+SOON = datetime.timedelta(days=30)
+"""Before the end of a certificate, from when on its end is warned of."""
 
 FILES = AUTHORITY, CERTIFICATE, PRIVATE = "authority.pem", "certificate.pem", "key.pem"
 """In the folder of the server and of each client."""
@@ -64,34 +74,16 @@ def _make_all(folder: Path, names: list[x509.GeneralName], clients: int) -> None
     try:
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = _subject("jsplit authority")
-        authority = _sign(
-            issuer, key, issuer, key, [(x509.BasicConstraints(True, 0), True)]
-        )
+        public = key.public_key()
+        constraint: Extensions = [(x509.BasicConstraints(True, 0), True)]
+        authority = sign(issuer, public, constraint, issuer, key)
         _write(folder / "authority", authority, authority, key)
-        owners = {"server": ("server", names, ExtendedKeyUsageOID.SERVER_AUTH)}
+        own = ec.generate_private_key(ec.SECP256R1())
+        usage = ExtendedKeyUsageOID.SERVER_AUTH
+        certificate = _certify("server", own, names, usage, authority, key)
+        _write(folder / "server", authority, certificate, own)
         for number in range(clients):
-            uri: list[x509.GeneralName] = [
-                x509.UniformResourceIdentifier(f"jsplit://client/{number}")
-            ]
-            owners[f"client-{number}"] = (
-                f"client {number}",
-                uri,
-                ExtendedKeyUsageOID.CLIENT_AUTH,
-            )
-        for place, (title, alternatives, usage) in owners.items():
-            own = ec.generate_private_key(ec.SECP256R1())
-            certificate = _sign(
-                _subject(f"jsplit {title}"),
-                own,
-                issuer,
-                key,
-                [
-                    (x509.BasicConstraints(False, None), True),
-                    (x509.SubjectAlternativeName(alternatives), False),
-                    (x509.ExtendedKeyUsage([usage]), False),
-                ],
-            )
-            _write(folder / place, authority, certificate, own)
+            make_client(folder / f"client-{number}", number, authority, key)
     except OSError as error:
         # Some without the others are good for nothing, and would be in the way.
         for inside in folder.iterdir():
@@ -99,22 +91,68 @@ def _make_all(folder: Path, names: list[x509.GeneralName], clients: int) -> None
         raise InputError(f"{folder}: {error.strerror}; name another folder") from error
 
 
-def read_credentials(folder: Path, *, server: bool) -> Credentials:
+def make_client(
+    place: Path,
+    number: int,
+    authority: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    """Makes the folder of a client, which must not exist; returns its certificate.
+
+    Args:
+        place: the folder.
+        number: of the client.
+        authority: its certificate.
+        key: of the authority.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    own = ec.generate_private_key(ec.SECP256R1())
+    uri = [x509.UniformResourceIdentifier(f"jsplit://client/{number}")]
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH
+    certificate = _certify(f"client {number}", own, uri, usage, authority, key)
+    _write(place, authority, certificate, own)
+    return certificate
+
+
+def _certify(
+    title: str,
+    own: ec.EllipticCurvePrivateKey,
+    alternatives: Sequence[x509.GeneralName],
+    usage: x509.ObjectIdentifier,
+    authority: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    extensions: Extensions = [
+        (x509.BasicConstraints(False, None), True),
+        (x509.SubjectAlternativeName(alternatives), False),
+        (x509.ExtendedKeyUsage([usage]), False),
+    ]
+    subject, issuer = _subject(f"jsplit {title}"), authority.subject
+    until = authority.not_valid_after_utc
+    return sign(subject, own.public_key(), extensions, issuer, key, until)
+
+
+def read_credentials(
+    folder: Path, *, server: bool, notify: Callable[[str], None]
+) -> Credentials:
     """The folder of the server or of a client.
 
     Args:
         folder: with the three files.
         server: whether it must be a server's; else a client's.
+        notify: takes the line that says that a certificate ends soon.
 
     Raises:
         InputError: if a file is missing or none of what it should be, or they are not
             of one another, or the server's where a client's are wanted, or a client's
-            where the server's are.
+            where the server's are, or this day is outside the time that they are for.
     """
     owner = "server" if server else "client"
     try:
         credentials = Credentials(*((folder / name).read_bytes() for name in FILES))
-        x509.load_pem_x509_certificate(credentials.authority)
+        authority = x509.load_pem_x509_certificate(credentials.authority)
         certificate = x509.load_pem_x509_certificate(credentials.certificate)
         private = serialization.load_pem_private_key(credentials.private_key, None)
     except (OSError, ValueError, TypeError) as error:
@@ -141,13 +179,45 @@ def read_credentials(folder: Path, *, server: bool) -> Credentials:
             f"--certs {folder}: not a certificate for a {owner}; name the folder of "
             f"this {owner}"
         )
-    until = certificate.not_valid_after_utc
-    if until < datetime.datetime.now(datetime.UTC):
-        raise InputError(
-            f"--certs {folder}: the certificate ended on {until:%Y-%m-%d}; make new "
-            "ones with jsplit certs"
-        )
+    _check_time(folder, certificate, authority, notify)
     return credentials
+
+
+def _check_time(
+    folder: Path,
+    certificate: x509.Certificate,
+    authority: x509.Certificate,
+    notify: Callable[[str], None],
+) -> None:
+    """Refuses certificates that are not valid now, and warns of those that end soon."""
+    now = datetime.datetime.now(datetime.UTC)
+    begins = max(certificate.not_valid_before_utc, authority.not_valid_before_utc)
+    if now < begins:
+        raise InputError(
+            f"--certs {folder}: the certificate is valid from {begins:%Y-%m-%d %H:%M} "
+            f"UTC, and here it is {now:%Y-%m-%d %H:%M}; set this machine's clock"
+        )
+    ends = min(certificate.not_valid_after_utc, authority.not_valid_after_utc)
+    # Whether it is the authority's or its own: one command renews both.
+    remedy = (
+        f"where the authority is, say jsplit certs renew, and carry {AUTHORITY} and "
+        f"{CERTIFICATE} here"
+    )
+    if ends < now:
+        raise InputError(
+            f"--certs {folder}: the certificate ended on {ends:%Y-%m-%d}; {remedy}"
+        )
+    if ends < now + SOON:
+        days = (ends - now).days
+        notify(
+            Event(
+                f"the certificate in {folder} ends on {ends:%Y-%m-%d}, in "
+                f"{days} {'day' if days == 1 else 'days'}; {remedy}",
+                "certificate_ends",
+                logging.WARNING,
+                days=days,
+            )
+        )
 
 
 def _name(host: str) -> x509.GeneralName:
@@ -171,23 +241,36 @@ def _subject(title: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title)])
 
 
-def _sign(
+def sign(
     subject: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    public_key: CertificatePublicKeyTypes,
+    extensions: Extensions,
     issuer: x509.Name,
     issuer_key: ec.EllipticCurvePrivateKey,
-    extensions: list[tuple[x509.ExtensionType, bool]],
+    until: datetime.datetime | None = None,
 ) -> x509.Certificate:
+    """Signs a certificate that is valid from now on.
+
+    Args:
+        subject: whose it is.
+        public_key: of the subject.
+        extensions: each with whether it is critical.
+        issuer: who signs.
+        issuer_key: with which key.
+        until: when it ends at the latest, as its issuer does; `DAYS` from now if that
+            is earlier.
+    """
     now = datetime.datetime.now(datetime.UTC)
+    end = now + datetime.timedelta(days=DAYS)
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(public_key)
         .serial_number(x509.random_serial_number())
         # Clocks of two machines differ.
         .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=DAYS))
+        .not_valid_after(end if until is None else min(end, until))
     )
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)

@@ -7,7 +7,6 @@ nothing but the time; what must survive the process itself is in its store.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +15,12 @@ from jsplit.core.state import ClientParts, SideState
 from jsplit.errors import Refusal, RunError
 from jsplit.net import reconnect
 from jsplit.net.batches import Batches, BatchSizes, ClientData
-from jsplit.net.channel import Channel, ConnectionLost
+from jsplit.net.channel import Channel
 from jsplit.net.client_alone import learn_alone
 from jsplit.net.client_state import ClientSetup, EpochProgress, Moments
 from jsplit.net.client_store import ClientStateStore
 from jsplit.net.client_traffic import ClientTraffic
+from jsplit.net.conversation import Conversation
 from jsplit.net.server_checks import check_done, check_plan, check_welcome
 from jsplit.net.tensors import (
     make_tensor_reader,
@@ -49,15 +49,6 @@ from jsplit.wire.messages import (
     read_message,
     write_message,
 )
-
-SILENCE = 2.0
-"""Seconds without a welcome after which a client says what it waits for."""
-
-GREETING = 3600.0
-"""Seconds in which the server must welcome; it waits for all clients before."""
-
-
-M = TypeVar("M", bound=Message)
 
 
 class Client:
@@ -104,6 +95,8 @@ class Client:
         self._token = UNNAMED
         self._work: EpochProgress | None = None
         self._told: tuple[BatchSizes, Moments] | None = None
+        others = "" if alone else " or with other clients"
+        self._due = f"ask for more: it is at work alone{others}"
 
     def run(
         self, connect: Callable[[], AbstractContextManager[Channel]], patience: float
@@ -123,13 +116,13 @@ class Client:
                 this client cannot give.
         """
 
-        def attempt() -> Done:
+        def attempt(outage: reconnect.Outage) -> Done:
             with connect() as channel:
-                return self._converse(channel)
+                told = self.traffic, outage, self._notify
+                return self._converse(Conversation(channel, *told))
 
         return reconnect.until_done(
             attempt,
-            progress=lambda: self.traffic.received,
             otherwise=self._known_result,
             patience=patience,
             notify=self._notify,
@@ -149,9 +142,9 @@ class Client:
         )
         return read_message(result, (Done,))
 
-    def _converse(self, channel: Channel) -> Done:
-        self._send(channel, self._hello())
-        welcome = self._await_welcome(channel)
+    def _converse(self, server: Conversation) -> Done:
+        server.send(self._hello())
+        welcome = server.welcome()
         self._enter(welcome)
         data = self._data
         for wanted, held_out, labels in (
@@ -160,18 +153,16 @@ class Client:
         ):
             if wanted:
                 item = np.dtype(f"<u{label_bytes(data.classes)}")
-                self._send(channel, Labels(held_out, labels.astype(item).tobytes()))
+                server.send(Labels(held_out, labels.astype(item).tobytes()))
         message: Message | None = None
         while True:
-            message = message or self._receive(
-                channel, (ClientWeights, Plan, Done), None
-            )
+            message = message or server.receive((ClientWeights, Plan, Done), self._due)
             if isinstance(message, Done):
                 check_done(message, len(self._setup.step_sizes))
                 self._keep(message)
                 self._store.save_result(self._settings, write_message(message))
                 self.traffic.report_idle(message.epochs)
-                self._send(channel, Goodbye())
+                server.send(Goodbye())
                 return message
             if isinstance(message, ClientWeights):
                 if self._alone:
@@ -182,18 +173,7 @@ class Client:
                 message = None
             else:
                 assert isinstance(message, Plan)
-                message = self._follow(channel, message)
-
-    def _await_welcome(self, channel: Channel) -> Welcome:
-        try:
-            welcome = self._receive(channel, (Welcome,), SILENCE)
-        except TimeoutError:
-            self._notify("the server is there; it begins when all clients are")
-            try:
-                welcome = self._receive(channel, (Welcome,), GREETING)
-            except TimeoutError:
-                raise ConnectionLost(f"no welcome in {GREETING:g} s") from None
-        return welcome
+                message = self._follow(server, message)
 
     def _hello(self) -> Hello:
         data, work = self._data, self._work
@@ -255,7 +235,7 @@ class Client:
         self._store.save(weights)
         self.parts = weights
 
-    def _follow(self, channel: Channel, plan: Plan) -> Message | None:
+    def _follow(self, server: Conversation, plan: Plan) -> Message | None:
         """Does what a plan says; returns a message that came instead of what was due.
 
         Another plan comes in the middle of one if the server had to begin the epoch
@@ -264,7 +244,7 @@ class Client:
         check_plan(plan, len(self._setup.step_sizes))
         before = self.traffic.total
         work = {SYNC: self._train_epoch, LOCAL: self._learn_alone}
-        other = work.get(plan.state, self._send_batches)(channel, plan)
+        other = work.get(plan.state, self._send_batches)(server, plan)
         if other is None and plan.state != EVALUATE:
             crossed = self.traffic.total - before
             self.traffic.report_epoch(plan.place.epoch, plan.state, crossed)
@@ -277,7 +257,7 @@ class Client:
         self._store.mark_used(plan.weights)
         return weights
 
-    def _train_epoch(self, channel: Channel, plan: Plan) -> Message | None:
+    def _train_epoch(self, server: Conversation, plan: Plan) -> Message | None:
         setup, batches, work = self._setup, self._batches, self._work
         if work is None or work.plan.place[:2] != plan.place[:2]:
             if plan.place.number > batches.count:
@@ -296,16 +276,19 @@ class Client:
                 rows = batches.rows(number)
                 message, _ = tensor_message(setup.codec, packet, place, rows)
                 work.waiting = (message, residual)
-                self._send(channel, message)
+                server.send(message)
             elif number == first:  # The server never had it.
-                self._send(channel, work.waiting[0])
+                server.send(work.waiting[0])
             elif number != first - 1:
                 raise RunError(
                     f"the server goes on with batch {first} of epoch "
                     f"{plan.place.epoch + 1}, and this client with {number}"
                 )
             first = -1
-            reply = self._receive(channel, (Tensor, Plan, ClientWeights, Done), None)
+            reply = server.receive(
+                (Tensor, Plan, ClientWeights, Done),
+                f"answer batch {number + 1} of epoch {plan.place.epoch + 1}",
+            )
             if not isinstance(reply, Tensor):
                 return reply
             sent, residual = work.waiting
@@ -322,10 +305,10 @@ class Client:
             place = plan.place._replace(number=batches.count)
             work.finished = self._finish(work, place)
         if first <= batches.count:
-            self._send(channel, work.finished)
+            server.send(work.finished)
         return None
 
-    def _learn_alone(self, channel: Channel, plan: Plan) -> Message | None:
+    def _learn_alone(self, server: Conversation, plan: Plan) -> Message | None:
         """An epoch by the client's own head: only the end of it is told."""
         work, batches = self._work, self._batches
         if work is None or work.plan.place[:2] != plan.place[:2]:
@@ -338,10 +321,10 @@ class Client:
             work.parts = learn_alone(work.parts, *given)
             work.finished = self._finish(work, plan.place._replace(number=0))
         if plan.place.number == 0:
-            self._send(channel, work.finished)
+            server.send(work.finished)
         return None
 
-    def _send_batches(self, channel: Channel, plan: Plan) -> Message | None:
+    def _send_batches(self, server: Conversation, plan: Plan) -> Message | None:
         """State B, or the held-out set: nothing comes back to wait for."""
         setup, batches = self._setup, self._batches
         side, examine = self._weights(plan).part, plan.state == EVALUATE
@@ -360,11 +343,9 @@ class Client:
                 )
                 rows = batches.rows(number)
             place = plan.place._replace(number=number)
-            self._send(channel, tensor_message(setup.codec, packet, place, rows)[0])
-            try:
-                return self._receive(channel, (Plan, ClientWeights, Done), 0.0)
-            except TimeoutError:
-                continue  # As it should be.
+            server.send(tensor_message(setup.codec, packet, place, rows)[0])
+            if other := server.arrived((Plan, ClientWeights, Done)):
+                return other
         return None
 
     def _gradient(self, reply: Tensor, sent: Tensor) -> Packet:
@@ -373,18 +354,6 @@ class Client:
                 "SEQUENCE", f"a gradient of {reply.place}, not of {sent.place}"
             )
         return self._batches.padded(self._read_reply(reply, sent.rows))
-
-    def _send(self, channel: Channel, message: Message) -> None:
-        data = write_message(message)
-        channel.send(data)
-        self.traffic.sent += len(data)
-
-    def _receive(
-        self, channel: Channel, allowed: tuple[type[M], ...], timeout: float | None
-    ) -> M:
-        data = channel.receive(timeout)
-        self.traffic.received += len(data)
-        return read_message(data, allowed)
 
     def _finish(self, work: EpochProgress, place: Place) -> Message:
         """Stores the weights; returns the message that ends an epoch of A."""

@@ -5,20 +5,31 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from jsplit.errors import Refusal, RunError
-from jsplit.net.client_session import (
-    CheckedMessage,
-    ClientAbsent,
-    ClientSession,
-    ModelUpdate,
-    Task,
-)
+from jsplit.net.client_session import ClientAbsent, ClientSession
 from jsplit.net.state import ServerSetup, ServerState
+from jsplit.net.task import CheckedMessage, ModelUpdate, Task
 from jsplit.net.tensors import make_tensor_reader, weights_message
 from jsplit.net.traffic_counter import TrafficCounter
-from jsplit.wire.messages import INITIAL_WEIGHTS, Message, Place, Plan, Tensor
+from jsplit.wire.messages import (
+    INITIAL_WEIGHTS,
+    Message,
+    Place,
+    Plan,
+    Tensor,
+    Waiting,
+)
 
 POLL = 0.5
 """Seconds after which a waiting server looks whether it was asked to stop."""
+
+NOTICE, LONGEST_NOTICE = 5.0, 320.0
+"""Seconds of waiting for one client after which the others are told; they double."""
+
+
+NEEDED = (
+    "start it again and then this server, or give it a longer --wait or --absent skip"
+)
+"""What to do about a client without which the run stops."""
 
 
 class Stopped(Exception):
@@ -36,6 +47,28 @@ class AbsencePolicy(NamedTuple):
     seconds: float
     skip: bool
 
+    def objection(self, *, left: int, sent: bool) -> str | None:
+        """Why an epoch cannot go on without a client, with a remedy; None if it can.
+
+        Example:
+            >>> AbsencePolicy(300.0, True).objection(left=1, sent=True)
+            >>> AbsencePolicy(300.0, True).objection(left=0, sent=True)
+            '--absent skip needs one client at least; start it and then this server'
+
+        Args:
+            left: clients that are there besides.
+            sent: whether the client has sent a batch since the run began.
+        """
+        if not self.skip:
+            return NEEDED
+        if not left:
+            need = "needs one client at least"
+        elif not sent:
+            need = "goes on without a client only after it has sent a batch"
+        else:
+            return None
+        return f"--absent skip {need}; start it and then this server"
+
 
 class ClientManager:
     """The clients of a run, as its training asks them.
@@ -49,6 +82,8 @@ class ClientManager:
 
     Attributes:
         absent: clients that did not come in time, when they were waited for last.
+        waiting: the client that is waited for just now, and for how many seconds
+            already; None while all goes on.
     """
 
     def __init__(
@@ -60,11 +95,13 @@ class ClientManager:
         stopping: Callable[[], bool],
     ):
         self.absent: frozenset[int] = frozenset()
+        self.waiting: tuple[int, float] | None = None
         self.sessions = sessions
         self.policy = policy
         self._counter = counter
         self._stopping = stopping
         self._numbers = itertools.count()
+        self._notices: dict[tuple[int, bool], float] = {}
         self._read = make_tensor_reader(setup.codec, setup.smashed_shape)
 
     def still_absent(self) -> frozenset[int]:
@@ -128,28 +165,48 @@ class ClientManager:
         waited = 0.0
         while True:
             try:
-                return self.sessions[client].next_message(
+                message = self.sessions[client].next_message(
                     min(POLL, self.policy.seconds - waited)
                 )
+                self.waiting = None
+                self._notices.pop((client, False), None)
+                return message
             except ClientAbsent:
                 waited += POLL
+                self.waiting = (client, waited)
                 if self._stopping():
                     raise Stopped from None
                 if waited >= self.policy.seconds:
                     raise
+                self._tell_others(client, waited)
+
+    def _tell_others(self, client: int, waited: float) -> None:
+        """Tells clients that wait in vain for whom, at growing distances."""
+        connected = self.sessions[client].connected
+        notice = self._notices.get((client, connected), NOTICE)
+        if waited < notice:
+            return
+        self._notices[client, connected] = min(2 * notice, LONGEST_NOTICE)
+        present = sum(session.connected for session in self.sessions)
+        waiting = Waiting(client, connected, present, len(self.sessions))
+        for session in self.sessions:
+            session.tell(waiting)  # Not those that owe something, as this one does.
 
     def cancel_tasks(self) -> None:
         """Cancels all tasks; what came since the last epoch was for nothing."""
+        self.waiting = None
         # First, so that what some send meanwhile counts for nothing too.
         for session in self.sessions:
             session.clear()
         self._counter.discard()
 
-    def absence_error(self, client: int, what: str) -> RunError:
-        """The error that a run cannot go on without a client."""
+    def absence_error(
+        self, client: int, what: str, objection: str = NEEDED
+    ) -> RunError:
+        """The error that a run cannot go on without a client, and why."""
         return RunError(
             f"client {client} sent nothing for {self.policy.seconds:g} s in {what}; "
-            "start it again and then this server, or give it a longer --wait"
+            f"{objection}"
         )
 
 

@@ -8,22 +8,23 @@ takes nothing with it: the client says hello again and is told where to go on.
 import collections
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from jsplit.errors import Refusal
+from jsplit.net import server_events
 from jsplit.net.channel import Channel, ConnectionLost
+from jsplit.net.task import ModelUpdate, Task
 from jsplit.net.traffic_counter import TrafficCounter
-from jsplit.typing import SYNC
 from jsplit.wire.messages import (
-    EVALUATE,
     UNNAMED,
     ClientWeights,
     Done,
     Hello,
     Message,
-    Plan,
     Tensor,
+    Waiting,
     WeightsKept,
     write_message,
 )
@@ -43,71 +44,6 @@ class ClientRestarted(Exception):
     """A client lost what it had computed of an epoch; all must begin it again."""
 
 
-class ModelUpdate(NamedTuple):
-    """Client weights, ready to be sent.
-
-    Attributes:
-        message: with its digest and compressed arrays.
-        plain: bytes of the arrays.
-    """
-
-    message: ClientWeights
-    plain: int
-
-
-class CheckedMessage(NamedTuple):
-    """What the training takes from a message.
-
-    Attributes:
-        value: whatever it needs.
-        plain: bytes of the payload before compression; None for one without.
-    """
-
-    value: Any
-    plain: int | None
-
-
-class Task:
-    """What a client is asked to send, and how far it is.
-
-    Args:
-        plan: that announces it; its number is 0.
-        length: messages that the client owes.
-        check: `(number, message) -> CheckedMessage`, or a `Refusal`.
-        update: the weights to begin with, for a client that lacks them; None where
-            only the client has them.
-        due: whether a client that nothing has happened to lacks those weights.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        length: int,
-        check: Callable[[int, Message], CheckedMessage],
-        update: ModelUpdate | None,
-        *,
-        due: bool = False,
-    ):
-        self.plan = plan
-        self.due = due
-        self.length = length
-        self.check = check
-        self.update = update
-        self.read = 0
-        self.announced = False
-        self.answer: tuple[Tensor, int] | None = None  # and its payload's plain bytes
-        self.answered = False
-
-    @property
-    def evaluation(self) -> bool:
-        """Whether the task is for a score."""
-        return self.plan.state == EVALUATE
-
-    def goes_on_without_memory(self) -> bool:
-        """Whether a client that lost its memory can go on where it was."""
-        return self.plan.state != SYNC or self.read in (0, self.length)
-
-
 class ClientSession:
     """A client of the run, over all its connections.
 
@@ -115,12 +51,16 @@ class ClientSession:
         client: its number.
         counter: counts what crosses.
         notify: takes a line of text for people.
+
+    Attributes:
+        heard: when its last message came, of `time.monotonic()`; None before the first.
     """
 
     def __init__(
         self, client: int, counter: TrafficCounter, notify: Callable[[str], None]
     ):
         self.client = client
+        self.heard: float | None = None
         self._counter = counter
         self._notify = notify
         self._changed = threading.Condition()
@@ -172,6 +112,7 @@ class ClientSession:
         """
         with self._changed:
             before, self._channel = self._channel, channel
+            self.heard = time.monotonic()
             self._token = token
             self._stored.clear()
             self._stored.extend(hello.stored[-STORED_WEIGHTS:])
@@ -255,6 +196,12 @@ class ClientSession:
             else:
                 self._counter.add_saved(*update)
 
+    def tell(self, waiting: Waiting) -> None:
+        """Says for whom the server waits, if the client waits for the server."""
+        with self._changed:
+            if self._task is None or self._task.client_waits():
+                self._send(waiting, None)
+
     def finish(self, done: Done) -> None:
         """Tells the client that the run is over, now or when it comes back."""
         with self._changed:
@@ -268,6 +215,7 @@ class ClientSession:
             Refusal: if it is not the one that is due, or not as was agreed.
             ConnectionLost: if the client has made a newer channel.
         """
+        self.heard = time.monotonic()
         if not isinstance(message, Tensor | ClientWeights | WeightsKept):
             raise Refusal("UNEXPECTED", f"{type(message).__name__} after the hello")
         with self._changed:
@@ -322,7 +270,8 @@ class ClientSession:
                     f"client {self.client} no longer has the weights that the "
                     "run stands at; give it the --workdir that it trained in",
                 )
-                self._notify(f"refused client {self.client}: {refusal}")
+                whom = f"client {self.client}"
+                self._notify(server_events.refused(whom, refusal, client=self.client))
                 channel.close(refusal)
                 return
             if self._send(*task.update, repeated=not task.due):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from jsplit.experiment.quantities import counted, human_bytes
+from jsplit.net.events import Event
 from jsplit.typing import STATES, SYNC
 
 
@@ -32,8 +33,15 @@ class ClientTraffic:
         self.report_idle(epoch)
         self._epochs = epoch + 1
         self._notify(
-            f"epoch {epoch + 1} in {STATES[state]}: {human_bytes(crossed)} crossed, "
-            f"{human_bytes(self.total)} in all"
+            Event(
+                f"epoch {epoch + 1} in {STATES[state]}: {human_bytes(crossed)} "
+                f"crossed, {human_bytes(self.total)} in all",
+                "epoch",
+                epoch=epoch + 1,
+                state=STATES[state],
+                bytes=crossed,
+                total_bytes=self.total,
+            )
         )
 
     def report_idle(self, epochs: int) -> None:
@@ -49,6 +57,11 @@ class ClientTraffic:
                 f", {human_bytes(idle * self._whole)} spared" if self._whole else ""
             )
             self._notify(
-                f"{counted(idle, 'epoch')} without this client: nothing crossed{spared}"
+                Event(
+                    f"{counted(idle, 'epoch')} without this client: nothing "
+                    f"crossed{spared}",
+                    "idle",
+                    epochs=idle,
+                )
             )
         self._epochs = max(self._epochs, epochs)

@@ -32,6 +32,13 @@ class LinkConfig:
         ),
     ] = 0
     message_limit: Annotated[int, Option("Largest message, in MiB.")] = 64
+    log: Annotated[
+        Literal["text", "json"],
+        Option(
+            "How events are logged on standard output: text (a line for people) or "
+            "json (a JSON object a line)."
+        ),
+    ] = "text"
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,10 @@ class ServeConfig(LinkConfig):
         Literal["stop", "skip"],
         Option(
             "What the server does after --wait: stop (it stops the run) or skip (the "
-            "epoch goes on without the client)."
+            "epoch begins again without the client, which takes part again from the "
+            "epoch after it is back). Skipping needs one client at least that is "
+            "there, and a batch that the absent one sent before: a run begins with "
+            "all, and nobody can be away while clients learn alone."
         ),
     ] = "stop"
     greeting: Annotated[
@@ -66,6 +76,13 @@ class ServeConfig(LinkConfig):
         int,
         Option("Epochs between scores of the held-out set; 0 scores it at the end."),
     ] = 0
+    status_port: Annotated[
+        int | None,
+        Option(
+            "Port on 127.0.0.1 that answers /healthz, and /metrics for Prometheus; 0 "
+            "takes a free one. There is none without this option."
+        ),
+    ] = None
     examples_limit: Annotated[
         int, Option("Most training examples that one client may have.")
     ] = 1_000_000
@@ -140,6 +157,16 @@ def check_network(config: ServeConfig | JoinConfig) -> None:
         if not smallest <= value <= 1_000_000_000:
             raise InputError(
                 f"{flag(field)} must be from {smallest} to 1000000000, got {value}"
+            )
+    if isinstance(config, ServeConfig) and config.status_port is not None:
+        if not 0 <= config.status_port <= 65535:
+            raise InputError(
+                f"--status-port must be from 0 to 65535, got {config.status_port}"
+            )
+        if config.status_port == port != 0:
+            raise InputError(
+                f"--status-port {port} is the port of --listen; the metrics need one "
+                "of their own"
             )
     if config.message_limit >= 2048:
         raise InputError(

@@ -19,12 +19,20 @@ from jsplit.errors import InputError, Refusal
 from jsplit.net.admission import CONNECTIONS_PER_CLIENT
 from jsplit.net.channel import Channel, ConnectionLost, MessageQueue
 from jsplit.net.config import is_loopback
+from jsplit.net.connection_watch import ConnectionWatch, tls_of_server
 from jsplit.net.credentials import Credentials
-from jsplit.net.tls_diagnosis import tls_refusal
+from jsplit.net.tls_diagnosis import tls_refusal, what_listens
+from jsplit.wire.messages import VERSION
 
 METHOD = "/jsplit.v1.Split/Train"
 REFUSED = "jsplit-refusal"
 """Key of the trailing metadata that names a refusal."""
+
+ANSWERED = "jsplit-version"
+"""Key of the initial metadata by which a server answers a call, before any message."""
+
+ANSWER = 10.0
+"""Seconds within which whatever listens must answer as a jsplit server."""
 
 IDENTITY = re.compile(r"jsplit://client/(\d{1,5})")
 """In a client's certificate, as a URI among its alternative names."""
@@ -122,6 +130,7 @@ def serve(
     clients: int,
     limit: int,
     handle_connection: Callable[[Channel, int | None], None],
+    watch: ConnectionWatch | None = None,
 ) -> Iterator[Listener]:
     """Serves clients until the context is left.
 
@@ -132,6 +141,7 @@ def serve(
         limit: bytes of a message.
         handle_connection: serves a channel until it ends. It is also given the client
             that the certificate names, or None without certificates.
+        watch: told of every TLS handshake that begins, and of every call that comes.
 
     Raises:
         InputError: if the address cannot be listened on, or the credentials are none.
@@ -140,10 +150,13 @@ def serve(
     def train(
         requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
+        if watch is not None:
+            watch.call_begins(context.peer())
         try:
             identity = None if credentials is None else _identity(context)
         except Refusal as refusal:
             _abort(context, refusal)
+        context.send_initial_metadata(((ANSWERED, str(VERSION)),))
         channel = _ServerChannel(requests, context)
         context.add_callback(channel.close)
         serving = threading.Thread(
@@ -173,19 +186,14 @@ def serve(
         if credentials is None:
             port = server.add_insecure_port(address)
         else:
-            port = server.add_secure_port(
-                address,
-                grpc.ssl_server_credentials(
-                    [(credentials.private_key, credentials.certificate)],
-                    root_certificates=credentials.authority,
-                    require_client_auth=True,
-                ),
-            )
+            port = server.add_secure_port(address, tls_of_server(credentials, watch))
     except RuntimeError as error:
         raise InputError(
             f"--listen {address}: cannot be listened on; is the port taken, and the "
             "host one of this machine's?"
         ) from error
+    if watch is not None:
+        watch.port = port
     server.start()
     try:
         yield Listener(port, lambda: server.stop(0).wait())
@@ -218,6 +226,8 @@ class _ClientChannel:
         self._credentials = credentials
         self._out = MessageQueue(limit=2)
         self._in = MessageQueue()
+        self._judged = threading.Event()  # Whether it answered is known.
+        self._answered = False
         self._call = transport.stream_stream(METHOD)(self._requests())
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -228,20 +238,59 @@ class _ClientChannel:
 
     def _read(self) -> None:
         reason: Exception = ConnectionLost("the server ended the connection")
-        heard = False
         try:
+            self._answered = ANSWERED in dict(self._call.initial_metadata() or ())
+            if self._answered:
+                self._judged.set()
             for data in self._call:
-                heard = True
+                if not self._answered:
+                    reason = self._stranger("it speaks gRPC")
+                    self._call.cancel()
+                    break
                 self._in.put(data)
         except grpc.RpcError as error:
             reason = _reason(error)
-            if isinstance(reason, ConnectionLost) and not heard:
-                reason = tls_refusal(self.remote, self._credentials) or reason
+            if isinstance(reason, ConnectionLost) and not self._answered:
+                refusal = tls_refusal(self.remote, self._credentials)
+                reason = refusal or self._misunderstood(error) or reason
         except ConnectionLost as error:
             reason = error
         finally:
             self._in.close(reason)
             self._out.close(reason)
+            self._judged.set()
+
+    def _stranger(self, what: str) -> ConnectionLost:
+        return ConnectionLost(
+            f"something listens at {self.remote}, but does not answer as a jsplit "
+            f"server ({what})"
+        )
+
+    def _misunderstood(self, error: grpc.RpcError) -> ConnectionLost | None:
+        """What to say of a call that something else than a jsplit server ended."""
+        call: Any = error
+        if call.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return self._stranger("it speaks gRPC or HTTP/2 for something else")
+        if "parsing HTTP/2" in (call.details() or ""):
+            return self._stranger("it speaks no HTTP/2")
+        return None
+
+    def await_answer(self) -> None:
+        """Waits until the server has answered the call, before any message.
+
+        Raises:
+            ConnectionLost: if there is no server, or what listens is none.
+            Refusal: if it refuses this client.
+        """
+        if not self._judged.wait(ANSWER):
+            self.close()
+            found = what_listens(self.remote, self._credentials)
+            if found is None:
+                raise ConnectionLost(f"no answer in {ANSWER:g} s")
+            raise self._stranger(f"{found}, for {ANSWER:g} s")
+        if not self._answered:
+            assert self._in.reason is not None
+            raise self._in.reason
 
     def send(self, data: bytes) -> None:
         """As `Channel.send`."""
@@ -299,7 +348,10 @@ def connect(
     A proxy that the environment names carries TLS alone, and never to loopback: it
     would read what goes without, and its loopback is another machine's.
 
-    What `receive` raises may be a `Refusal` by either side's TLS, as `tls_refusal`.
+    Raises:
+        ConnectionLost: if there is no server. What listens at the address may be
+            something else: it is not called a server before it has answered as one.
+        Refusal: by the server, or by either side's TLS, as `tls_refusal`.
     """
     options = _options(limit)
     if credentials is None or is_loopback(address):
@@ -316,6 +368,7 @@ def connect(
     with transport:
         channel = _ClientChannel(transport, address, credentials)
         try:
+            channel.await_answer()
             yield channel
         except BaseException:
             channel.close()

@@ -23,8 +23,10 @@ from jsplit.errors import InputError, Refusal, RunError
 from jsplit.experiment.at_cut import codecs_of
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.trained import TrainedModel
+from jsplit.net import server_events
 from jsplit.net.channel import Channel, ConnectionLost
 from jsplit.net.client_store import RUN
+from jsplit.net.events import Event
 from jsplit.net.membership import MEMBERS
 from jsplit.net.tensors import make_tensor_reader, on_host, padded, tensor_message
 from jsplit.wire.messages import (
@@ -117,15 +119,27 @@ class PredictionServer:
                 channel.send(write_message(self._answer(message)))
                 examples += message.rows
         except Refusal as refusal:
-            self._notify(f"refused {whom}: {refusal}")
+            self._notify(
+                server_events.refused(
+                    whom, refusal, client=identity, remote=channel.remote
+                )
+            )
             channel.close(refusal)
         except (ConnectionLost, TimeoutError):
             channel.close()
         except Exception as error:  # A fault of ours must not end the server.
-            self._notify(f"a fault in serving {whom}: {error!r}")
+            self._notify(server_events.fault(whom, channel.remote, error))
             channel.close(Refusal("INTERNAL", "a fault of the server's; see its log"))
         if examples:
-            self._notify(f"predicted {counted(examples, 'example')} for {whom}")
+            self._notify(
+                Event(
+                    f"predicted {counted(examples, 'example')} for {whom}",
+                    "predicted",
+                    examples=examples,
+                    client=identity,
+                    remote=channel.remote,
+                )
+            )
 
     def _answer(self, message: Tensor) -> Tensor:
         if not 1 <= message.rows <= TEST_BATCH:

@@ -21,17 +21,13 @@ from jsplit.core.steps import Steps
 from jsplit.core.store import Store, with_views
 from jsplit.core.topology import Layout, average
 from jsplit.errors import Refusal
+from jsplit.net import server_events
 from jsplit.net.client_manager import ClientManager
-from jsplit.net.client_session import (
-    CheckedMessage,
-    ClientAbsent,
-    ClientRestarted,
-    ModelUpdate,
-    Task,
-)
+from jsplit.net.client_session import ClientAbsent, ClientRestarted
 from jsplit.net.scoring import summed
 from jsplit.net.state import ServerSetup, ServerState
 from jsplit.net.store import HostStore, ServerBatch
+from jsplit.net.task import CheckedMessage, ModelUpdate, Task
 from jsplit.net.tensors import (
     nothing_of,
     on_host,
@@ -153,24 +149,33 @@ class ServerTrainer:
                 return result
             except ClientRestarted as error:
                 self._notify(
-                    f"client {error.args[0]} came back without its memory: epoch "
-                    f"{state.epoch + 1} begins again"
+                    server_events.epoch_restarted(
+                        f"client {error.args[0]} came back without its memory: epoch "
+                        f"{state.epoch + 1} begins again",
+                        client=error.args[0],
+                        epoch=state.epoch + 1,
+                        cause="restarted",
+                    )
                 )
             except ClientAbsent as error:
                 client = error.args[0]
                 self._manager.sessions[client].drop()
-                if (
-                    not self._manager.policy.skip
-                    or self.store.lacks(client)
-                    or len(absent) + 1 == everyone
-                ):
+                objection = self._manager.policy.objection(
+                    left=everyone - len(absent) - 1, sent=not self.store.lacks(client)
+                )
+                if objection is not None:
                     raise self._manager.absence_error(
-                        client, f"epoch {state.epoch + 1}"
+                        client, f"epoch {state.epoch + 1}", objection
                     ) from None
                 absent.add(client)
                 self._notify(
-                    f"client {client} is gone: epoch {state.epoch + 1} begins again "
-                    "without it"
+                    server_events.epoch_restarted(
+                        f"client {client} is gone: epoch {state.epoch + 1} begins "
+                        "again without it",
+                        client=client,
+                        epoch=state.epoch + 1,
+                        cause="absent",
+                    )
                 )
             self._manager.cancel_tasks()
 

@@ -1,5 +1,6 @@
 """A networked run on the server's side, from the first hello to the summary."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from jsplit.net.admission import RunParameters, SessionAdmission
 from jsplit.net.client_manager import POLL, AbsencePolicy, ClientManager, Stopped
 from jsplit.net.client_session import ClientAbsent, ClientSession
 from jsplit.net.config import MIB, ServeConfig
+from jsplit.net.events import Event
 from jsplit.net.hello_checks import AdmissionRules
 from jsplit.net.scoring import Scorer
 from jsplit.net.server import ServerTrainer
@@ -31,6 +33,10 @@ from jsplit.typing import SENT, STATES
 from jsplit.wire.messages import Done, Hello
 
 Record = dict[str, Any]
+
+PHASES = ("gathering", "labels", "training", "ending", "finished", "stopped", "failed")
+"""What a server does: it waits for its clients, for their labels, trains, waits until
+they have read the end; and how it ended."""
 
 
 class ServerRun:
@@ -47,6 +53,10 @@ class ServerRun:
         admission: handles every connection.
         counter: counts what crosses.
         records: one for each epoch.
+        phase: what it does just now, one of `PHASES`; and `since` when, of
+            `time.monotonic()`.
+        manager: the clients as the training asks them, once there is one.
+        epochs: how many there will be.
     """
 
     def __init__(
@@ -77,6 +87,9 @@ class ServerRun:
             notify,
         )
         self.records: list[Record] = []
+        self.manager: ClientManager | None = None
+        self.epochs = config.all_epochs
+        self._enter("gathering")
         self.prepared: PreparedServer | None = None
         self.state: ServerState | None = None
         self.ledger: Ledger | None = None
@@ -102,13 +115,19 @@ class ServerRun:
             trainer, scorer = self._await_clients()
             self._restore(trainer)
             outputs = writers(len(self.records))
+            self._enter("training")
             try:
                 self._train_epochs(trainer, scorer, outputs)
             finally:
                 for writer in outputs:
                     writer.close()
         except Stopped:
+            self._enter("stopped")
             return False
+        except BaseException:
+            self._enter("failed")
+            raise
+        self._enter("ending")
         assert self.state is not None
         last = self.records[-1]
         done = Done(
@@ -121,7 +140,11 @@ class ServerRun:
             session.finish(done)
         self.admission.wait_for_goodbyes(self._serving.linger, self._stopping)
         self.counter.commit()
+        self._enter("finished")
         return True
+
+    def _enter(self, phase: str) -> None:
+        self.phase, self.since = phase, time.monotonic()
 
     def _check_capacity(self, hello: Hello) -> None:
         """Refuses a client whose examples would end the run, before they count."""
@@ -171,7 +194,8 @@ class ServerRun:
             RunParameters(name, layout.batch, layout.slots, tuple(moments))
         )
         if not self._all_labelled():
-            self._notify("waiting for the labels of all clients")
+            self._enter("labels")
+            self._notify(Event("waiting for the labels of all clients", "waiting"))
             self._wait_for(self._all_labelled)
             self._save_members(name)
         write_description(
@@ -186,7 +210,7 @@ class ServerRun:
         )
         self.prepared, self.state = prepared, prepared.state
         self.ledger = Ledger(prepared.costs)
-        manager = ClientManager(
+        self.manager = manager = ClientManager(
             prepared.setup,
             self.sessions,
             self.counter,
@@ -244,7 +268,7 @@ class ServerRun:
         for record in self.records:
             self.ledger.add(record["state"], record["absent"])
         self.counter.restore(meta["account"])
-        self._notify(f"going on after epoch {epochs}")
+        self._notify(Event(f"going on after epoch {epochs}", "resumed", epoch=epochs))
 
     def _train_epochs(
         self, trainer: ServerTrainer, scorer: Scorer, writers: Sequence[Writer]
@@ -313,7 +337,14 @@ class ServerRun:
         try:
             scores = scorer.score(self.state, labels)
         except ClientAbsent:
-            self._notify("nobody is there to send the held-out set: no score")
+            self._notify(
+                Event(
+                    "nobody is there to send the held-out set: no score",
+                    "not_scored",
+                    logging.WARNING,
+                    epoch=epochs,
+                )
+            )
             return {}
         examples = int(scores.examples)
         return {

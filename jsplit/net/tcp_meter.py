@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ _TCP_INFO = 11
 # struct tcp_info of Linux 4.19 and newer (include/uapi/linux/tcp.h).
 _RECEIVED, _SENT, _SENT_AGAIN = 128, 200, 208
 _SIZE = 216
+# States in which this side has not closed: ESTABLISHED, SYN_RECV, CLOSE_WAIT.
+_OPEN = (1, 3, 8)
 
 
 class ByteCounts(NamedTuple):
@@ -69,6 +71,12 @@ class TcpMeter:
         with self._lock:
             for channel in self._open:
                 channel.measure()
+            return _sum(self._ended, *(channel.counts for channel in self._open))
+
+    @property
+    def measured(self) -> ByteCounts:
+        """The same as it was measured last; the system is not asked."""
+        with self._lock:
             return _sum(self._ended, *(channel.counts for channel in self._open))
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -130,33 +138,99 @@ def tcp_bytes(remote: str) -> int | None:
     Returns:
         None where the system does not tell, or there is no such connection.
     """
-    wanted = _address(remote)
-    if wanted is None or not Path("/proc/self/fd").is_dir():
+    wanted = parse_address(remote)
+    if wanted is None:
         return None
-    for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError, ValueError):
-            if not os.readlink(f"/proc/self/fd/{entry}").startswith("socket:"):
-                continue
-            with socket.socket(fileno=os.dup(int(entry))) as found:
-                if found.family not in (socket.AF_INET, socket.AF_INET6):
-                    continue
-                host, port = found.getpeername()[:2]
-                if (host.removeprefix("::ffff:"), port) == wanted:
-                    return _carried(found)
+    for name, descriptor in own_sockets():
+        found = copy_of(name, descriptor)
+        if found is None:
+            continue
+        with found, contextlib.suppress(OSError):
+            if peer_of(found) == wanted:
+                info = tcp_info(found)
+                return None if info is None else info.sent + info.received
     return None
 
 
-def _carried(found: socket.socket) -> int | None:
+def own_sockets() -> Iterator[tuple[str, int]]:
+    """The sockets of this process, each by its name in the system and its descriptor.
+
+    The descriptor may be another's by the time that it is used: see `copy_of`.
+    """
+    if not Path("/proc/self/fd").is_dir():
+        return
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            name = os.readlink(f"/proc/self/fd/{entry}")
+            if name.startswith("socket:"):
+                yield name, int(entry)
+
+
+def copy_of(name: str, descriptor: int) -> socket.socket | None:
+    """A copy of one of this process's sockets, as `own_sockets` names it.
+
+    Returns:
+        None if that socket is gone, or is none of TCP.
+    """
+    copy = None
+    try:
+        copy = os.dup(descriptor)
+        if os.readlink(f"/proc/self/fd/{copy}") == name:
+            found = socket.socket(fileno=copy)
+            copy = None
+            if found.family in (socket.AF_INET, socket.AF_INET6):
+                return found
+            found.close()
+    except OSError:
+        return None
+    finally:
+        if copy is not None:
+            os.close(copy)
+    return None
+
+
+def peer_of(found: socket.socket) -> tuple[str, int]:
+    """The address at the other end of a TCP connection, as `parse_address` has it.
+
+    Raises:
+        OSError: if there is no other end any more.
+    """
+    host, port = found.getpeername()[:2]
+    return host.removeprefix("::ffff:"), port
+
+
+class TcpInfo(NamedTuple):
+    """What the system knows of a connection.
+
+    Attributes:
+        open: whether this side has not closed it.
+        received: bytes that came.
+        sent: bytes that went, each counted once.
+    """
+
+    open: bool
+    received: int
+    sent: int
+
+
+def tcp_info(found: socket.socket) -> TcpInfo | None:
+    """Asks the system about a connection; None where it does not tell."""
     info = found.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _SIZE)
     if len(info) < _SIZE:
         return None
     received, sent, again = (
         struct.unpack_from("=Q", info, at)[0] for at in (_RECEIVED, _SENT, _SENT_AGAIN)
     )
-    return int(sent - again + received)
+    return TcpInfo(info[0] in _OPEN, received, sent - again)
 
 
-def _address(remote: str) -> tuple[str, int] | None:
+def parse_address(remote: str) -> tuple[str, int] | None:
+    """Host and port of an address as gRPC names it.
+
+    Example:
+        >>> parse_address("ipv6:%5B::1%5D:7070"), parse_address("local")
+        (('::1', 7070), None)
+    """
     _, _, rest = remote.partition(":")
     host, _, port = rest.rpartition(":")
     host = host.replace("%5B", "").replace("%5D", "").strip("[]")

@@ -41,12 +41,42 @@ def tls_refusal(address: str, credentials: Credentials | None) -> Refusal | None
     return refusal
 
 
-def _shake_hands(address: str, credentials: Credentials | None) -> Refusal | None:
+def what_listens(address: str, credentials: Credentials | None) -> str | None:
+    """What is known of something that accepts a connection and then says nothing.
+
+    Args:
+        address: `HOST:PORT`.
+        credentials: of this client; None if it has none.
+
+    Returns:
+        Words for people; None where no connection is made at all.
+    """
+    host, port = _host_and_port(address)
+    try:
+        with socket.create_connection((host, port), SECONDS) as plain:
+            try:
+                with _context(credentials).wrap_socket(plain, server_hostname=host):
+                    return "it speaks TLS, and then nothing"
+            except TimeoutError:
+                return "it says nothing"
+            except (ssl.SSLEOFError, ConnectionError):
+                return "it ends connections"
+            except ssl.SSLError:
+                return "it speaks no TLS"
+    except OSError:
+        return None
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
-    host = host.strip("[]")
+    return host.strip("[]"), int(port)
+
+
+def _shake_hands(address: str, credentials: Credentials | None) -> Refusal | None:
+    host, port = _host_and_port(address)
     try:
         with (
-            socket.create_connection((host, int(port)), SECONDS) as plain,
+            socket.create_connection((host, port), SECONDS) as plain,
             _context(credentials).wrap_socket(plain, server_hostname=host) as secure,
         ):
             # A server that trusts this side begins to speak HTTP/2 by itself.
@@ -58,11 +88,13 @@ def _shake_hands(address: str, credentials: Credentials | None) -> Refusal | Non
             f"{address} the server, made for this host by the authority that --certs "
             "holds (jsplit certs --hosts)?",
         )
+    except ssl.SSLEOFError:  # As when a server is killed; that is no judgement.
+        return None
     except ssl.SSLError as error:
         if "ALERT" not in (error.reason or ""):
-            return None if credentials is None else _plain()
+            return None if credentials is None else _plain(address)
         trusted = False
-    except OSError:  # As when a server is killed; that is no judgement.
+    except OSError:  # Likewise.
         return None
     if credentials is None:
         return Refusal("NO_CERTIFICATE", "the server asks for certificates: --certs")
@@ -75,9 +107,11 @@ def _shake_hands(address: str, credentials: Credentials | None) -> Refusal | Non
     )
 
 
-def _plain() -> Refusal:
+def _plain(address: str) -> Refusal:
     return Refusal(
-        "NO_TLS", "the server speaks no TLS: start it with --certs, not --insecure"
+        "NO_TLS",
+        f"what listens at {address} speaks no TLS; if that is the server, start it "
+        "with --certs, not --insecure",
     )
 
 

@@ -22,6 +22,7 @@ from jsplit.wire.messages import (
     Message,
     Plan,
     Tensor,
+    Waiting,
     WeightsKept,
     Welcome,
     write_message,
@@ -35,6 +36,7 @@ KINDS: dict[type, str] = {
     Welcome: "handshake",
     Done: "handshake",
     Goodbye: "handshake",
+    Waiting: "handshake",
     Labels: "labels",
     ClientWeights: "client_parts",
     WeightsKept: "control",
@@ -164,10 +166,21 @@ class TrafficCounter:
             self._saving.clear()
 
     @property
+    def totals(self) -> dict[str, int]:
+        """The same as `total`, by direction."""
+        with self._lock:
+            return dict(zip(_DIRECTIONS, self._totals, strict=True))
+
+    @property
     def total(self) -> int:
         """All bytes, those for nothing too."""
         with self._lock:
             return sum(self._totals)
+
+    def standing(self) -> dict[str, Counts]:
+        """A copy of `crossed`, `saved` and `repeated`, by those names."""
+        with self._lock:
+            return {name: counts.copy() for name, counts in self._standing().items()}
 
     def record(self) -> dict[str, Any]:
         """What stands, as plain values for a checkpoint."""

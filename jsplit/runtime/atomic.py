@@ -23,7 +23,7 @@ _TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
     """Opens a file that takes the name `path` when it is complete.
 
     On any error, a full disk among them, the temporary file is removed and whatever
@@ -40,6 +40,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     Args:
         path: Of the file; its folder must exist.
+        mode: Of the file from its first byte on, less the umask.
 
     Raises:
         OSError: The folder is missing or cannot be written.
@@ -47,7 +48,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     # Not `tempfile`: its files are private to their owner, and these are to be shared.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     with _changing:  # A stop finds the file or comes before it.
-        file = temporary.open("xb")
+        file = open(temporary, "xb", opener=lambda name, how: os.open(name, how, mode))
         _unfinished.add(temporary)
     try:
         with file:
@@ -93,9 +94,9 @@ def discard_unfinished() -> None:
                 path.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Writes a file in one step, as `replacing`."""
-    with replacing(path) as file:
+    with replacing(path, mode) as file:
         file.write(data)
 
 

@@ -313,6 +313,23 @@ class PredictionHello(Message, kind=10, sender="client", prefix=b"jsplit"):
     run: Annotated[bytes, NAME]
 
 
+@dataclass(frozen=True)
+class Waiting(Message, kind=11, sender="server"):
+    """The server says whom it waits for, which no run depends on; at any time.
+
+    Attributes:
+        client: number of the one that it waits for.
+        connected: whether that one is.
+        present: clients that are connected; before the run, that have said hello.
+        clients: of the run.
+    """
+
+    client: Annotated[int, U32]
+    connected: Annotated[bool, flag()]
+    present: Annotated[int, U32]
+    clients: Annotated[int, U32]
+
+
 LABELS_BYTES = Labels.fixed_bytes
 """Of a message of labels before the labels."""
 
