@@ -11,6 +11,7 @@ from jsplit.core import simulation
 from tests.runs import ROOT
 
 MODULES = (
+    "accounting.byte_counts",
     "accounting.compression_tally",
     "accounting.ledger",
     "accounting.macs",
@@ -21,6 +22,7 @@ MODULES = (
     "codecs.float8",
     "codecs.plain",
     "codecs.subnormal",
+    "core.budget",
     "core.defences",
     "core.gate",
     "core.gate_phases",
@@ -37,6 +39,7 @@ MODULES = (
     "core.store",
     "core.topology",
     "core.transform",
+    "core.wide",
     "data.views",
     "experiment.config",
     "experiment.kept_config",

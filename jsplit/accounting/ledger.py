@@ -170,10 +170,7 @@ class Ledger:
         Raises:
             ValueError: before the first epoch.
         """
-        p = self.costs
-        values = p.baseline.values
-        plain = self.epochs * 2 * p.examples * values * FLOAT32_BITS
-        return _ratio(plain, self.paper_bits)
+        return _ratio(plain_bits(self.costs, self.epochs), self.paper_bits)
 
     @property
     def client_macs(self) -> int:
@@ -196,6 +193,11 @@ class Ledger:
         if self.states and not plain:
             return 1.0
         return _ratio(self.epochs * p.examples * plain, self.client_macs)
+
+
+def plain_bits(costs: CostModel, epochs: int) -> int:
+    """Payload bits of plain split learning in float32, both ways, of so many epochs."""
+    return epochs * 2 * costs.examples * costs.baseline.values * FLOAT32_BITS
 
 
 def _ratio(plain: int, spent: int) -> float:

@@ -13,8 +13,10 @@ from flax import linen as nn
 
 from jsplit import data
 from jsplit.accounting.compression_tally import Tally
+from jsplit.accounting.cost_model import CostModel
 from jsplit.codecs import CODECS
 from jsplit.core.defences import Defence
+from jsplit.core.gate_choice import RunFacts
 from jsplit.core.map_moves import cutout, mirror, shift
 from jsplit.core.mixup import check_mixup, mixup
 from jsplit.core.model_part import ModelPart, from_flax, with_precision
@@ -157,7 +159,7 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         server,
         (dataset.train_images, dataset.train_labels),
         (dataset.test_images, dataset.test_labels),
-        gate=config.gate.make(classes),
+        gate=lambda costs: config.gate.make_for(facts_of(config, classes, costs)),
         head=head_of(config, classes),
         local_epochs=config.local_epochs,
         plain_client=plain_client_of(config, classes),
@@ -259,6 +261,19 @@ def head_of(config: RunConfig, classes: int) -> ModelPart | None:
 
 def _part(config: RunConfig, module: nn.Module) -> ModelPart:
     return with_precision(from_flax(module), PRECISIONS[config.precision])
+
+
+def facts_of(config: RunConfig, classes: int, costs: CostModel) -> RunFacts:
+    """What a gate may know of a run before that begins."""
+    views = data.views_of(config.views)
+    return RunFacts(
+        classes=classes,
+        epochs=config.epochs,
+        local_epochs=config.local_epochs,
+        views=len(views),
+        new_views=not data.DRAWN.isdisjoint(views),
+        costs=costs,
+    )
 
 
 def replay_of(config: RunConfig) -> Replay:
