@@ -176,8 +176,7 @@ def test_help_and_refusals_know_the_toys(toys, tmp_path, monkeypatch, capsys):
         assert f"{{{','.join(choices)}}}" in out
     assert "--stop INT" in out and "(toy gate) Number of epochs of A." in out
     for flags, said in {
-        "--gate toi": "'toi' is unknown; choose always, loss, periodic, freeze, budget, "
-        "toy",
+        "--gate toi": "unknown; choose always, loss, periodic, freeze, budget, toy",
         "--gate toy --stop 0": "--stop must be at least 1, got 0",
         "--gate toy --mode sly": "--mode 'sly' is unknown; choose slow, fast",
         "--stop 3": "--stop is for --gate toy, and this is --gate loss",

@@ -95,8 +95,8 @@ class Ledger:
         if len(p.sizes) == 1:
             yield "control", "up", p.kept_bytes if state in "AL" else 0
         else:
-            message = p.part_header_bytes + p.part_bytes
-            message += p.head_bytes if state == "L" else 0
+            # Heads go wherever parts go, also when they no longer learn.
+            message = p.part_header_bytes + p.part_bytes + p.head_bytes
             for direction, parts in self._parts(state, present):
                 yield "client_parts", direction, parts * message
 
