@@ -344,8 +344,8 @@ def test_bytes_that_are_the_same_are_one_setting():
     assert one.canonical() == other.canonical() == BudgetGate(budget="150MB")
     assert one.canonical().label() == "budget 150MB" and one.kind() == "budget"
     tuned = BudgetGate(200.0, min_fall=0.1, patience=5)
-    assert tuned.label() == "budget /200, min fall 0.1, patience 5"
-    assert tuned.kind() == "budget, min fall 0.1, patience 5"
+    assert tuned.label() == "budget /200, min fall 0.1, stall epochs 5"
+    assert tuned.kind() == "budget, min fall 0.1, stall epochs 5"
 
 
 @given(st.integers(1, 10**20))

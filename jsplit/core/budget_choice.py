@@ -62,6 +62,7 @@ class BudgetGate(GateChoice):
             "spends again.",
             least=1,
             most=MOST,
+            named="stall_epochs",
             traced=True,
         ),
     ] = 3
