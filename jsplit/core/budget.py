@@ -145,7 +145,7 @@ class _BudgetMemory(NamedTuple):
         patience: epochs of C without such a fall that are a stall.
         of_sync: the loss of the last epoch of A.
         of_offline: the lowest loss of C since B that counted as falling.
-        waited: epochs of C since that.
+        waited: epochs of C since that; the first one after B counts as falling.
         reason: why the state is what it is.
     """
 
@@ -303,7 +303,6 @@ def _after_refresh(memory: _BudgetMemory, loss: jax.Array) -> GateState:
     del loss
     memory = memory._replace(
         of_offline=jnp.full_like(memory.of_offline, jnp.inf),
-        waited=jnp.zeros_like(memory.waited),
         reason=jnp.full_like(memory.reason, _FULL),
     )
     return GateState(jnp.asarray(OFFLINE, jnp.int32), memory)
