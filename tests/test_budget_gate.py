@@ -279,6 +279,28 @@ def test_costs_are_those_of_the_ledger_wherever_an_epoch_comes():
         assert count == Ledger.of(costs, states).paper_bits
 
 
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=2, max_size=4),
+    sequential=st.booleans(),
+    losses=loss_sequences,
+    views=st.integers(1, 2),
+    draws=st.randoms(use_true_random=False),
+)
+def test_epochs_that_go_on_without_a_client_never_send_more_than_was_paid_for(
+    sizes, sequential, losses, views, draws
+):
+    costs = dataclasses.replace(COSTS, sizes=tuple(sizes), sequential=sequential)
+    of = wire_costs(costs, views, 1)
+    budget = of.least + 3 * of.later_sync + 3 * of.round
+    states = states_of(losses, budget, of, views=views, local_epochs=1, patience=1)
+    whole_run, ledger = Ledger(costs), Ledger(costs)
+    for state in states:
+        whole_run.add(state)
+        gone = draws.sample(range(len(sizes)), draws.randrange(len(sizes)))
+        ledger.add(state, gone if state != "C" else ())
+        assert ledger.wire_bytes <= whole_run.wire_bytes <= budget
+
+
 def facts(**changes):
     run = RunFacts(10, 60, 0, 2, False, COSTS)
     return run._replace(**changes)
