@@ -13,10 +13,8 @@ from flax import linen as nn
 
 from jsplit import data
 from jsplit.accounting.compression_tally import Tally
-from jsplit.accounting.cost_model import CostModel
 from jsplit.codecs import CODECS
 from jsplit.core.defences import Defence
-from jsplit.core.gate_choice import RunFacts
 from jsplit.core.map_moves import cutout, mirror, shift
 from jsplit.core.mixup import check_mixup, mixup
 from jsplit.core.model_part import ModelPart, from_flax, with_precision
@@ -30,6 +28,7 @@ from jsplit.data import Dataset
 from jsplit.errors import InputError
 from jsplit.experiment.config import RunConfig, all_options, check_choices, flat
 from jsplit.experiment.initial import begun_from
+from jsplit.experiment.run_facts import facts_of
 from jsplit.models import MODELS, Block, LocalHead, split, with_bottleneck
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -261,19 +260,6 @@ def head_of(config: RunConfig, classes: int) -> ModelPart | None:
 
 def _part(config: RunConfig, module: nn.Module) -> ModelPart:
     return with_precision(from_flax(module), PRECISIONS[config.precision])
-
-
-def facts_of(config: RunConfig, classes: int, costs: CostModel) -> RunFacts:
-    """What a gate may know of a run before that begins."""
-    views = data.views_of(config.views)
-    return RunFacts(
-        classes=classes,
-        epochs=config.epochs,
-        local_epochs=config.local_epochs,
-        views=len(views),
-        new_views=not data.DRAWN.isdisjoint(views),
-        costs=costs,
-    )
 
 
 def replay_of(config: RunConfig) -> Replay:

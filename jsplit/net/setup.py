@@ -31,6 +31,7 @@ from jsplit.core.topology import TOPOLOGIES, Layout, make_layout
 from jsplit.errors import InputError
 from jsplit.experiment import build
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.run_facts import facts_of
 from jsplit.net.client_state import ClientSetup
 from jsplit.net.state import ServerSetup, ServerState
 from jsplit.wire.messages import DTYPES, INITIAL_WEIGHTS
@@ -123,7 +124,7 @@ def _views(config: RunConfig) -> int:
 
 
 def _gate(config: RunConfig, classes: int, costs: CostModel) -> Gate:
-    gate = config.gate.make_for(build.facts_of(config, classes, costs))
+    gate = config.gate.make_for(facts_of(config, classes, costs))
     return after_local(with_views(gate, _views(config)), config.local_epochs)
 
 
