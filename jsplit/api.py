@@ -6,6 +6,7 @@
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import Ledger
 from jsplit.codecs import CODECS, bf16, float8, identity, packed
+from jsplit.core.budget import EpochCosts, budget_gate, payload_costs, wire_costs
 from jsplit.core.defences import Defence
 from jsplit.core.gate import (
     Gate,
@@ -15,8 +16,9 @@ from jsplit.core.gate import (
     loss_gate,
     periodic_gate,
 )
+from jsplit.core.gate_choice import GateChoice, RunFacts
 from jsplit.core.gate_phases import after_local, with_views
-from jsplit.core.gates import GATES, GateChoice
+from jsplit.core.gates import GATES
 from jsplit.core.map_moves import cutout, mirror, shift
 from jsplit.core.metrics import Metrics
 from jsplit.core.mixup import mixup

@@ -11,6 +11,7 @@ from jsplit.core import simulation
 from tests.runs import ROOT
 
 MODULES = (
+    "accounting.byte_counts",
     "accounting.compression_tally",
     "typing",
     "accounting.ledger",
@@ -24,6 +25,7 @@ MODULES = (
     "codecs.binary",
     "codecs.packed",
     "codecs.packing",
+    "core.budget",
     "core.defences",
     "core.value_checks",
     "core.gate",
@@ -41,6 +43,7 @@ MODULES = (
     "core.store",
     "core.topology",
     "core.transform",
+    "core.wide",
     "data.views",
     "experiment.config",
     "experiment.kept_config",

@@ -9,7 +9,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from jsplit.analysis import plots, run_plots
-from jsplit.core.gates import Style
+from jsplit.core.gate_choice import Style
 from jsplit.errors import InputError
 
 PLOTS = [run_plots.accuracy_against_bytes, run_plots.loss_by_epoch]

@@ -17,7 +17,8 @@ from jsplit.analysis.privacy.view import ended, private
 from jsplit.cli import main as cli
 from jsplit.codecs import CODECS, bf16
 from jsplit.core.gate import Gate, freeze_gate
-from jsplit.core.gates import GATES, GateChoice, LossGate
+from jsplit.core.gate_choice import GateChoice, RunFacts
+from jsplit.core.gates import GATES, LossGate
 from jsplit.core.option import Option, options_of
 from jsplit.errors import InputError
 from jsplit.experiment.build import build, canonical, load_dataset
@@ -30,6 +31,7 @@ from jsplit.experiment.config import (
     flat,
     from_mapping,
 )
+from jsplit.experiment.plan import PlanData, planned_cut
 from jsplit.experiment.workdir import RunFolder, read_workdir
 from jsplit.models import MODELS, Model, cnn
 from jsplit.net.summary import summarize
@@ -174,7 +176,7 @@ def test_help_and_refusals_know_the_toys(toys, tmp_path, monkeypatch, capsys):
         assert f"{{{','.join(choices)}}}" in out
     assert "--stop INT" in out and "(toy gate) Number of epochs of A." in out
     for flags, said in {
-        "--gate toi": "'toi' is unknown; choose always, loss, periodic, freeze, toy",
+        "--gate toi": "unknown; choose always, loss, periodic, freeze, budget, toy",
         "--gate toy --stop 0": "--stop must be at least 1, got 0",
         "--gate toy --mode sly": "--mode 'sly' is unknown; choose slow, fast",
         "--stop 3": "--stop is for --gate toy, and this is --gate loss",
@@ -187,27 +189,52 @@ def test_help_and_refusals_know_the_toys(toys, tmp_path, monkeypatch, capsys):
 # Of every entry
 
 
-@pytest.fixture(params=["always", "loss", "periodic", "freeze", "toy"])
+ROWS = ("always", "loss", "periodic", "freeze", "budget", "toy")
+NEEDED = {"budget": {"reduction": 20.0}}
+"""Of gates that need a setting, one that is enough."""
+INSTEAD = {"budget"}
+"""Settings that stand in place of one that is needed; other tests know them."""
+RUN = RunFacts(
+    classes=10,
+    epochs=30,
+    local_epochs=0,
+    views=1,
+    new_views=False,
+    costs=planned_cut(
+        RunConfig(model="cnn"), PlanData("data", (8, 8, 1), 10, 10, (200,))
+    ).costs,
+)
+
+
+@pytest.fixture(params=ROWS)
 def gate(request, toys):
     return GATES[request.param]
 
 
 def test_every_gate_is_a_row_of_these_tests(toys):
-    assert list(GATES) == ["always", "loss", "periodic", "freeze", "toy"]
+    assert list(GATES) == list(ROWS)
+
+
+def usual(gate, **settings):
+    """The gate with its usual settings, but for some."""
+    return gate(**{**NEEDED.get(gate.name, {}), **settings})
 
 
 def others_of(gate):
     """The gate with each of its settings at another value than the usual."""
     for name, known in options_of(gate).items():
+        before = getattr(usual(gate), known.field)
         if known.choices is not None:
             value = next(name for name in known.choices if name != known.default)
+        elif name in INSTEAD:
+            continue
         else:
-            value = known.default + 1
-        yield name, known, gate(**{known.field: value})
+            value = before / 2 if known.option.below else before + 1
+        yield name, known, usual(gate, **{known.field: value})
 
 
 def test_a_gate_goes_to_plain_values_and_back(gate):
-    for one in (gate(), *(other for _, _, other in others_of(gate))):
+    for one in (usual(gate), *(other for _, _, other in others_of(gate))):
         config = RunConfig(gate=one)
         assert from_mapping(flat(config), "") == config
         check(config)
@@ -223,7 +250,7 @@ def test_settings_of_gates_have_names_of_their_own(gate):
 
 
 def test_another_setting_is_another_label_and_only_the_number_leaves_the_line(gate):
-    labels = [gate().label(), *(other.label() for _, _, other in others_of(gate))]
+    labels = [usual(gate).label(), *(other.label() for _, _, other in others_of(gate))]
     assert len(set(labels)) == len(labels)
     assert all(label.startswith(gate.name) for label in labels)
     kinds = [other.kind() for _, _, other in others_of(gate)]
@@ -235,12 +262,12 @@ def test_every_gate_is_drawn_in_a_style_of_its_own(toys, monkeypatch):
         name = f"other {number}"
         monkeypatch.setitem(GATES, name, type(name, (ToyGate,), {"name": name}))
     styles = [style_of(gate) for gate in GATES.values()]
-    assert len(set(styles)) == len(GATES) == 35
+    assert len(set(styles)) == len(GATES) == 36
     assert len({style.colour for style in styles[-31:]}) == 5
     assert styles[0] == GATES["always"].style and GATES["toy"].style is None
     # The same again, and whatever comes after it.
     toy = style_of(ToyGate)
-    for name in list(GATES)[5:]:
+    for name in list(GATES)[6:]:
         monkeypatch.delitem(GATES, name)
     assert style_of(ToyGate) == toy
     monkeypatch.delitem(GATES, "toy")
@@ -250,16 +277,16 @@ def test_every_gate_is_drawn_in_a_style_of_its_own(toys, monkeypatch):
 
 def test_a_gates_traced_settings_change_no_program(gate):
     def program(chosen):
-        made = chosen.make(10)
+        made = chosen.make_for(RUN)
         return str(jax.make_jaxpr(made.update)(made.init(), jnp.float32(1)))
 
     for name, known, other in others_of(gate):
         if known.option.traced:
-            assert program(other) == program(gate()), name
+            assert program(other) == program(usual(gate)), name
 
 
 def test_a_gate_says_whether_it_leaves_a(gate):
-    made = gate().make(10)
+    made = usual(gate).make_for(RUN)
     state, states = made.init(), []
     for _ in range(30):
         states.append(int(state.state))
@@ -270,11 +297,11 @@ def test_a_gate_says_whether_it_leaves_a(gate):
 def test_a_bad_setting_of_a_gate_is_named_by_its_flag(gate):
     for name, known in options_of(gate).items():
         if known.choices is not None:
-            bad = gate(**{known.field: "none such"})
+            bad = usual(gate, **{known.field: "none such"})
             with pytest.raises(InputError, match=f"--{name.replace('_', '-')} "):
                 check_choices(RunConfig(gate=bad))
         elif known.option.least is not None:
-            bad = gate(**{known.field: known.option.least - 1})
+            bad = usual(gate, **{known.field: known.option.least - 1})
             with pytest.raises(InputError, match=f"--{name.replace('_', '-')} must"):
                 check(RunConfig(gate=bad))
 

@@ -28,6 +28,7 @@ def record(epoch=1, **changes):
         "wire_bytes": 512 * 1024 * epoch,
         "communication_reduction": 3.1,
         "client_compute_reduction": 1.5,
+        "budget_left": 100_000 // epoch,
         "learning_rate": 0.05,
         "seconds": 2.5 * epoch,
         "eta_seconds": 42.4,

@@ -95,8 +95,8 @@ class Ledger:
         if len(p.sizes) == 1:
             yield "control", "up", p.kept_bytes if state in "AL" else 0
         else:
-            message = p.part_header_bytes + p.part_bytes
-            message += p.head_bytes if state == "L" else 0
+            # Heads go wherever parts go, also when they no longer learn.
+            message = p.part_header_bytes + p.part_bytes + p.head_bytes
             for direction, parts in self._parts(state, present):
                 yield "client_parts", direction, parts * message
 
@@ -170,10 +170,7 @@ class Ledger:
         Raises:
             ValueError: before the first epoch.
         """
-        p = self.costs
-        values = p.baseline.values
-        plain = self.epochs * 2 * p.examples * values * FLOAT32_BITS
-        return _ratio(plain, self.paper_bits)
+        return _ratio(plain_bits(self.costs, self.epochs), self.paper_bits)
 
     @property
     def client_macs(self) -> int:
@@ -196,6 +193,11 @@ class Ledger:
         if self.states and not plain:
             return 1.0
         return _ratio(self.epochs * p.examples * plain, self.client_macs)
+
+
+def plain_bits(costs: CostModel, epochs: int) -> int:
+    """Payload bits of plain split learning in float32, both ways, of so many epochs."""
+    return epochs * 2 * costs.examples * costs.baseline.values * FLOAT32_BITS
 
 
 def _ratio(plain: int, spent: int) -> float:

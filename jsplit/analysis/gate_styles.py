@@ -2,7 +2,8 @@
 
 import itertools
 
-from jsplit.core.gates import GATES, GateChoice, Style
+from jsplit.core.gate_choice import GateChoice, Style
+from jsplit.core.gates import GATES
 
 # Of Okabe and Ito, and of Tol: colours and markers that no gate of the package has.
 # Their counts have no common divisor, so that both change from one to the next.

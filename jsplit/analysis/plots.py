@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
 
 from jsplit.analysis.label_placement import place_labels
 from jsplit.analysis.run_plots import STATES, finish, folded
-from jsplit.core.gates import Style
+from jsplit.core.gate_choice import Style
 
 HOLLOW = "hollow, broken line: over a network"
 """What the legend says of networked runs."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from jsplit.accounting.byte_counts import bytes_from
 from jsplit.analysis import tables
 from jsplit.analysis.plan_tables import images_line, tables_of
 from jsplit.analysis.plan_values import CAVEAT, Plan, lines_of, values_of
@@ -23,7 +24,7 @@ from jsplit.experiment.build import check_names, cut_index, load_dataset
 from jsplit.experiment.config import RunConfig, check, check_range, flag, unknown
 from jsplit.experiment.offers import Limits, Offer, first_within, offers, within
 from jsplit.experiment.plan import data_of, every_cut, planned_cut
-from jsplit.experiment.quantities import bytes_from, human_bytes
+from jsplit.experiment.quantities import human_bytes
 from jsplit.experiment.schedules import schedules
 from jsplit.experiment.workdir import path_of
 from jsplit.net.link_simulation import LinkSpeed

@@ -79,7 +79,8 @@ def epoch(
         ),
         lambda: (state.gate, no_metrics()),
     )
-    record = EpochRecord(state.gate.state, metrics, scores)
+    reported = method.gate.report(state.gate)
+    record = EpochRecord(state.gate.state, metrics, scores, reported)
     number = state.epoch + active.astype(jnp.int32)
     carried = constrain((client, server, gate, stored.refreshed, head, number))
     client, server, gate, refreshed, head, number = carried

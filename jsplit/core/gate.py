@@ -31,6 +31,11 @@ class GateState(NamedTuple):
     memory: Any
 
 
+def no_report(gate: GateState) -> Any:
+    """What a gate says of an epoch beyond its state: nothing."""
+    return ()
+
+
 class Gate(NamedTuple):
     """A gate as a value.
 
@@ -40,10 +45,13 @@ class Gate(NamedTuple):
         update: `update(gate_state, mean_loss) -> GateState`, once after each epoch,
             with the server's mean training loss of that epoch (float32 scalar).
             Traceable; its dtypes do not change.
+        report: `report(gate_state) -> tree of small arrays`, what the records say of
+            the epoch about to run, such as why it has its state. Traceable.
     """
 
     init: Callable[[], GateState]
     update: Callable[[GateState, Float[Array, ""]], GateState]
+    report: Callable[[GateState], Any] = no_report
 
 
 class _LossMemory(NamedTuple):

@@ -3,6 +3,7 @@
 Each makes a gate of a gate, as optax's wrappers make an optimizer of an optimizer.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -67,7 +68,7 @@ def with_views(gate: Gate, views: int) -> Gate:
         sent = jnp.where(state == OFFLINE, 0, sent)
         return GateState(state, _Counted(later.memory, sent))
 
-    return Gate(init, update)
+    return Gate(init, update, _report_of(gate))
 
 
 def view_of(states: str, epoch: int, views: int) -> int:
@@ -129,4 +130,9 @@ def after_local(gate: Gate, epochs: int) -> Gate:
         )
         return GateState(state, _Waiting(memory, first, left))
 
-    return Gate(init, update)
+    return Gate(init, update, _report_of(gate))
+
+
+def _report_of(gate: Gate) -> Callable[[GateState], Any]:
+    """What the gate inside says, of the state that is due in fact."""
+    return lambda now: gate.report(GateState(now.state, now.memory.inner))

@@ -1,17 +1,17 @@
 """The gates to choose from: each a value that carries its settings and its look.
 
-A new gate is a subclass here (or in a file of its own) and a line in `GATES`, or a
-subclass in another package and an entry point of the group `jsplit.gates`.
+A new gate is a subclass of `GateChoice` here (or in a file of its own) and a line in
+`_OWN`, or a subclass in another package and an entry point of the group `jsplit.gates`.
 """
 
-import abc
 import dataclasses
 import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, Self
 
+from jsplit.core.budget_choice import BudgetGate
 from jsplit.core.gate import (
     Gate,
     Reference,
@@ -21,92 +21,9 @@ from jsplit.core.gate import (
     loss_gate,
     periodic_gate,
 )
-from jsplit.core.option import Option, options_of
+from jsplit.core.gate_choice import GateChoice, Style
+from jsplit.core.option import MOST, Option, options_of
 from jsplit.runtime.registry import Registry
-
-_MOST = 1_000_000
-"""Of epochs: far above what is used, far below what overflows."""
-
-
-class Style(NamedTuple):
-    """How pictures draw a gate: a colour (of Okabe and Ito) and a marker."""
-
-    colour: str
-    marker: str
-
-
-@dataclass(frozen=True)
-class GateChoice(abc.ABC):
-    """What is chosen of a gate: the fields are its settings, annotated with `Option`.
-
-    Attributes:
-        name: on the command line and in records.
-        style: in pictures; None for one that pictures choose, unlike all others.
-        leaves_a: whether any epoch is in another state than A.
-        control: whether it pays no heed to the loss, so that gates that do must prove
-            themselves against it.
-    """
-
-    name: ClassVar[str]
-    style: ClassVar[Style | None] = None
-    leaves_a: ClassVar[bool] = True
-    control: ClassVar[bool] = False
-
-    @abc.abstractmethod
-    def make(self, classes: int) -> Gate:
-        """The gate itself, for a classification with so many classes."""
-
-    def label(self) -> str:
-        """The gate in a few words: `loss 0.05, drop`."""
-        return ", ".join([" ".join([self.name, *self._number()]), *self._rest()])
-
-    def kind(self) -> str:
-        """The same but for the gate's number: what a line in a picture joins."""
-        return ", ".join([self.name, *self._rest()])
-
-    def canonical(self) -> Self:
-        """The same for settings that say the same."""
-        return self
-
-    def caveat(self, unlike: Sequence[str]) -> str | None:
-        """What to tell people before a run whose states learn from different images.
-
-        Args:
-            unlike: how they differ, such as `A learns from augmented images, B and C
-                from images as they are`; empty if they do not.
-        """
-        return None
-
-    def _settings(self) -> list[tuple[str, Any, bool]]:
-        return [
-            (name, getattr(self, known.field), getattr(self, known.field) != usual)
-            for name, known in options_of(type(self)).items()
-            for usual in (known.default,)
-        ]
-
-    def _number(self) -> list[str]:
-        """The first of the settings, if it is a number."""
-        return [
-            f"{value:g}"
-            for _, value, _ in self._settings()[:1]
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        ]
-
-    def _rest(self) -> list[str]:
-        """What else is not as usual: names by themselves, numbers with their names."""
-        return [
-            _said(name.replace("_", " "), value)
-            for name, value, told in self._settings()[len(self._number()) :]
-            if told
-        ]
-
-
-def _said(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None or isinstance(value, bool):
-        return name if value else f"no {name}"
-    return f"{name} {value:g}"
 
 
 @dataclass(frozen=True)
@@ -155,7 +72,7 @@ class LossGate(GateChoice):
         Option(
             "Number of first epochs that run in A whatever the loss.",
             least=0,
-            most=_MOST,
+            most=MOST,
             traced=True,
         ),
     ] = 0
@@ -199,7 +116,7 @@ class PeriodicGate(GateChoice):
     period: Annotated[
         int,
         Option(
-            "Number of epochs from one A to the next.", least=1, most=_MOST, traced=True
+            "Number of epochs from one A to the next.", least=1, most=MOST, traced=True
         ),
     ] = 10
 
@@ -221,7 +138,7 @@ class FreezeGate(GateChoice):
             "Number of epochs of A before the gate shuts. 0: the client's part stays "
             "as it began.",
             least=0,
-            most=_MOST,
+            most=MOST,
             traced=True,
         ),
     ] = 5
@@ -251,7 +168,8 @@ def _fault(choice: Any) -> str | None:
 
 
 _OWN: dict[str, type[GateChoice]] = {
-    choice.name: choice for choice in (AlwaysGate, LossGate, PeriodicGate, FreezeGate)
+    choice.name: choice
+    for choice in (AlwaysGate, LossGate, PeriodicGate, FreezeGate, BudgetGate)
 }
 
 GATES: Registry[type[GateChoice]] = Registry("gate", "jsplit.gates", _OWN, _fault)

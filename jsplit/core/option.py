@@ -13,6 +13,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+MOST = 1_000_000
+"""Of any count: far above what is used, far below what overflows."""
+
 
 @dataclass(frozen=True)
 class Option:

@@ -1,6 +1,6 @@
 """A whole training on one machine, put together from its values."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -148,7 +148,7 @@ def make_simulation(
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
     *,
-    gate: Gate,
+    gate: Gate | Callable[[CostModel], Gate],
     head: ModelPart | None = None,
     local_epochs: int = 0,
     plain_client: ModelPart | None = None,
@@ -177,8 +177,9 @@ def make_simulation(
         server: maps those to outputs, for `loss`.
         train: examples `[n, ...]` of any dtype that `transform` takes, labels `Int[n]`.
         test: likewise.
-        gate: decides the states. Where the transform has several views, it has as many
-            epochs of B where it would have one.
+        gate: decides the states, or what makes it of the costs of an epoch. Where the
+            transform has several views, it has as many epochs of B where it would have
+            one.
         head: by which each client learns alone at first: maps the activations at the
             cut to outputs, for `loss`.
         local_epochs: so many epochs of that come before the first of the gate.
@@ -238,10 +239,10 @@ def make_simulation(
     train = native("train", train[0]), train[1]
     test = native("test", test[0]), test[1]
     _check(train, test, shares)
-    check_gate(gate)
+    if not callable(gate):
+        check_gate(gate)
     if local_epochs and head is None:
         raise ValueError(f"local_epochs {local_epochs} needs a head to learn by")
-    gate = after_local(with_views(gate, transform.view_count), local_epochs)
     sizes = [len(share) for share in shares]
     layout = make_layout(sizes, topology, batch_size)
     placement = ONE_DEVICE
@@ -278,17 +279,6 @@ def make_simulation(
         received_replay=received_replay,
         observe=observe,
     )
-    program = make_program(
-        steps,
-        gate,
-        codec,
-        layout,
-        smashed_shape=shape,
-        transform=transform,
-        loss=loss,
-        correct=correct,
-        placement=placement,
-    )
     costs = make_cost_model(
         client,
         begun.client,
@@ -301,6 +291,20 @@ def make_simulation(
         codec=codec,
         grad_codec=grad_codec,
         classes=int(np.max(train[1])) + 1,
+    )
+    if callable(gate):
+        gate = gate(costs)
+        check_gate(gate)
+    program = make_program(
+        steps,
+        after_local(with_views(gate, transform.view_count), local_epochs),
+        codec,
+        layout,
+        smashed_shape=shape,
+        transform=transform,
+        loss=loss,
+        correct=correct,
+        placement=placement,
     )
     return Simulation(
         steps=steps,

@@ -123,8 +123,10 @@ class EpochRecord(NamedTuple):
         state: int32, the state it ran in.
         train: over the training examples, as the server saw them.
         test: over the test examples, after the epoch.
+        gate: what the gate reports of the epoch, a tree of small arrays.
     """
 
     state: jax.Array
     train: Metrics
     test: Metrics
+    gate: PyTree = ()

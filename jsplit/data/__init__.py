@@ -12,9 +12,10 @@ from jsplit.data.prepare import (
     prepare_images,
 )
 from jsplit.data.sources import check_name, load
-from jsplit.data.views import VIEWS, views_of
+from jsplit.data.views import DRAWN, VIEWS, views_of
 
 __all__ = [
+    "DRAWN",
     "VIEWS",
     "Dataset",
     "Moments",

@@ -22,6 +22,9 @@ VIEWS: dict[str, View] = {
 }
 """Every kind of view by its name; the last is what state A trains on."""
 
+DRAWN = frozenset({"cropped", "augmented"})
+"""Those that send something else each time."""
+
 MOST = 64
 """Views of an example: far above what is used."""
 

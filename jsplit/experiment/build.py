@@ -28,6 +28,7 @@ from jsplit.errors import InputError
 from jsplit.experiment.at_cut import codecs_of, smashed_shape
 from jsplit.experiment.config import RunConfig, all_options, check_choices, flat
 from jsplit.experiment.initial import begun_from
+from jsplit.experiment.run_facts import facts_of
 from jsplit.models import MODELS, Block, LocalHead, split, with_bottleneck
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -158,7 +159,7 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         server,
         (dataset.train_images, dataset.train_labels),
         (dataset.test_images, dataset.test_labels),
-        gate=config.gate.make(classes),
+        gate=lambda costs: config.gate.make_for(facts_of(config, classes, costs)),
         head=head_of(config, classes),
         local_epochs=config.local_epochs,
         plain_client=plain_client_of(config, classes),

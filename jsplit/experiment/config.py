@@ -174,6 +174,9 @@ def check(config: RunConfig) -> None:
     """
     for name, known, value in _each(config):
         check_range(name, known, value)
+    fault = config.gate.fault()
+    if fault is not None:
+        raise InputError(fault)
     for name in ("workdir", "compile_cache"):
         value = getattr(config, name)
         if value is not None and (not value or "\0" in value):

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from jsplit.codecs import CODECS
-from jsplit.core.gates import GATES, GateChoice, LossGate
+from jsplit.core.gate_choice import GateChoice
+from jsplit.core.gates import GATES, LossGate
 from jsplit.core.option import Option
 from jsplit.core.topology import TOPOLOGIES
 from jsplit.models import MODELS
@@ -97,8 +98,9 @@ class RunConfig:
         GateChoice,
         Option(
             "What chooses the state of each epoch. loss is the gate of the paper; "
-            "periodic and freeze ignore the loss; always is plain split learning. "
-            "Installed packages may add to these.",
+            "periodic and freeze ignore the loss; budget spends what may cross by the "
+            "loss; always is plain split learning. Installed packages may add to "
+            "these.",
             choices=GATES,
             compared=True,
         ),

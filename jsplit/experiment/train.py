@@ -1,6 +1,7 @@
 """The loop around the compiled epochs: records, checkpoints, stopping, resuming."""
 
 import math
+import operator
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -115,6 +116,8 @@ def train(
                 progress.ledger.add(record["state"])
                 progress.store_changed |= record["state"] in SENT
                 record |= accounts(progress.ledger)
+                reported = jax.tree.map(operator.itemgetter(place), outcome.gate)
+                record |= config.gate.told(reported)
                 record |= {
                     "epochs": config.all_epochs,
                     "learning_rate": float(step_sizes[place]),
@@ -179,8 +182,9 @@ def _save(experiment: Experiment, folder: RunFolder, progress: Progress) -> None
 
 def needs_store(due: jax.Array, states: str) -> bool:
     """Whether the epoch that is due reads or adds to what the store holds."""
-    between = int(due) == REFRESH and states.endswith(STATES[REFRESH])
-    return int(due) == OFFLINE or between
+    # One of B after A takes the first place, whatever is there.
+    adds = int(due) == REFRESH and states[-1:] in (STATES[REFRESH], STATES[OFFLINE])
+    return int(due) == OFFLINE or adds
 
 
 def _record(outcome: EpochRecord, place: int, epoch: int) -> Record:

@@ -8,6 +8,8 @@ A record is a flat mapping, one per epoch, with some or all of these names:
     train_accuracy, test_accuracy              fractions
     paper_bytes, wire_bytes                    sent so far, by either ledger
     communication_reduction, client_compute_reduction      so far, against always A
+    gate_reason               why the epoch has its state, where the gate says so
+    budget_left               bytes that the budget gate neither spent nor set aside
     clients                   connected just now, of a networked run
     absent                    those without which this epoch went on, of a networked run
     learning_rate, seconds, eta_seconds        seconds so far, and still to come
@@ -45,6 +47,7 @@ TAGS = {
     "wire_bytes": "traffic/wire_bytes",
     "communication_reduction": "traffic/reduction",
     "client_compute_reduction": "compute/client_reduction",
+    "budget_left": "traffic/budget_left",
     "seconds": "time/seconds",
 }
 
@@ -214,6 +217,7 @@ def line_parts(record: Mapping[str, Any]) -> list[str]:
         f"sent {'-' if sent is None else human_bytes(int(sent))}",
         f"comm /{_number(record, 'communication_reduction', '.2f')}",
         f"ETA {left}",
+        *([record["gate_reason"]] if record.get("gate_reason") else []),
     ]
 
 

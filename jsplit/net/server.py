@@ -8,6 +8,7 @@ for good. All of it is a function of that state, so the result is the same.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,6 +94,10 @@ class ServerTrainer:
         self._notify = notify
         self._update = jax.jit(setup.gate.update)
         self._alone = functools.partial(_offline, setup.steps, setup.layout)
+
+    def report(self, state: ServerState) -> Any:
+        """What the gate says of the epoch that is due."""
+        return self._setup.gate.report(state.gate)
 
     def run_epoch(
         self, state: ServerState, step_size: float

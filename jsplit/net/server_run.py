@@ -281,12 +281,13 @@ class ServerRun:
                 raise Stopped
             began = time.perf_counter()
             number, ran = self.state.epoch, STATES[int(self.state.gate.state)]
+            told = config.gate.told(trainer.report(self.state))
             self.state, metrics, absent = trainer.run_epoch(
                 self.state, float(sizes[number])
             )
             self._store_changed |= ran in SENT
             self.ledger.add(ran, absent)
-            record = self._record(ran, metrics, absent)
+            record = self._record(ran, metrics, absent) | told
             record |= self._score(scorer, number + 1)
             spent = time.perf_counter() - began
             paces.append(spent)

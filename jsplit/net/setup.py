@@ -32,6 +32,7 @@ from jsplit.errors import InputError
 from jsplit.experiment import build
 from jsplit.experiment.at_cut import codecs_of, smashed_shape
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.run_facts import facts_of
 from jsplit.net.client_state import ClientSetup
 from jsplit.net.state import ServerSetup, ServerState
 from jsplit.wire.messages import DTYPES, INITIAL_WEIGHTS
@@ -120,9 +121,9 @@ def _views(config: RunConfig) -> int:
     return len(data.views_of(config.views))
 
 
-def _gate(config: RunConfig, classes: int) -> Gate:
-    gate = with_views(config.gate.make(classes), _views(config))
-    return after_local(gate, config.local_epochs)
+def _gate(config: RunConfig, classes: int, costs: CostModel) -> Gate:
+    gate = config.gate.make_for(facts_of(config, classes, costs))
+    return after_local(with_views(gate, _views(config)), config.local_epochs)
 
 
 def check_beginning(config: RunConfig) -> None:
@@ -162,7 +163,8 @@ def prepare_server(
     """What a server computes with, for clients with so many examples of such images.
 
     Raises:
-        InputError: if the batch is larger than all of the examples.
+        InputError: if the batch is larger than all of the examples, or the gate is none
+            for such a run.
     """
     if config.batch_size is not None and config.batch_size > sum(sizes):
         raise InputError(
@@ -183,7 +185,20 @@ def prepare_server(
     parts = ClientParts(prepared.client, own)
     shape = prepared.smashed.shape[1:]
     codec, grad_codec = codecs_of(config, shape)
-    gate = _gate(config, classes)
+    costs = make_cost_model(
+        client,
+        prepared.client,
+        x,
+        prepared.smashed,
+        head=None if head is None or own is None else (head, own),
+        plain=None if plain is None else plain_costs(plain, optimizer, x),
+        sizes=sizes,
+        layout=layout,
+        codec=codec,
+        grad_codec=grad_codec,
+        classes=classes,
+    )
+    gate = _gate(config, classes, costs)
     setup = ServerSetup(
         steps=_steps(config, classes, image),
         gate=gate,
@@ -206,19 +221,6 @@ def prepare_server(
         client=None if len(sizes) == 1 else parts,
         holders=frozenset(range(len(sizes))),
         epoch=0,
-    )
-    costs = make_cost_model(
-        client,
-        prepared.client,
-        x,
-        prepared.smashed,
-        head=None if head is None or own is None else (head, own),
-        plain=None if plain is None else plain_costs(plain, optimizer, x),
-        sizes=sizes,
-        layout=layout,
-        codec=codec,
-        grad_codec=grad_codec,
-        classes=classes,
     )
     return PreparedServer(setup, state, costs)
 
