@@ -137,8 +137,9 @@ def test_the_output_names_data_plan_and_folder(finished):
 
 
 def test_the_last_table_compares_with_plain_split_learning(finished):
-    table = finished.out[finished.out.index(f"states AABC{EPOCHS - 3}") :]
-    assert "always A, float32" in table
+    by_epoch = f"states by epoch: A x2, B, C x{EPOCHS - 3}"
+    table = finished.out[finished.out.index(by_epoch) :]
+    assert "plain split learning: every epoch in A, float32 both ways" in table
     assert re.search(r"paper's account\W+250.0 KiB\W+6.2 MiB\W+/25.60", table)
     assert f"{finished.summary['test_accuracy']:.2%}" in table
     assert re.search(r"client computation\W+0\.\d*[1-9]\d* GMAC", table)

@@ -102,7 +102,7 @@ def test_plain_split_learning_stands_first_and_the_rest_against_it(runs):
     ]
     assert rows[0][:5] == ["always, float32", "3", "90.00 ± 0.10", "", "/1"]
     assert rows[1][2:7] == ["89.90 ± 0.10", "-0.10", "/20", "/10", "/4"]
-    assert rows[4][7] == "AABC9"
+    assert rows[4][7] == "A x2, B, C x9"
 
 
 def test_the_best_is_that_which_loses_no_more_than_half_a_point(runs):

@@ -27,7 +27,7 @@ from jsplit.experiment.build import (
     share_program,
 )
 from jsplit.experiment.config import RunConfig, differences
-from jsplit.experiment.progress import Progress, shortened
+from jsplit.experiment.progress import Progress, states_in_words
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.summary import summarize, write_summary
 from jsplit.experiment.sweep_spec import Planned
@@ -196,7 +196,7 @@ def _data_of(config: RunConfig) -> dict[str, object]:
 def _line(name: str, progress: Progress) -> str:
     last = progress.records[-1]
     return (
-        f"{name}  {shortened(progress.ledger.states)}  "
+        f"{name}  {states_in_words(progress.ledger.states, longest=40)}  "
         f"test {last['test_accuracy']:.2%}  "
         f"comm /{last['communication_reduction']:.2f}  "
         f"compute /{last['client_compute_reduction']:.2f}  {progress.seconds:.0f} s"
