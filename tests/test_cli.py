@@ -130,7 +130,9 @@ def test_piped_output_is_one_plain_line_an_epoch(finished):
 
 
 def test_the_output_names_data_plan_and_folder(finished):
-    assert "data: fashion_mnist_10k, Fashion-MNIST" in finished.out
+    said = "data: fashion_mnist_10k, 8x8x1, 10 classes, 200 train + 100 test examples"
+    assert f"{said}\nsource: Fashion-MNIST, first 1,000" in finished.out
+    assert len(said) <= 80
     assert "cnn cut after block 1 (conv1), 1 client, freeze gate" in finished.out
     assert "computing on cpu, " in finished.out and ", in float32\n" in finished.out
     assert finished.out.endswith(f"all of it is in {finished.path}\n")

@@ -380,6 +380,22 @@ def test_the_same_run_twice_is_refused(runs, capsys):
     refused(runs, "always, float32 was run twice with the same seed, .*again", capsys)
 
 
+def test_plain_split_learning_of_two_comparisons_counts_once(tmp_path):
+    for name in ("one", "two"):
+        config = changed(BASE, threshold={"one": 0.1, "two": 0.2}[name])
+        finish(tmp_path / name, config, 0.8, communication=9.0)
+        plain = changed(BASE, **PLAIN)
+        finish(tmp_path / name / "compare" / "plain", plain, 0.9)
+    runs, _ = read_results(tmp_path, partial=False)
+    found = [str(run.path.relative_to(tmp_path)) for run in runs]
+    assert found == ["one/compare/plain", "one", "two"]
+    # One that was made by itself counts before them.
+    finish(tmp_path / "zero", plain, 0.9)
+    runs, _ = read_results(tmp_path, partial=False)
+    assert [run.path.name for run in runs] == ["one", "two", "zero"]
+    assert report(tmp_path) == 0
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -16,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jsplit.cli import run
+from jsplit.cli import run, training
 from jsplit.errors import RunError
 from jsplit.experiment import checkpoint, train, workdir
 from jsplit.experiment.workdir import RunFolder
@@ -150,7 +150,7 @@ def test_ctrl_c_outside_the_training_gives_130_and_says_how_to_go_on(
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_draw", interrupt)
+    monkeypatch.setattr(training, "_draw", interrupt)
     assert run_here("--resume", "--workdir", undisturbed[0]) == 130
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "go on with: run.py --resume" in said

@@ -117,7 +117,7 @@ def _macs(*counts: int) -> list[str]:
     """Multiply-accumulates for people, all in the unit that fits the largest.
 
     Example:
-        >>> _macs(75_500_000, 3_000_000), _macs(2 * 10**15, 4 * 10**14)
+        >>> _macs(75_600_000, 3_000_000), _macs(2 * 10**15, 4 * 10**14)
         (['0.076 GMAC', '0.003 GMAC'], ['2.000 PMAC', '0.400 PMAC'])
     """
     units = ((10**15, "PMAC"), (10**12, "TMAC"), (10**9, "GMAC"))

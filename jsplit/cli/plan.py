@@ -16,6 +16,7 @@ from jsplit.cli import parsing
 from jsplit.cli.terminal import say
 from jsplit.codecs import CODECS
 from jsplit.core.option import Option, options_of
+from jsplit.data import line_of
 from jsplit.data.lossless import lossless_bytes
 from jsplit.data.views import MOST as MOST_VIEWS
 from jsplit.errors import InputError
@@ -182,7 +183,9 @@ def command(argv: Sequence[str], prog: str) -> int:
         else {},
         offers=within(at_cut, every, pair, limits),
     )
-    _show(plan, asked.rows, dataset.source)
+    say(line_of(dataset))
+    say(f"source: {dataset.source}")
+    _show(plan, asked.rows)
     if not plan.offers:
         made = [offer for cut in at_cut for offer in offers(cut, every, *pair)]
         _say_least(made)
@@ -275,8 +278,7 @@ def _files(asked: PlanCommand) -> dict[str, Path]:
     return found
 
 
-def _show(plan: Plan, rows: int, source: str) -> None:
-    say(f"data: {plan.data.name}, {source}")
+def _show(plan: Plan, rows: int) -> None:
     say(images_line(plan))
     for table in tables_of(plan, rows):
         tables.show(table)
