@@ -25,6 +25,8 @@ those to its machine.
 class CertsCommand:
     """`jsplit certs`."""
 
+    GROUP = "certificates"
+
     folder: Annotated[
         tyro.conf.Positional[str], Option("New folder for the certificates.", "FOLDER")
     ]

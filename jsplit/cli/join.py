@@ -47,9 +47,13 @@ GO_ON = "interrupted; the same command goes on where it was"
 class JoinCommand:
     """`jsplit join`."""
 
+    GROUP = "run"
+
     settings: tyro.conf.OmitArgPrefixes[RunConfig] = RunConfig()
     link: tyro.conf.OmitArgPrefixes[JoinConfig] = JoinConfig()
-    config: Annotated[str | None, Option("A TOML file of settings.")] = None
+    config: Annotated[
+        str | None, Option("A TOML file of settings. Flags override it.", "FILE")
+    ] = None
 
 
 def command(argv: Sequence[str], prog: str) -> int:

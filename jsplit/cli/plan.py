@@ -48,6 +48,8 @@ def _of_run(name: str) -> Option:
 class PlanCommand:
     """`jsplit plan`: those settings of a run that costs depend on, and what to ask."""
 
+    GROUP = "plan"
+
     model: Annotated[str, _of_run("model")] = RunConfig.model
     cut: Annotated[int | None, _of_run("cut")] = None
     dataset: Annotated[str, _of_run("dataset")] = RunConfig.dataset
@@ -66,7 +68,8 @@ class PlanCommand:
         str | None,
         Option(
             "A TOML file of a run's settings, of which those above are taken; flags "
-            "override it."
+            "override it.",
+            "FILE",
         ),
     ] = None
 

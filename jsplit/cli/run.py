@@ -75,11 +75,16 @@ To look: --show-cuts prints what each cut of a model sends and computes.
 class RunCommand:
     """`jsplit run`: the run's settings, and how to go about it."""
 
+    GROUP = "run"
+
     settings: tyro.conf.OmitArgPrefixes[RunConfig] = RunConfig()
     cluster: tyro.conf.OmitArgPrefixes[ClusterConfig] = ClusterConfig()
     config: Annotated[
         str | None,
-        Option("A TOML file of settings; flags override it. See configs/."),
+        Option(
+            "A TOML file of settings, such as those in configs/. Flags override it.",
+            "FILE",
+        ),
     ] = None
     resume: Annotated[
         bool,

@@ -10,7 +10,7 @@ from jsplit.cli.terminal import say
 from jsplit.experiment.build import Experiment
 from jsplit.experiment.progress import Progress, Record
 from jsplit.experiment.quantities import counted
-from jsplit.experiment.run_config import beside_paper
+from jsplit.experiment.run_labels import beside_paper
 from jsplit.experiment.summary import summarize, write_summary
 from jsplit.experiment.train import train
 from jsplit.experiment.workdir import RunFolder
