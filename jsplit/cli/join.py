@@ -1,6 +1,7 @@
 """`jsplit join`: a client of a run over a network."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from jsplit.core.state import SideState
 from jsplit.errors import InputError, Refusal
 from jsplit.experiment import workdir
 from jsplit.experiment.build import check_names, load_dataset, shares_of
-from jsplit.experiment.config import RunConfig, agreement, check
+from jsplit.experiment.config import RunConfig, agreement, check, flag
 from jsplit.experiment.description import ModelDescription
 from jsplit.experiment.quantities import counted, human_bytes
 from jsplit.net import certificates
@@ -134,7 +135,12 @@ def _open_channel(
 
 
 def load_client_data(config: RunConfig, link: JoinConfig) -> ClientData:
-    """Loads what the client holds: all of its dataset, or its share of a common one."""
+    """Loads what the client holds: all of its dataset, or its share of a common one.
+
+    How many examples a common one has is no limit of the client's own.
+    """
+    if link.own_data:
+        config = _without_limits(config)
     dataset = load_dataset(config, say)
     rows = np.arange(len(dataset.train_labels))
     if not link.own_data:
@@ -147,6 +153,23 @@ def load_client_data(config: RunConfig, link: JoinConfig) -> ClientData:
         dataset.num_classes,
         dataset.class_names,
     )
+
+
+def _without_limits(config: RunConfig) -> RunConfig:
+    """The config without what cuts a common dataset, which is said."""
+    limits = {
+        flag(name): getattr(config, name)
+        for name in ("train_examples", "test_examples")
+        if getattr(config, name) is not None
+    }
+    if limits:
+        words = " and ".join(f"{name} {count}" for name, count in limits.items())
+        are = "are" if len(limits) > 1 else "is"
+        say(
+            f"note: --own-data takes all of {config.dataset}; {words} {are} for a "
+            "common set and not heeded"
+        )
+    return dataclasses.replace(config, train_examples=None, test_examples=None)
 
 
 def make_client(

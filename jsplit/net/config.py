@@ -89,7 +89,8 @@ class JoinConfig(LinkConfig):
     own_data: Annotated[
         bool,
         Option(
-            "Take all of --dataset as this client's own, not its share of a common one."
+            "Take all of --dataset as this client's own, not its share of a common "
+            "one. Settings that limit the number of examples are not heeded."
         ),
     ] = False
     patience: Annotated[
