@@ -19,10 +19,11 @@ from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.build import check_names
 from jsplit.experiment.config import RunConfig, check, differences
+from jsplit.experiment.console import ConsoleWriter
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.trained import load_run
 from jsplit.experiment.workdir import RunFolder
-from jsplit.experiment.writers import ConsoleWriter, JsonlWriter, TensorBoardWriter
+from jsplit.experiment.writers import JsonlWriter, TensorBoardWriter
 from jsplit.net import certificates
 from jsplit.net.client_manager import POLL
 from jsplit.net.config import MIB, ServeConfig, check_clients, check_network

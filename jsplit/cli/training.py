@@ -8,18 +8,14 @@ import jax
 from jsplit.cli.stopping import stop_at_signal
 from jsplit.cli.terminal import say
 from jsplit.experiment.build import Experiment
+from jsplit.experiment.console import ConsoleWriter
 from jsplit.experiment.progress import Progress, Record
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.run_labels import beside_paper
 from jsplit.experiment.summary import summarize, write_summary
 from jsplit.experiment.train import train
 from jsplit.experiment.workdir import RunFolder
-from jsplit.experiment.writers import (
-    ConsoleWriter,
-    JsonlWriter,
-    TensorBoardWriter,
-    Writer,
-)
+from jsplit.experiment.writers import JsonlWriter, TensorBoardWriter, Writer
 from jsplit.runtime import device, multihost
 
 
@@ -81,11 +77,13 @@ def _train(experiment: Experiment, folder: RunFolder, progress: Progress) -> boo
             stop_at_signal("stopping when this chunk is saved")
         )
         writers: list[Writer] = []
+        left = progress.epochs < experiment.config.all_epochs
+        waiting = "compiling; the first epoch takes longer" if left else None
         with multihost.together():
             for make in (
                 lambda: JsonlWriter(folder.metrics),
                 lambda: TensorBoardWriter(folder.tensorboard, progress.epochs),
-                lambda: ConsoleWriter(states=progress.ledger.states),
+                lambda: ConsoleWriter(states=progress.ledger.states, waiting=waiting),
             ):
                 if multihost.leads():
                     writers.append(stack.enter_context(contextlib.closing(make())))
@@ -129,5 +127,3 @@ def _say_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> 
             f"sharing clients and batches over {counted(jax.device_count(), 'device')}"
             f" of {counted(jax.process_count(), 'process')}"
         )
-    if progress.epochs < config.all_epochs:
-        say("compiling; the first epoch takes longer")

@@ -27,18 +27,14 @@ from jsplit.experiment.build import (
     share_program,
 )
 from jsplit.experiment.config import RunConfig, differences
+from jsplit.experiment.console import ConsoleWriter
 from jsplit.experiment.progress import Progress, states_in_words
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.summary import summarize, write_summary
 from jsplit.experiment.sweep_spec import Planned
 from jsplit.experiment.train import resume, train
 from jsplit.experiment.workdir import RunFolder
-from jsplit.experiment.writers import (
-    ConsoleWriter,
-    JsonlWriter,
-    TensorBoardWriter,
-    Writer,
-)
+from jsplit.experiment.writers import JsonlWriter, TensorBoardWriter, Writer
 
 
 class Outcome(NamedTuple):
@@ -170,7 +166,7 @@ def _carry_out(experiment: Experiment, stopping: Callable[[], bool]) -> Progress
             TensorBoardWriter(folder.tensorboard, progress.epochs),
         ]
         if sys.stdout.isatty():
-            writers.append(ConsoleWriter(states=progress.ledger.states))
+            writers.append(ConsoleWriter(states=progress.ledger.states, keep=False))
         for writer in writers:
             stack.enter_context(contextlib.closing(writer))
         if not train(experiment, folder, progress, writers, stopping):
