@@ -1,5 +1,7 @@
-# make run   train the quickstart      make test      one test of each kind: minutes
-# make lint  style, types, layers      make test-all  all tests, in two tiers
+# make run   train the quickstart, and plain split learning beside it; COMPARE= leaves
+#   that out, CONFIG=configs/NAME.toml trains something else
+# make test  one test of each kind: minutes
+# make test-all  all tests, in two tiers      make lint  style, types, layers
 # make clean  remove the environments and caches
 # make evidence  the small sweeps of docs/results.md, their reports and attacks, into
 #   runs/; goes on after a stop
@@ -7,6 +9,7 @@
 # make flower  the test of Flower's app, in an environment of its own
 PYTHON ?= python3
 CONFIG ?= configs/quickstart.toml
+COMPARE ?= --compare
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -14,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: run test test-all lint docs clean flower evidence
 
 run: .venv/.installed
-	$(BIN)/python run.py --config $(CONFIG)
+	$(BIN)/python run.py --config $(CONFIG) $(COMPARE)
 
 # The first tier compiles much and computes little, so LLVM need not try hard.
 test: export XLA_FLAGS := --xla_backend_optimization_level=0 $(XLA_FLAGS)

@@ -130,15 +130,18 @@ def test_piped_output_is_one_plain_line_an_epoch(finished):
 
 
 def test_the_output_names_data_plan_and_folder(finished):
-    assert "data: fashion_mnist_10k, Fashion-MNIST" in finished.out
+    said = "data: fashion_mnist_10k, 8x8x1, 10 classes, 200 train + 100 test examples"
+    assert f"{said}\nsource: Fashion-MNIST, first 1,000" in finished.out
+    assert len(said) <= 80
     assert "cnn cut after block 1 (conv1), 1 client, freeze gate" in finished.out
     assert "computing on cpu, " in finished.out and ", in float32\n" in finished.out
     assert finished.out.endswith(f"all of it is in {finished.path}\n")
 
 
 def test_the_last_table_compares_with_plain_split_learning(finished):
-    table = finished.out[finished.out.index(f"states AABC{EPOCHS - 3}") :]
-    assert "always A, float32" in table
+    by_epoch = f"states by epoch: A x2, B, C x{EPOCHS - 3}"
+    table = finished.out[finished.out.index(by_epoch) :]
+    assert "plain split learning: every epoch in A, float32 both ways" in table
     assert re.search(r"paper's account\W+250.0 KiB\W+6.2 MiB\W+/25.60", table)
     assert f"{finished.summary['test_accuracy']:.2%}" in table
     assert re.search(r"client computation\W+0\.\d*[1-9]\d* GMAC", table)

@@ -295,7 +295,7 @@ def test_the_tables_fit_100_columns_and_say_that_accuracy_is_not_predicted(capsy
     asked += ("--grad-codecs", "float8,identity")
     assert plan_here(*WORDS, "--cut", 1, *asked, "--bottlenecks", "4,8") == 0
     shown = capsys.readouterr()
-    lines = [line for line in shown.out.splitlines() if not line.startswith("data:")]
+    lines = [line for line in shown.out.splitlines() if not line.startswith("source:")]
     assert max(map(len, lines)) <= 100 and not shown.err
     for words in ("conv3", "at most 390.6 KiB and at least /5", "4 channels"):
         assert words in shown.out

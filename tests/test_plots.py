@@ -108,6 +108,26 @@ def test_bytes_are_logarithmic_only_over_a_wide_range(tmp_path, drawn, states, s
     assert drawn[0].axes[0].get_xscale() == scale
 
 
+def test_a_run_and_plain_split_learning_are_drawn_in_one_picture(tmp_path, drawn):
+    run_plots.both_against_bytes(
+        records("ABC", test_accuracy=[0.2, 0.3, 0.4]),
+        records("AAA", paper_bytes=[2**22, 2**23, 2**24], test_accuracy=[0.1, None, 1]),
+        tmp_path / "picture.png",
+        title="t",
+    )
+    (axes,) = drawn[0].axes
+    plain = next(line for line in axes.lines if "plain" in line.get_label())
+    assert plain.get_xdata().tolist() == [4, 8, 16]
+    assert plain.get_ydata()[[0, 2]].tolist() == [0.1, 1]
+    points = {s.get_label()[0]: s.get_offsets().tolist() for s in axes.collections}
+    assert points == {"A": [[2, 0.2]], "B": [[3, 0.3]], "C": [[3, 0.4]]}
+    said = drawn[0].legends[0].get_title().get_text()
+    assert said == (
+        "this run: after epoch 3: 40.0%, 3 MiB\n"
+        "plain split learning: after epoch 3: 100.0%, 16 MiB"
+    )
+
+
 def test_losses_that_are_not_finite_leave_a_gap_and_a_cross(tmp_path, drawn):
     run = records("AABC", train_loss=[2.0, None, float("nan"), 1.0])
     run_plots.loss_by_epoch(run, tmp_path / "picture.png", title="t")

@@ -102,7 +102,7 @@ def test_plain_split_learning_stands_first_and_the_rest_against_it(runs):
     ]
     assert rows[0][:5] == ["always, float32", "3", "90.00 ± 0.10", "", "/1"]
     assert rows[1][2:7] == ["89.90 ± 0.10", "-0.10", "/20", "/10", "/4"]
-    assert rows[4][7] == "AABC9"
+    assert rows[4][7] == "A x2, B, C x9"
 
 
 def test_the_best_is_that_which_loses_no_more_than_half_a_point(runs):
@@ -378,6 +378,22 @@ def test_a_run_that_this_version_does_not_know_is_refused(runs, capsys):
 def test_the_same_run_twice_is_refused(runs, capsys):
     finish(runs / "again", changed(BASE, epochs=12, **PLAIN), 0.99)
     refused(runs, "always, float32 was run twice with the same seed, .*again", capsys)
+
+
+def test_plain_split_learning_of_two_comparisons_counts_once(tmp_path):
+    for name in ("one", "two"):
+        config = changed(BASE, threshold={"one": 0.1, "two": 0.2}[name])
+        finish(tmp_path / name, config, 0.8, communication=9.0)
+        plain = changed(BASE, **PLAIN)
+        finish(tmp_path / name / "compare" / "plain", plain, 0.9)
+    runs, _ = read_results(tmp_path, partial=False)
+    found = [str(run.path.relative_to(tmp_path)) for run in runs]
+    assert found == ["one/compare/plain", "one", "two"]
+    # One that was made by itself counts before them.
+    finish(tmp_path / "zero", plain, 0.9)
+    runs, _ = read_results(tmp_path, partial=False)
+    assert [run.path.name for run in runs] == ["one", "two", "zero"]
+    assert report(tmp_path) == 0
 
 
 @pytest.mark.parametrize(

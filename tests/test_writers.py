@@ -2,8 +2,6 @@ import io
 import json
 import os
 import struct
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
 from jsplit.errors import RunError
-from jsplit.experiment import quantities, writers
+from jsplit.experiment import console, quantities, writers
 
 
 def record(epoch=1, **changes):
@@ -200,89 +198,12 @@ def test_a_resumed_run_hides_the_epochs_it_repeats(tmp_path):
     first.close()
 
 
-# Console
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-@pytest.fixture
-def terminal(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    return Terminal()
-
-
-def test_piped_console_is_one_plain_line_an_epoch(monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    stream = io.StringIO()
-    writer = writers.ConsoleWriter(stream)
-    writer.write(record(3))
-    assert stream.getvalue() == (
-        "epoch  3/12  C  loss 0.1667  test 84.32%  sent 1.5 MiB  comm /3.10"
-        "  ETA 0:00:42\n"
-    )
-    writer.write(record(4, train_loss=float("nan"), eta_seconds=None))
-    writer.close()
-    line = stream.getvalue().splitlines()[1]
-    assert "loss -" in line and "ETA -" in line
-    assert not {"\x1b", "\r"} & set(stream.getvalue())
-
-
-def test_console_bears_an_empty_record():
-    stream = io.StringIO()
-    writers.ConsoleWriter(stream).write({})
-    assert stream.getvalue().startswith("epoch ?/?  -  loss -  test -  sent -")
-
-
-def test_piped_console_flushes_each_line():
-    code = (
-        "import os\nfrom jsplit.experiment.writers import ConsoleWriter\n"
-        "ConsoleWriter().write({'epoch': 1})\nos._exit(0)\n"
-    )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    environment.pop("PYTHONUNBUFFERED", None)
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.stdout.startswith("epoch 1/?") and done.stderr == ""
-
-
-def test_terminal_console_redraws_one_line_and_the_strip(terminal):
-    writer = writers.ConsoleWriter(terminal, states="AAB")
-    writer.write(record(4))
-    writer.write(record(5))
-    writer.close()
-    text = terminal.getvalue()
-    assert "epoch  5/12" in text
-    assert "\x1b[2K" in text  # The first drawing was erased.
-    colours = {"A": "\x1b[1;36mA", "B": "\x1b[1;33mB", "C": "\x1b[1;35mC"}
-    strip = text[text.rindex("\n", 0, text.rindex("\x1b[1;33mB")) :]
-    assert [strip.count(colours[s]) for s in "ABC"] == [3, 2, 0]
-    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # Cursor is back.
-
-
-def test_a_narrow_terminal_wraps_and_erases_all_it_drew(terminal, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "30")
-    writer = writers.ConsoleWriter(terminal, states="A" * 50)
-    writer.write(record(12))
-    first = terminal.getvalue()
-    writer.write(record(13))
-    writer.close()
-    assert "ETA 0:00:42" in first and first.count("\x1b[1;36mA") == 50
-    drawn = first.count("\n") + 1
-    redrawn = terminal.getvalue()[len(first) :].split("epoch")[0]
-    assert redrawn.count("\x1b[2K") == drawn > 4
-
-
 @pytest.mark.parametrize(
     "writer", ["ConsoleWriter", "JsonlWriter", "TensorBoardWriter"]
 )
 def test_every_writer_takes_the_same_calls(tmp_path, writer):
     made = {
-        "ConsoleWriter": lambda: writers.ConsoleWriter(io.StringIO()),
+        "ConsoleWriter": lambda: console.ConsoleWriter(io.StringIO()),
         "JsonlWriter": lambda: writers.JsonlWriter(tmp_path / "x.jsonl"),
         "TensorBoardWriter": lambda: writers.TensorBoardWriter(tmp_path, 0),
     }[writer]()

@@ -21,7 +21,7 @@ from jsplit.core.option import options_of
 from jsplit.errors import InputError
 from jsplit.experiment.build import canonical
 from jsplit.experiment.config import RunConfig
-from jsplit.experiment.run_config import beside_paper
+from jsplit.experiment.run_labels import beside_paper
 
 
 class Range(NamedTuple):

@@ -7,7 +7,7 @@ from jsplit.accounting.cost_model import CostModel
 from jsplit.experiment.link_time import Link, seconds
 from jsplit.experiment.offers import Limits, Offer
 from jsplit.experiment.plan import PlanData, PlannedCut, codec_sizes, coded, crossing
-from jsplit.experiment.progress import shortened
+from jsplit.experiment.progress import states_in_words
 
 Leakage = dict[tuple[int, int | None], float]
 """By number of the cut and channels of its bottleneck: the highest SSIM to the private
@@ -150,7 +150,7 @@ def values_of_offer(plan: Plan, offer: Offer) -> dict[str, Any]:
         settings["bottleneck"] = offer.cut.bottleneck
     return {
         "schedule": offer.schedule.label,
-        "states": shortened(offer.schedule.states),
+        "states": states_in_words(offer.schedule.states),
         "settings": {**offer.schedule.settings, **settings},
         "bytes": ledger.wire_bytes,
         "of_images": ledger.wire_bytes / (plan.data.examples * plan.data.image_bytes),

@@ -12,7 +12,7 @@ from jsplit.analysis import plots
 from jsplit.analysis.comparison import Group, Setting, at_equal_traffic, controls
 from jsplit.analysis.gate_styles import style_of
 from jsplit.analysis.traffic import REPEATED, total, traffic_of
-from jsplit.experiment.progress import shortened
+from jsplit.experiment.progress import states_in_words
 from jsplit.experiment.quantities import counted, human_bytes
 
 LOSS = 0.005
@@ -184,7 +184,7 @@ def _table(group: Group) -> str:
                         "client_compute_reduction",
                     )
                 ),
-                shortened(setting.runs[0].summary["states"], longest=24),
+                states_in_words(setting.runs[0].summary["states"], longest=40),
             ]
         )
     return markdown(

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
-from jsplit.experiment.build import check_kept_names
+from jsplit.experiment.build import canonical, check_kept_names
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.plain import COMPARE
 from jsplit.experiment.workdir import RunFolder
 
 NEEDED = (
@@ -84,6 +85,7 @@ def read_results(path: Path, *, partial: bool) -> tuple[list[FinishedRun], list[
             f"{len(unfinished)} of {len(runs) + len(unfinished)} runs in {path} are "
             f"not finished ({unfinished[0]}); go on with them, or say --partial"
         )
+    runs = _without_repeats(runs)
     _check_data(runs, path)
     return runs, unfinished
 
@@ -121,6 +123,29 @@ def read_summary(folder: RunFolder, *, networked: bool) -> dict[str, Any]:
             f"and {again}"
         ) from error
     return summary
+
+
+def _without_repeats(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
+    """The runs without those that `--compare` made again.
+
+    Each comparison trains plain split learning, so that two of them may hold the same
+    run. Runs repeat to the bit: one of them says it.
+    """
+    made = {_identity(run) for run in runs if not _compares(run)}
+    found = []
+    for run in runs:
+        if not _compares(run) or _identity(run) not in made:
+            found.append(run)
+            made.add(_identity(run))
+    return found
+
+
+def _compares(run: FinishedRun) -> bool:
+    return run.path.parent.name == COMPARE
+
+
+def _identity(run: FinishedRun) -> tuple[Any, ...]:
+    return canonical(run.config), run.fingerprint
 
 
 def _check_data(runs: Sequence[FinishedRun], path: Path) -> None:

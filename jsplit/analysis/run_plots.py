@@ -44,13 +44,71 @@ def accuracy_against_bytes(records: Records, path: Path, *, title: str) -> None:
     Raises:
       InputError: there are no records.
     """
-    epochs = _column(records, "epoch")
-    mebibytes = _column(records, "paper_bytes") / 2**20
-    accuracy = _column(records, "test_accuracy")
+    figure, axes = _against_bytes()
+    shown = _draw_states(axes, records)
+    if shown:
+        # Outside of the axes, where no point can be.
+        figure.legend(
+            loc="outside lower center",
+            ncols=len(STATES),
+            title=f"{_result(records)}; state (epochs):",
+            frameon=False,
+            fontsize="small",
+            title_fontsize="small",
+        )
+    _finish_against_bytes(figure, axes, [records], path, title)
+
+
+def both_against_bytes(
+    records: Records, plain: Records, path: Path, *, title: str
+) -> None:
+    """Plots a run and plain split learning: test accuracy against the bytes sent.
+
+    Args:
+      records: of the run, one per epoch, by the paper's accounting.
+      plain: likewise of plain split learning, which is drawn as a line.
+      path: the picture's file; its folder must exist.
+      title: dataset, model and seed.
+
+    Raises:
+      InputError: one of them has no records.
+    """
+    figure, axes = _against_bytes()
+    sent, accuracy = _points(plain)
+    axes.plot(
+        sent,
+        accuracy,
+        color="black",
+        linestyle="--",
+        marker="D",
+        markerfacecolor="white",
+        markersize=5,
+        linewidth=1,
+        label=f"plain split learning ({len(plain)})",
+        zorder=1,
+    )
+    _draw_states(axes, records)
+    figure.legend(
+        loc="outside lower center",
+        ncols=3,
+        title=f"this run: {_result(records)}\nplain split learning: {_result(plain)}",
+        frameon=False,
+        fontsize="small",
+        title_fontsize="small",
+    )
+    _finish_against_bytes(figure, axes, [records, plain], path, title)
+
+
+def _against_bytes() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 4.9), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _draw_states(axes: Axes, records: Records) -> bool:
+    """Draws each epoch with the marker of its state; whether there was one."""
+    mebibytes, accuracy = _points(records)
     states = np.array([record.get("state") for record in records])
     shown = np.isfinite(mebibytes) & np.isfinite(accuracy)
-    figure = Figure(figsize=(7, 4.9), layout="constrained")
-    axes = figure.add_subplot()
     axes.plot(mebibytes[shown], accuracy[shown], color="0.75", linewidth=1, zorder=1)
     for state, (colour, marker, label) in STATES.items():
         mine = shown & (states == state)
@@ -66,19 +124,33 @@ def accuracy_against_bytes(records: Records, path: Path, *, title: str) -> None:
                 label=f"{label} ({mine.sum()})",
                 zorder=2,
             )
-    if shown.any():
-        last = np.flatnonzero(shown)[-1]
-        result = f"{accuracy[last]:.1%}, {mebibytes[last]:.4g} MiB"
-        # Outside of the axes, where no point can be.
-        figure.legend(
-            loc="outside lower center",
-            ncols=len(STATES),
-            title=f"after epoch {epochs[last]:.0f}: {result}; state (epochs):",
-            frameon=False,
-            fontsize="small",
-            title_fontsize="small",
-        )
-    if _spans_decades(mebibytes[shown], 50):
+    return bool(shown.any())
+
+
+def _points(records: Records) -> tuple[np.ndarray, np.ndarray]:
+    """MiB sent so far, and test accuracy, by epoch; NaN where one is not known."""
+    mebibytes = _column(records, "paper_bytes") / 2**20
+    return mebibytes, _column(records, "test_accuracy")
+
+
+def _result(records: Records) -> str:
+    """The last epoch that has a score, in words."""
+    mebibytes, accuracy = _points(records)
+    shown = np.flatnonzero(np.isfinite(mebibytes) & np.isfinite(accuracy))
+    if not shown.size:
+        return "no score"
+    last = shown[-1]
+    return (
+        f"after epoch {records[last]['epoch']}: {accuracy[last]:.1%}, "
+        f"{mebibytes[last]:.4g} MiB"
+    )
+
+
+def _finish_against_bytes(
+    figure: Figure, axes: Axes, runs: Sequence[Records], path: Path, title: str
+) -> None:
+    sent, accuracy = np.concatenate([_points(records) for records in runs], axis=1)
+    if _spans_decades(sent[np.isfinite(sent) & np.isfinite(accuracy)], 50):
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.margins(x=0.06, y=0.12)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jsplit.analysis.traffic import Traffic, total, traffic_of
-from jsplit.experiment.progress import shortened
+from jsplit.experiment.progress import states_in_words
 from jsplit.experiment.quantities import human_bytes
 from jsplit.models import Block, cuts
 
@@ -49,44 +49,80 @@ def of_cuts(
     return table
 
 
-def of_summary(summary: Mapping[str, Any]) -> Table:
-    """A run beside plain split learning (always A, float32)."""
-    plain = summary["always_a_float32"]
-    table = Table(title=f"states {shortened(summary['states'])}")
-    for name in ("", "this run", "always A, float32", "reduction"):
+def of_summary(
+    summary: Mapping[str, Any], plain: Mapping[str, Any] | None = None
+) -> Table:
+    """A run beside plain split learning (always A, float32), in 80 columns.
+
+    Args:
+        summary: of the run.
+        plain: of a run of plain split learning with the same data, seed and epochs;
+            None where none was made. Its bytes and computation are counted in any case.
+    """
+    counted = summary["always_a_float32"]
+    table = Table(
+        title=_by_epoch(summary["states"]),
+        caption="plain split learning: every epoch in A, float32 both ways",
+    )
+    for name in ("", "this run", "plain split\nlearning", "difference"):
         table.add_column(name, justify="left" if not name else "right")
+    lost = None if plain is None else summary["test_accuracy"] - plain["test_accuracy"]
     table.add_row(
-        "test accuracy (best)",
-        f"{summary['test_accuracy']:.2%} ({summary['best_test_accuracy']:.2%})",
-        "not run",
+        "test accuracy",
+        f"{summary['test_accuracy']:.2%}",
+        "not run" if plain is None else f"{plain['test_accuracy']:.2%}",
+        "" if lost is None else f"{100 * lost:+.2f} points",
+    )
+    table.add_row(
+        "  best of all epochs",
+        f"{summary['best_test_accuracy']:.2%}",
+        "" if plain is None else f"{plain['best_test_accuracy']:.2%}",
         "",
     )
     rows = [("sent, paper's account", "paper_payload"), ("sent, every byte", "total")]
     for title, kind in rows:
-        mine, other = summary["bytes"][kind], plain["bytes"][kind]
-        table.add_row(
-            title, human_bytes(mine), human_bytes(other), f"/{other / mine:.2f}"
-        )
+        _add_bytes(table, title, summary["bytes"][kind], counted["bytes"][kind])
     for kind, mine in summary["bytes"].items():
-        if isinstance(mine, dict) and any(
-            (*mine.values(), *plain["bytes"][kind].values())
-        ):
-            up, down = (human_bytes(mine[way]) for way in ("up", "down"))
-            were = plain["bytes"][kind]
-            table.add_row(
-                f"  {kind.replace('_', ' ')}",
-                f"{up} up, {down} down",
-                f"{human_bytes(were['up'])} up, {human_bytes(were['down'])} down",
-                "",
-            )
+        if isinstance(mine, dict):
+            for way, count in mine.items():
+                title = f"  {kind.replace('_', ' ')}, {way}"
+                _add_bytes(table, title, count, counted["bytes"][kind][way])
     table.add_row(
         "client computation",
-        f"{summary['client_macs'] / 1e9:,.3f} GMAC",
-        f"{plain['client_macs'] / 1e9:,.3f} GMAC",
-        f"/{summary['client_compute_reduction']:.2f}",
+        *_macs(summary["client_macs"], counted["client_macs"]),
+        f"/{summary['client_compute_reduction']:,.2f}",
     )
-    table.add_row("seconds", f"{summary['seconds']:.1f}", "not run", "")
+    table.add_row(
+        "seconds",
+        f"{summary['seconds']:,.1f}",
+        "not run" if plain is None else f"{plain['seconds']:,.1f}",
+        "",
+    )
     return table
+
+
+def _by_epoch(states: str) -> str:
+    """The title of a table: the states of the run, no longer than two lines."""
+    return f"states by epoch: {states_in_words(states, longest=100)}"
+
+
+def _add_bytes(table: Table, title: str, mine: int, other: int) -> None:
+    """Adds a row of what was sent, unless neither run sends such."""
+    if mine or other:
+        reduced = f"/{other / mine:,.2f}" if mine and other else ""
+        table.add_row(title, human_bytes(mine), human_bytes(other), reduced)
+
+
+def _macs(*counts: int) -> list[str]:
+    """Multiply-accumulates for people, all in the unit that fits the largest.
+
+    Example:
+        >>> _macs(75_600_000, 3_000_000), _macs(2 * 10**15, 4 * 10**14)
+        (['0.076 GMAC', '0.003 GMAC'], ['2.000 PMAC', '0.400 PMAC'])
+    """
+    units = ((10**15, "PMAC"), (10**12, "TMAC"), (10**9, "GMAC"))
+    size, name = next((unit for unit in units if max(counts) >= unit[0]), units[-1])
+    return [f"{count / size:,.3f} {name}" for count in counts]
 
 
 def of_network(summary: Mapping[str, Any]) -> Table:
@@ -97,7 +133,7 @@ def of_network(summary: Mapping[str, Any]) -> Table:
     follow, and then every byte that crossed.
     """
     traffic = traffic_of(summary)
-    table = Table(title=f"states {shortened(summary['states'])}; bytes")
+    table = Table(title=f"{_by_epoch(summary['states'])}; bytes")
     for name in ("", "predicted", "crossed", "spared by compression", "difference"):
         table.add_column(name, justify="left" if not name else "right")
 

@@ -38,6 +38,8 @@ never comes here. It says when each certificate ends.
 class CertsCommand:
     """`jsplit certs`."""
 
+    GROUP = "certificates"
+
     folder: Annotated[
         tyro.conf.Positional[str], Option("New folder for the certificates.", "FOLDER")
     ]

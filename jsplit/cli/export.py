@@ -27,6 +27,8 @@ each of them.
 class ExportCommand:
     """`jsplit export`."""
 
+    GROUP = "export"
+
     run: Annotated[tyro.conf.Positional[str], Option("Folder of the run.", "RUN")]
     out: Annotated[
         tyro.conf.Positional[str], Option("Folder to write, which is new.", "OUT")

@@ -1,6 +1,7 @@
 """`jsplit join`: a client of a run over a network."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from jsplit.core.state import SideState
 from jsplit.errors import InputError, Refusal
 from jsplit.experiment import workdir
 from jsplit.experiment.build import check_names, load_dataset, shares_of
-from jsplit.experiment.config import RunConfig, agreement, check
+from jsplit.experiment.config import RunConfig, agreement, check, flag
 from jsplit.experiment.description import ModelDescription
 from jsplit.experiment.quantities import counted, human_bytes
 from jsplit.net import certificates
@@ -48,9 +49,13 @@ GO_ON = "interrupted; the same command goes on where it was"
 class JoinCommand:
     """`jsplit join`."""
 
+    GROUP = "run"
+
     settings: tyro.conf.OmitArgPrefixes[RunConfig] = RunConfig()
     link: tyro.conf.OmitArgPrefixes[JoinConfig] = JoinConfig()
-    config: Annotated[str | None, Option("A TOML file of settings.")] = None
+    config: Annotated[
+        str | None, Option("A TOML file of settings. Flags override it.", "FILE")
+    ] = None
 
 
 def command(argv: Sequence[str], prog: str) -> int:
@@ -158,7 +163,12 @@ def _open_channel(
 def load_client_data(
     config: RunConfig, link: JoinConfig, notify: Say = say
 ) -> ClientData:
-    """Loads what the client holds: all of its dataset, or its share of a common one."""
+    """Loads what the client holds: all of its dataset, or its share of a common one.
+
+    How many examples a common one has is no limit of the client's own.
+    """
+    if link.own_data:
+        config = _without_limits(config, notify)
     dataset = load_dataset(config, notify)
     rows = np.arange(len(dataset.train_labels))
     if not link.own_data:
@@ -171,6 +181,23 @@ def load_client_data(
         dataset.num_classes,
         dataset.class_names,
     )
+
+
+def _without_limits(config: RunConfig, notify: Say) -> RunConfig:
+    """The config without what cuts a common dataset, which is said."""
+    limits = {
+        flag(name): getattr(config, name)
+        for name in ("train_examples", "test_examples")
+        if getattr(config, name) is not None
+    }
+    if limits:
+        words = " and ".join(f"{name} {count}" for name, count in limits.items())
+        are = "are" if len(limits) > 1 else "is"
+        notify(
+            f"note: --own-data takes all of {config.dataset}; {words} {are} for a "
+            "common set and not heeded"
+        )
+    return dataclasses.replace(config, train_examples=None, test_examples=None)
 
 
 def make_client(

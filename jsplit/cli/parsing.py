@@ -10,11 +10,12 @@ import difflib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from jsplit.cli.help_page import GROUPS, tidied
 from jsplit.core.gates import GATES
 from jsplit.core.option import Described, Option, options_of
 from jsplit.errors import InputError
@@ -92,7 +93,7 @@ def parse(
     shown = _shown(default, base or {})
     known = dict(_options(default))
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), tidied():
             found, rest = tyro.cli(
                 type(shown),
                 args=list(argv),
@@ -108,7 +109,7 @@ def parse(
         raise InputError(_missing(argv, known)) from None
     if rest:
         raise InputError(_not_known(rest[0], known))
-    command: Command = _made(default, found, base or {})
+    command: Command = _made(default, _found(found), base or {})
     return command
 
 
@@ -126,42 +127,79 @@ class _Text(str):
     """What somebody typed, as no default is."""
 
 
+class _Argument(NamedTuple):
+    """An option as the parser takes it.
+
+    Attributes:
+        name: of its field.
+        annotation: the type by which the parser takes it.
+        value: its default, or what a file says.
+        group: it is shown in; None for those that belong to none, such as words
+            without a flag.
+    """
+
+    name: str
+    annotation: Any
+    value: Any
+    group: str | None
+
+
 def _shown(default: Any, base: Mapping[str, Any]) -> Any:
-    """A dataclass for the parser like the default's: texts for values, gates spread."""
+    """A dataclass for the parser: the default's options in groups, gates spread."""
+    groups: dict[str | None, list[_Argument]] = {}
+    for argument in _arguments(default, base):
+        groups.setdefault(argument.group, []).append(argument)
+    whole = groups.pop(None, [])
+    for group, arguments in groups.items():
+        assert group is not None
+        box = _record(group, GROUPS.get(group, ""), arguments)
+        kind: Any = type(box)
+        unprefixed = tyro.conf.OmitArgPrefixes[kind]
+        whole.append(_Argument(group, unprefixed, box, None))
+    return _record(type(default).__name__, type(default).__doc__, whole)
+
+
+def _record(name: str, about: str | None, arguments: Sequence[_Argument]) -> Any:
+    fields = [(argument.name, argument.annotation) for argument in arguments]
+    kind = dataclasses.make_dataclass(name, fields, frozen=True)
+    kind.__doc__ = about
+    return kind(**{argument.name: argument.value for argument in arguments})
+
+
+def _arguments(default: Any, base: Mapping[str, Any]) -> Iterator[_Argument]:
+    """Every option of a command: its own, then those of what it is made of."""
     kind: Any = type(default)
-    fields: list[tuple[str, Any]] = []
-    values: dict[str, Any] = {}
     if kind is RunConfig:
+        values = {**flat(default), **base}
         for name, known in all_options().items():
-            fields.append((name, _annotation(name, known)))
-            values[name] = {**flat(default), **base}.get(name, known.default)
-    else:
-        hints, known_here = get_type_hints(kind, include_extras=True), options_of(kind)
-        for name, hint in hints.items():
-            value = getattr(default, name)
-            if dataclasses.is_dataclass(value):
-                value = _shown(value, base)
-                hint = Annotated[type(value), *get_args(hint)[1:]]
-            elif name in known_here:
-                notes = [
-                    note for note in get_args(hint)[1:] if not isinstance(note, Option)
-                ]
-                hint = _annotation(name, known_here[name], notes)
-            fields.append((name, hint))
-            values[name] = value
-    shown = dataclasses.make_dataclass(kind.__name__, fields, frozen=True)
-    shown.__doc__ = kind.__doc__
-    return shown(**values)
+            value = values.get(name, known.default)
+            yield _Argument(name, _annotation(name, known), value, known.option.group)
+        return
+    hints, known_here = get_type_hints(kind, include_extras=True), options_of(kind)
+    parts = []
+    for field in dataclasses.fields(kind):
+        name, hint, value = field.name, hints[field.name], getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            parts.append(value)
+            continue
+        known = known_here[name]
+        notes = [note for note in get_args(hint)[1:] if not isinstance(note, Option)]
+        group = None if tyro.conf.Positional in notes else known.option.group
+        yield _Argument(name, _annotation(name, known, notes), value, group)
+    for part in parts:
+        yield from _arguments(part, base)
 
 
 def _annotation(name: str, known: Described, notes: Sequence[Any] = ()) -> Any:
     """The type by which the parser takes a setting."""
     option = known.option
     owners = [choice.name for choice in GATES.values() if name in options_of(choice)]
-    text = f"({' or '.join(owners)} gate) {option.help}" if owners else option.help
+    only = f" Only with --gate {' or '.join(owners)}." if owners else ""
     # Its command says what is missing, by an example, so the parser takes an empty one.
     hint = "(required)" if known.default is dataclasses.MISSING else None
-    argument = tyro.conf.arg(help=text, metavar=option.metavar, help_behavior_hint=hint)
+    argument = tyro.conf.arg(
+        help=option.help + only, metavar=option.metavar, help_behavior_hint=hint
+    )
     if option.counted:
         return Annotated[tyro.conf.UseCounterAction[int], argument]
     if notes or not known.types <= set(_METAVARS):
@@ -171,7 +209,7 @@ def _annotation(name: str, known: Described, notes: Sequence[Any] = ()) -> Any:
     metavar = option.metavar or (
         f"{{{','.join(known.choices)}}}"
         if known.choices is not None
-        else "|".join(sorted(_METAVARS[kind] for kind in known.types))
+        else "|".join(said for kind, said in _METAVARS.items() if kind in known.types)
     )
     return Annotated[
         Any,
@@ -186,22 +224,32 @@ def _annotation(name: str, known: Described, notes: Sequence[Any] = ()) -> Any:
     ]
 
 
-_METAVARS = {int: "INT", float: "FLOAT", str: "STR", type(None): "{None}"}
+_METAVARS = {int: "INT", float: "FLOAT", str: "STR", type(None): "None"}
 
 
-def _made(default: Any, found: Any, base: Mapping[str, Any]) -> Any:
+def _found(shown: Any) -> Given:
+    """What the parser found, out of its groups."""
+    values: Given = {}
+    for name, value in vars(shown).items():
+        values |= vars(value) if dataclasses.is_dataclass(value) else {name: value}
+    return values
+
+
+def _made(default: Any, found: Mapping[str, Any], base: Mapping[str, Any]) -> Any:
     """The command from what the parser found."""
     kind: Any = type(default)
     known = options_of(kind)
     if kind is RunConfig:
-        return _settings(default, vars(found), base)
+        mine = {name: found[name] for name in all_options()}
+        return _settings(default, mine, base)
     values = {}
-    for name, value in vars(found).items():
-        usual = getattr(default, name)
-        if dataclasses.is_dataclass(usual):
-            values[name] = _made(usual, value, base)
-        else:
-            values[name] = _read(name, known[name], value) if name in known else value
+    for field in dataclasses.fields(kind):
+        usual = getattr(default, field.name)
+        values[field.name] = (
+            _made(usual, found, base)
+            if dataclasses.is_dataclass(usual)
+            else _read(field.name, known[field.name], found[field.name])
+        )
     return kind(**values)
 
 

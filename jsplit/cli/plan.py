@@ -17,6 +17,7 @@ from jsplit.cli import parsing
 from jsplit.cli.terminal import say
 from jsplit.codecs import CODECS, USUAL
 from jsplit.core.option import Option, options_of
+from jsplit.data import line_of
 from jsplit.data.lossless import lossless_bytes
 from jsplit.data.views import MOST as MOST_VIEWS
 from jsplit.errors import InputError
@@ -48,6 +49,8 @@ def _of_run(name: str) -> Option:
 class PlanCommand:
     """`jsplit plan`: those settings of a run that costs depend on, and what to ask."""
 
+    GROUP = "plan"
+
     model: Annotated[str, _of_run("model")] = RunConfig.model
     cut: Annotated[int | None, _of_run("cut")] = None
     dataset: Annotated[str, _of_run("dataset")] = RunConfig.dataset
@@ -66,7 +69,8 @@ class PlanCommand:
         str | None,
         Option(
             "A TOML file of a run's settings, of which those above are taken; flags "
-            "override it."
+            "override it.",
+            "FILE",
         ),
     ] = None
 
@@ -183,7 +187,9 @@ def command(argv: Sequence[str], prog: str) -> int:
         else {},
         offers=within(at_cut, every, pair, limits),
     )
-    _show(plan, asked.rows, dataset.source)
+    say(line_of(dataset))
+    say(f"source: {dataset.source}")
+    _show(plan, asked.rows)
     if not plan.offers:
         made = [offer for cut in at_cut for offer in offers(cut, every, *pair)]
         _say_least(made)
@@ -276,8 +282,7 @@ def _files(asked: PlanCommand) -> dict[str, Path]:
     return found
 
 
-def _show(plan: Plan, rows: int, source: str) -> None:
-    say(f"data: {plan.data.name}, {source}")
+def _show(plan: Plan, rows: int) -> None:
     say(images_line(plan))
     for table in tables_of(plan, rows):
         tables.show(table)

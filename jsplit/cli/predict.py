@@ -43,6 +43,8 @@ FORMATS = ("csv", "json")
 class PredictCommand:
     """`jsplit predict`."""
 
+    GROUP = "predict"
+
     run: Annotated[tyro.conf.Positional[str], Option("Folder of the run.", "RUN")]
     images: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
@@ -50,27 +52,39 @@ class PredictCommand:
     ]
     format: Annotated[
         str | None,
-        Option("None: json for an --out that ends so, else csv.", choices=FORMATS),
+        Option(
+            "The form of the predictions. None: json for an --out that ends so, "
+            "else csv.",
+            choices=FORMATS,
+        ),
     ] = None
     out: Annotated[
-        str | None, Option("File for the predictions. None: standard output.")
+        str | None,
+        Option("The file for the predictions. None: standard output.", "FILE"),
     ] = None
     server: Annotated[
         str | None,
         Option(
-            "HOST:PORT of jsplit serve --predict, which has the server's half: the "
-            "images stay here, and RUN is the client's folder."
+            "The address of jsplit serve --predict, which has the server's half: the "
+            "images stay here, and RUN is the client's folder.",
+            "HOST:PORT",
+            "network",
         ),
     ] = None
     certs: Annotated[
         str | None,
-        Option("Folder with this client's certificates, for --server."),
+        Option(
+            "The folder with this client's certificates, for --server.",
+            "FOLDER",
+            "network",
+        ),
     ] = None
     insecure: Annotated[
         tyro.conf.UseCounterAction[int],
         Option(
             "The --server is reached without certificates: given once, on loopback "
-            "alone, given twice, at any address."
+            "alone, given twice, at any address.",
+            group="network",
         ),
     ] = 0
     coded: Annotated[

@@ -41,12 +41,15 @@ The same command again goes on after a stop. It needs the extra jsplit[privacy].
 class PrivacyCommand:
     """`jsplit privacy`."""
 
+    GROUP = "privacy"
+
     folder: Annotated[
         tyro.conf.Positional[str],
         Option("Folder of a run, or one with runs below it.", "FOLDER"),
     ]
     out: Annotated[
-        str | None, Option("Folder for the comparison. None: FOLDER/privacy.")
+        str | None,
+        Option("The folder for the comparison. None: FOLDER/privacy.", "FOLDER"),
     ] = None
     device: Annotated[str, parsing.DEVICE] = "auto"
     partial: Annotated[

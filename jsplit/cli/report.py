@@ -27,11 +27,13 @@ report.md and report.html (one file, with its pictures in it).
 class ReportCommand:
     """`jsplit report`."""
 
+    GROUP = "report"
+
     folder: Annotated[
         tyro.conf.Positional[str], Option("Folder with runs below it.", "FOLDER")
     ]
     out: Annotated[
-        str | None, Option("Folder for the report. None: FOLDER/report.")
+        str | None, Option("The folder for the report. None: FOLDER/report.", "FOLDER")
     ] = None
     partial: Annotated[
         bool,

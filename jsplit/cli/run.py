@@ -11,9 +11,10 @@ from typing import Annotated, Any
 import jax
 import tyro
 
+from jsplit import data
 from jsplit.analysis import tables
-from jsplit.cli import parsing
-from jsplit.cli.stopping import on_stop, stop_at_signal
+from jsplit.cli import parsing, training
+from jsplit.cli.stopping import on_stop
 from jsplit.cli.terminal import (
     INTERRUPTED,
     complain,
@@ -21,6 +22,7 @@ from jsplit.cli.terminal import (
     last_words,
     say,
 )
+from jsplit.cli.training import Finished
 from jsplit.core.option import Option
 from jsplit.data import Dataset
 from jsplit.errors import InputError, RunError
@@ -41,28 +43,29 @@ from jsplit.experiment.config import (
     flat,
     from_mapping,
 )
-from jsplit.experiment.progress import Progress
-from jsplit.experiment.quantities import counted
-from jsplit.experiment.run_config import beside_paper
-from jsplit.experiment.summary import summarize, write_summary
-from jsplit.experiment.train import resume, train
-from jsplit.experiment.workdir import RunFolder
-from jsplit.experiment.writers import (
-    ConsoleWriter,
-    JsonlWriter,
-    TensorBoardWriter,
-    Writer,
+from jsplit.experiment.plain import (
+    COMPARE,
+    check_not_plain,
+    plain_folder,
+    plain_of,
 )
+from jsplit.experiment.progress import Progress
+from jsplit.experiment.train import resume
+from jsplit.experiment.workdir import RunFolder
 from jsplit.runtime import compilation_cache, device, multihost
+
+Begun = tuple[Experiment, RunFolder, Progress]
+"""A run to carry out, where it is kept and where it stands."""
 
 DESCRIPTION = """\
 Split learning under a loss-based gate: each epoch runs in state A (client and server
 train), B (activations up only) or C (nothing is sent: the server trains on what it
 stored), and everything sent is an 8-bit float of searched format (arXiv 2107.09786).
 
-First try: python run.py --config configs/quickstart.toml
+First try: python run.py --config configs/quickstart.toml --compare
 
-Plain split learning: --gate always --codec identity --grad-codec identity.
+Plain split learning: --gate always --codec identity --grad-codec identity; --compare
+trains it beside another run and shows both.
 
 To look: --show-cuts prints what each cut of a model sends and computes.
 """
@@ -72,15 +75,28 @@ To look: --show-cuts prints what each cut of a model sends and computes.
 class RunCommand:
     """`jsplit run`: the run's settings, and how to go about it."""
 
+    GROUP = "run"
+
     settings: tyro.conf.OmitArgPrefixes[RunConfig] = RunConfig()
     cluster: tyro.conf.OmitArgPrefixes[ClusterConfig] = ClusterConfig()
     config: Annotated[
         str | None,
-        Option("A TOML file of settings; flags override it. See configs/."),
+        Option(
+            "A TOML file of settings, such as those in configs/. Flags override it.",
+            "FILE",
+        ),
     ] = None
     resume: Annotated[
         bool,
         Option("The run in --workdir goes on from its last checkpoint."),
+        tyro.conf.FlagCreatePairsOff,
+    ] = False
+    compare: Annotated[
+        bool,
+        Option(
+            "Plain split learning (always A, float32, the same data and seed) is "
+            "trained, too, and both are shown side by side at the end."
+        ),
         tyro.conf.FlagCreatePairsOff,
     ] = False
     show_cuts: Annotated[
@@ -105,6 +121,8 @@ def command(argv: Sequence[str], prog: str) -> int:
         return 0
     if command.resume and config.workdir is None:
         raise InputError("--resume needs the run's folder: add --workdir FOLDER")
+    if command.compare:
+        check_not_plain(config)
     with contextlib.ExitStack() as stack:
         cluster = command.cluster
         if cluster.coordinator is not None:
@@ -124,17 +142,53 @@ def command(argv: Sequence[str], prog: str) -> int:
             config = _agree(config)
         for note in parsing.notes(argv, config):
             say(note)
-        if command.resume:
-            return _go_on(config, prog, stack)
-        return _start(config, prog, stack)
+        return _run(config, prog, stack, command)
 
 
-def _start(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
+def _run(
+    config: RunConfig, prog: str, stack: contextlib.ExitStack, command: RunCommand
+) -> int:
+    """Trains as the command says; once there is a folder, it can be gone on with."""
     with multihost.together():
-        if config.workdir is not None and multihost.leads():
+        if command.resume:
+            assert config.workdir is not None
+            _kept(config)
+        elif config.workdir is not None and multihost.leads():
             workdir.check_unused(workdir.path_of(config.workdir))
     dataset = _load(config)
     stack.enter_context(compilation_cache.kept(config.compile_cache, say))
+    begin = _go_on if command.resume else _start
+    experiment, folder, progress = begin(config, dataset, stack)
+    go_on = f"{prog} --resume --workdir {shlex.quote(str(folder.path))}"
+    go_on += " --compare" if command.compare else ""
+    interrupted = f"interrupted; go on with: {go_on}"
+    say(data.line_of(dataset))
+    say(f"source: {dataset.source}")
+    try:
+        with on_stop(interrupted):
+            run = training.finish(experiment, folder, progress, go_on)
+            plain = None
+            if run is not None and command.compare:
+                del experiment, progress  # The device has room for one of the two.
+                begun = _begin_plain(config, folder, dataset, stack)
+                plain = training.finish(*begun, go_on)
+            if run is None or (command.compare and plain is None):
+                return INTERRUPTED
+            with multihost.together():
+                if multihost.leads():
+                    _report(folder, run, plain)
+    except KeyboardInterrupt:
+        return complain(interrupted, INTERRUPTED)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            forget_output()
+        raise RunError(
+            f"writing failed ({error}); mend that, then go on with: {go_on}"
+        ) from error
+    return 0
+
+
+def _start(config: RunConfig, dataset: Dataset, stack: contextlib.ExitStack) -> Begun:
     experiment = build(config, dataset)
 
     def open_new() -> str:
@@ -142,27 +196,21 @@ def _start(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
         return str(stack.enter_context(workdir.open_new(config, described)).path)
 
     folder = RunFolder(Path(multihost.share(open_new)))
-    return _carry_out(experiment, folder, Progress(experiment), prog)
+    return experiment, folder, Progress(experiment)
 
 
-def _go_on(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
+def _go_on(config: RunConfig, dataset: Dataset, stack: contextlib.ExitStack) -> Begun:
     with multihost.together():
-        assert config.workdir is not None
-        folder, kept, described = workdir.read_workdir(workdir.path_of(config.workdir))
-        # More epochs than before are no other run, but more of the same.
-        longer = config.epochs > kept.epochs
-        same = dataclasses.replace(kept, epochs=config.epochs) if longer else kept
-        workdir.check_same(folder, config, same)
-    dataset = _load(config)
-    with multihost.together():
+        folder, kept, described = _kept(config)
         workdir.check_data(folder, described, dataset)
-    stack.enter_context(compilation_cache.kept(config.compile_cache, say))
     begun = multihost.share(lambda: checkpoint.latest(folder.checkpoints)) is not None
     # Once there is a checkpoint, the weights that it began with need not be there.
     experiment = build(
         dataclasses.replace(config, init=None) if begun else config, dataset
     )
     experiment = experiment._replace(config=config)
+    # More epochs than before are no other run, but more of the same.
+    longer = config.epochs > kept.epochs
     with multihost.together():
         if multihost.leads():
             stack.enter_context(workdir.lock(folder.path))
@@ -177,7 +225,32 @@ def _go_on(config: RunConfig, prog: str, stack: contextlib.ExitStack) -> int:
             f"learning rates of epochs {progress.epochs + 1} to {whole} in a run of "
             f"{whole}"
         )
-    return _carry_out(experiment, folder, progress, prog)
+    return experiment, folder, progress
+
+
+def _kept(config: RunConfig) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
+    """The run in the config's folder, which must be the same, or shorter.
+
+    Raises:
+        InputError: if there is none, or it was started otherwise.
+    """
+    assert config.workdir is not None
+    folder, kept, described = workdir.read_workdir(workdir.path_of(config.workdir))
+    longer = config.epochs > kept.epochs
+    same = dataclasses.replace(kept, epochs=config.epochs) if longer else kept
+    workdir.check_same(folder, config, same)
+    return folder, kept, described
+
+
+def _begin_plain(
+    config: RunConfig, folder: RunFolder, dataset: Dataset, stack: contextlib.ExitStack
+) -> Begun:
+    """The run of plain split learning beside the one in a folder: new, or gone on."""
+    path = plain_folder(folder.path)
+    say(f"now plain split learning with the same settings, in {path.path}")
+    plain = dataclasses.replace(plain_of(config), workdir=str(path.path))
+    begun = multihost.share(lambda: path.config.exists())
+    return (_go_on if begun else _start)(plain, dataset, stack)
 
 
 def _agree(config: RunConfig) -> RunConfig:
@@ -215,38 +288,17 @@ def _load(config: RunConfig) -> Dataset:
     return dataset
 
 
-def _carry_out(
-    experiment: Experiment, folder: RunFolder, progress: Progress, prog: str
-) -> int:
-    """Trains and reports; from here on there is a folder to go on with."""
-    resuming = f"{prog} --resume --workdir {shlex.quote(str(folder.path))}"
-    interrupted = f"interrupted; go on with: {resuming}"
-    try:
-        with on_stop(interrupted):
-            _print_plan(experiment, folder, progress)
-            if not _train(experiment, folder, progress):
-                say(f"saved after epoch {progress.epochs}; go on with: {resuming}")
-                return INTERRUPTED
-            with multihost.together():
-                if multihost.leads():
-                    _report(experiment, folder, progress)
-    except KeyboardInterrupt:
-        return complain(interrupted, INTERRUPTED)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            forget_output()
-        raise RunError(
-            f"writing failed ({error}); mend that, then go on with: {resuming}"
-        ) from error
-    return 0
-
-
-def _report(experiment: Experiment, folder: RunFolder, progress: Progress) -> None:
-    summary = summarize(experiment, progress)
-    write_summary(folder, summary)
-    _draw(folder, progress, summary)
-    tables.show(tables.of_summary(summary))
+def _report(folder: RunFolder, run: Finished, plain: Finished | None) -> None:
+    tables.show(tables.of_summary(run.summary, plain and plain.summary))
     say(f"all of it is in {folder.path}")
+    if plain is None:
+        return
+    # Matplotlib takes its time, and is needed only here.
+    from jsplit.analysis import run_plots
+
+    picture = folder.path / COMPARE / "accuracy_against_bytes.png"
+    run_plots.both_against_bytes(run.records, plain.records, picture, title=run.title)
+    say(f"accuracy against bytes of both: {picture}")
 
 
 def parse(argv: Sequence[str], prog: str) -> RunCommand:
@@ -262,69 +314,3 @@ def parse(argv: Sequence[str], prog: str) -> RunCommand:
     if "--resume" in argv and named and parsing.option(argv, "--config") is None:
         base = flat(workdir.read_workdir(workdir.path_of(named))[1])
     return parsing.parse(RunCommand(), argv, prog, DESCRIPTION, base)
-
-
-def _train(experiment: Experiment, folder: RunFolder, progress: Progress) -> bool:
-    with contextlib.ExitStack() as stack:
-        stopping = stack.enter_context(
-            stop_at_signal("stopping when this chunk is saved")
-        )
-        writers: list[Writer] = []
-        with multihost.together():
-            for make in (
-                lambda: JsonlWriter(folder.metrics),
-                lambda: TensorBoardWriter(folder.tensorboard, progress.epochs),
-                lambda: ConsoleWriter(states=progress.ledger.states),
-            ):
-                if multihost.leads():
-                    writers.append(stack.enter_context(contextlib.closing(make())))
-        return train(experiment, folder, progress, writers, stopping)
-
-
-def _draw(folder: RunFolder, progress: Progress, summary: dict[str, Any]) -> None:
-    from jsplit.analysis import (
-        run_plots as plots,  # Matplotlib takes its time, and is needed only here.
-    )
-
-    title = (
-        f"{summary['dataset']}, {summary['model']} cut {summary['cut']}, "
-        f"{counted(summary['clients'], 'client')}, {summary['gate']} gate, "
-        f"seed {summary['seed']}"
-    )
-    plots.accuracy_against_bytes(
-        progress.records, folder.path / "accuracy_against_bytes.png", title=title
-    )
-    plots.loss_by_epoch(
-        progress.records, folder.path / "loss_by_epoch.png", title=title
-    )
-
-
-def _print_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> None:
-    config, dataset = experiment.config, experiment.dataset
-    layout = experiment.simulation.layout
-    say(f"data: {dataset.name}, {dataset.source}")
-    say(
-        f"{config.model} cut after block {experiment.cut}, "
-        f"{counted(config.clients, 'client')}, {config.gate.name} gate, "
-        f"{config.codec} up, {config.grad_codec} down"
-        + "".join(f", {words}" for words in beside_paper(config))
-        + f", {counted(config.epochs, 'epoch')} of server batches of "
-        f"{layout.members * layout.batch}, in {folder.path}"
-    )
-    if config.init is not None:
-        say(f"beginning with the weights of {config.init} ({config.init_part})")
-    emulated = config.precision == "bfloat16" and jax.default_backend() == "cpu"
-    say(
-        f"computing on {device.describe()}, in {config.precision}"
-        + (", which a CPU only emulates: slower than float32" if emulated else "")
-    )
-    caveat = config.gate.caveat(config.unlike)
-    if caveat is not None:
-        say(f"note: {caveat}")
-    if config.mesh:
-        say(
-            f"sharing clients and batches over {counted(jax.device_count(), 'device')}"
-            f" of {counted(jax.process_count(), 'process')}"
-        )
-    if progress.epochs < config.all_epochs:
-        say("compiling; the first epoch takes longer")

@@ -54,9 +54,13 @@ HELD_BY_CLIENTS = {"source": "held by the clients"}
 class ServeCommand:
     """`jsplit serve`."""
 
+    GROUP = "run"
+
     settings: tyro.conf.OmitArgPrefixes[RunConfig] = RunConfig()
     link: tyro.conf.OmitArgPrefixes[ServeConfig] = ServeConfig()
-    config: Annotated[str | None, Option("A TOML file of settings.")] = None
+    config: Annotated[
+        str | None, Option("A TOML file of settings. Flags override it.", "FILE")
+    ] = None
     resume: Annotated[
         bool,
         Option("Go on with the run in --workdir, if it holds one."),

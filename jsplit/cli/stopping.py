@@ -12,7 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from jsplit.cli.terminal import INTERRUPTED, complain, show_cursor
+from jsplit.cli.terminal import INTERRUPTED, last_words
 from jsplit.runtime import atomic
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -137,7 +137,6 @@ def _obey(reader: int) -> None:
 def _end(number: int) -> None:
     """Ends the process, with no more than a line and without half-written files."""
     atomic.discard_unfinished()
-    show_cursor()
-    complain(_watch.words, 128 + number)
+    last_words(_watch.words)
     # Not by an exception: see above.
     os._exit(128 + number)

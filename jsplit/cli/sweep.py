@@ -32,12 +32,16 @@ GO_ON = "interrupted; the same command goes on"
 class SweepCommand:
     """`jsplit sweep`."""
 
+    GROUP = "sweep"
+
     file: Annotated[
         tyro.conf.Positional[str], Option("TOML file of settings and grids.", "FILE")
     ]
     folder: Annotated[
         str | None,
-        Option("Folder of all runs. None: runs/ and the name of the file."),
+        Option(
+            "The folder of all runs. None: runs/ and the name of the file.", "FOLDER"
+        ),
     ] = None
     dry: Annotated[
         bool,

@@ -1,5 +1,6 @@
 """What every command says to people."""
 
+import contextlib
 import os
 import sys
 
@@ -44,9 +45,17 @@ def show_cursor() -> None:
 
 
 def last_words(line: str) -> None:
-    """Says an error before the process is ended from another thread."""
+    """Says an error before the process is ended from another thread.
+
+    Straight to the descriptor: what is shown live on a terminal takes standard error,
+    and would be drawn again below the error. A reader that has gone is no reason to
+    stay.
+    """
     show_cursor()
-    complain(line, 1)
+    start = "\r\x1b[2K" if os.isatty(2) else ""
+    text = f"{start}error: {' '.join(line.split())}\n"
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode(errors="backslashreplace"))
 
 
 def complain(error: Exception | str, code: int) -> int:

@@ -53,6 +53,7 @@ class GateChoice(abc.ABC):
     style: ClassVar[Style | None] = None
     leaves_a: ClassVar[bool] = True
     control: ClassVar[bool] = False
+    GROUP: ClassVar[str] = "gate"
 
     @abc.abstractmethod
     def make(self, classes: int) -> Gate:

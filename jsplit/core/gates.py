@@ -52,18 +52,19 @@ class LossGate(GateChoice):
     rule: Annotated[
         Rule,
         Option(
-            "abs: a change either way opens the gate. drop: only a falling loss does.",
+            "Which change opens the gate: one either way (abs), or only a fall of the "
+            "loss (drop).",
             named="loss_rule",
         ),
     ] = "abs"
     reference: Annotated[
         Reference,
         Option(
-            "What a loss is compared with. decision: the loss at the last decision for "
-            "A, as in the paper. previous: that of the epoch before. same-state: A is "
-            "compared with A, and C with the first C since B, for states that learn "
-            "from different images; it cannot reopen the gate once the threshold "
-            "exceeds the first loss of C.",
+            "What a loss is compared with: the loss at the last decision for A, as in "
+            "the paper (decision), or that of the epoch before (previous). With "
+            "same-state A is compared with A, and C with the first C since B, for "
+            "states that learn from different images; it cannot reopen the gate once "
+            "the threshold exceeds the first loss of C.",
             named="loss_reference",
         ),
     ] = "decision"
@@ -135,8 +136,8 @@ class FreezeGate(GateChoice):
     sync_epochs: Annotated[
         int,
         Option(
-            "Number of epochs of A before the gate shuts. 0: the client's part stays "
-            "as it began.",
+            "Number of epochs of A before the gate shuts. With 0 the client's part "
+            "stays as it began.",
             least=0,
             most=MOST,
             traced=True,

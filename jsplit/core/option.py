@@ -24,6 +24,8 @@ class Option:
     Attributes:
         help: whole sentences for `--help`.
         metavar: what its value is called there; None for the usual.
+        group: of options that it is shown in there; None for what its dataclass says,
+            for all of them in `GROUP`, or by group in `GROUPS`.
         choices: names that it may have, such as those of a registry, read when they are
             needed; None where the type says all.
         least: the smallest number that is possible.
@@ -44,6 +46,7 @@ class Option:
 
     help: str
     metavar: str | None = None
+    group: str | None = None
     choices: Collection[str] | None = None
     least: float | None = None
     most: float | None = None
@@ -86,6 +89,8 @@ def options_of(kind: Any) -> dict[str, Described]:
         for option in notes:
             if isinstance(option, Option):
                 names = _literals(kinds)
+                group = option.group or _group_of(kind, field.name)
+                option = dataclasses.replace(option, group=group)
                 found[option.named or field.name] = Described(
                     field.name,
                     frozenset({str}) if names else _types(kinds),
@@ -94,6 +99,13 @@ def options_of(kind: Any) -> dict[str, Described]:
                     option,
                 )
     return found
+
+
+def _group_of(kind: Any, name: str) -> str | None:
+    for group, names in getattr(kind, "GROUPS", {}).items():
+        if name in names:
+            return str(group)
+    return getattr(kind, "GROUP", None)
 
 
 def _literals(annotation: Any) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Data: loading, fitting, augmenting and dealing out labelled images."""
 
 from jsplit.data.augment import augment, preprocess
-from jsplit.data.dataset import Dataset
+from jsplit.data.dataset import Dataset, line_of
 from jsplit.data.partition import check_scheme, class_counts, partition
 from jsplit.data.prepare import (
     Moments,
@@ -25,6 +25,7 @@ __all__ = [
     "check_name",
     "check_scheme",
     "class_counts",
+    "line_of",
     "load",
     "moments",
     "normalization",

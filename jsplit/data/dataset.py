@@ -49,6 +49,24 @@ class Dataset:
         return height, width, channels
 
 
+def line_of(dataset: Dataset) -> str:
+    """What a dataset is, in one line for people: shape, classes and examples.
+
+    Example:
+        >>> images, labels = np.zeros((1200, 8, 8), np.uint8), np.arange(1200) % 3
+        >>> arrays = images, labels, images[:30], labels[:30]
+        >>> print(line_of(make_dataset("mine", arrays, num_classes=3, source="")))
+        data: mine, 8x8x1, 3 classes, 1,200 train + 30 test examples
+    """
+    shape = "x".join(map(str, dataset.image_shape))
+    classes = dataset.num_classes
+    return (
+        f"data: {dataset.name}, {shape}, {classes} class{'es' * (classes != 1)}, "
+        f"{len(dataset.train_labels):,} train + {len(dataset.test_labels):,} test "
+        "examples"
+    )
+
+
 def arrays_of(dataset: Dataset) -> Arrays:
     """Returns the four arrays in the order that `make_dataset` takes."""
     return (

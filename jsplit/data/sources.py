@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from jsplit.data.cifar10 import load_cifar10
 from jsplit.data.dataset import Dataset
 from jsplit.data.embedded import load_embedded
@@ -43,7 +45,7 @@ def load(
         cache_dir: Where decoded arrays are kept; by default the user's cache folder,
             on Linux $XDG_CACHE_HOME/jsplit, else ~/.cache/jsplit.
         notify: Takes lines for people: a fallback, a download, a cache that cannot be
-            written.
+            written, classes without a training example.
 
     Returns:
         The dataset, images uint8 and labels int32.
@@ -53,6 +55,19 @@ def load(
             broken.
     """
     check_name(name)
+    dataset = _find(name, data_dir, cache_dir, notify)
+    empty = _empty_classes(dataset)
+    if empty is not None:
+        notify(f"note: {empty}")
+    return dataset
+
+
+def _find(
+    name: str,
+    data_dir: Path | None,
+    cache_dir: Path | None,
+    notify: Callable[[str], None],
+) -> Dataset:
     if name.endswith(".npz"):
         return load_npz(Path(name).expanduser())
     if name == "fashion_mnist_10k":
@@ -75,6 +90,29 @@ def load(
         fault = str(error).partition("; ")[0]
         source = f"{dataset.source}; not CIFAR-10, because {fault}"
         return dataclasses.replace(dataset, source=source)
+
+
+def _empty_classes(dataset: Dataset) -> str | None:
+    """What to say of classes that nobody can learn; None if there are none.
+
+    Example:
+        >>> from jsplit.data.dataset import make_dataset
+        >>> images, labels = np.zeros((3, 8, 8), np.uint8), np.array([0, 3, 4])
+        >>> arrays = images, labels, images, labels
+        >>> _empty_classes(make_dataset("mine", arrays, num_classes=5, source=""))
+        'no training image of mine has label 1 or 2, of 5 classes (0 to 4)'
+    """
+    counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
+    empty = [str(label) for label in np.flatnonzero(counts == 0)]
+    if not empty:
+        return None
+    more = f" ({len(empty) - 8} more such labels)" if len(empty) > 8 else ""
+    *first, last = empty[:8]
+    labels = f"{', '.join(first)} or {last}" if first else last
+    return (
+        f"no training image of {dataset.name} has label {labels}{more}, of "
+        f"{dataset.num_classes} classes (0 to {dataset.num_classes - 1})"
+    )
 
 
 def check_name(name: str) -> None:

@@ -24,7 +24,8 @@ def load_npz(path: Path) -> Dataset:
     texts says what they are called.
 
     Raises:
-        InputError: The file cannot be read, or its arrays are not as said above.
+        InputError: The file cannot be read, or its arrays are not as said above; images
+            with their channels first among them.
     """
     try:
         # Opened here: NumPy leaves a file that it cannot read to the garbage collector.
@@ -113,6 +114,28 @@ def _check_images(path: Path, name: str, images: np.ndarray) -> None:
         raise _refusal(
             path, f"{name} is {list(images.shape)}", "give [N, H, W] or [N, H, W, C]"
         )
+    if _is_channels_first(images.shape):
+        raise _refusal(
+            path,
+            f"{name} is {list(images.shape)}, which has the channels first",
+            f"put them last, as by numpy.moveaxis({name}, 1, -1)",
+        )
+
+
+def _is_channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether images are [N, C, H, W]: few channels, and too many if taken as last.
+
+    An image that is one to four pixels high and has eight channels or more would be
+    taken for one, but such images no model here could pool.
+
+    Example:
+        >>> _is_channels_first((9, 3, 32, 32)), _is_channels_first((9, 1, 128, 6))
+        (True, False)
+    """
+    if len(shape) != 4:
+        return False
+    _, channels, height, width = shape
+    return channels in (1, 3, 4) and height > channels and width >= 8
 
 
 def _check_labels(path: Path, name: str, labels: np.ndarray, count: int) -> None:

@@ -13,13 +13,18 @@ _MOST = 1_000_000
 class ClusterConfig:
     """Which of several processes this is; never kept with the run."""
 
+    GROUP = "system"
+
     coordinator: Annotated[
         str | None,
-        Option("HOST:PORT of process 0, or auto (as jax detects the cluster)."),
+        Option(
+            "The address of process 0 of several, or auto, as JAX detects the cluster.",
+            "HOST:PORT|auto",
+        ),
     ] = None
     process_id: Annotated[
         int | None,
-        Option("The number of this process; 0 leads, writes and prints."),
+        Option("The number of this process. Process 0 leads, writes and prints."),
     ] = None
     num_processes: Annotated[
         int | None, Option("Number of processes.", least=1, most=_MOST)

@@ -1,5 +1,6 @@
 """Where a run stands between two chunks of epochs."""
 
+import itertools
 from typing import Any
 
 from jsplit.accounting.ledger import Ledger
@@ -31,16 +32,25 @@ class Progress:
         return self.records[-1]["seconds"] if self.records else 0.0
 
 
-def shortened(states: str, longest: int | None = None) -> str:
-    """AABCCCC as `AABC4`: runs of more than three are counted.
+def states_in_words(states: str, longest: int | None = None) -> str:
+    """The states of all epochs in their order, for people.
 
-    What is longer than `longest` ends in an ellipsis.
+    Args:
+        states: a letter an epoch.
+        longest: of the text in letters; what is longer ends in an ellipsis after the
+            last of its parts that fits. None: there is no limit.
+
+    Example:
+        >>> states_in_words("AAABCCCC"), states_in_words("")
+        ('A x3, B, C x4', '')
+        >>> states_in_words("AAABCCCC", longest=10)
+        'A x3, B, …'
     """
-    shown, place = "", 0
-    while place < len(states):
-        length = len(states[place:]) - len(states[place:].lstrip(states[place]))
-        shown += states[place] * length if length <= 3 else f"{states[place]}{length}"
-        place += length
-    if longest is not None and len(shown) > longest:
-        return shown[: longest - 1] + "…"
-    return shown
+    runs = [(state, len(list(run))) for state, run in itertools.groupby(states)]
+    parts = [state if count == 1 else f"{state} x{count}" for state, count in runs]
+    text = ", ".join(parts)
+    if longest is None or len(text) <= longest:
+        return text
+    while parts and len(", ".join([*parts, "…"])) > longest:
+        parts.pop()
+    return ", ".join([*parts, "…"])

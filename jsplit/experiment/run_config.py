@@ -8,6 +8,7 @@ from jsplit.core.gate_choice import GateChoice
 from jsplit.core.gates import GATES, LossGate
 from jsplit.core.option import Option
 from jsplit.core.topology import TOPOLOGIES
+from jsplit.experiment.option_groups import RUN_GROUPS
 from jsplit.models import MODELS
 from jsplit.runtime.device import CHOICES
 
@@ -18,6 +19,8 @@ _MOST = 1_000_000
 @dataclass(frozen=True)
 class RunConfig:
     """Every setting of a run. Unset ones (None) follow from the others."""
+
+    GROUPS = RUN_GROUPS
 
     model: Annotated[
         str, Option("The network. Installed packages may add to these.", choices=MODELS)
@@ -34,15 +37,20 @@ class RunConfig:
     dataset: Annotated[
         str,
         Option(
-            "auto, cifar10, fashion_mnist, fashion_mnist_10k (embedded), tfds:NAME "
-            "(any images that TFDS prepared), or the path of an .npz. auto takes "
-            "CIFAR-10 if it can be had, else the embedded set.",
+            "The images: a set that is known by name, any that TFDS prepared, or a "
+            "file of your own. With auto they are CIFAR-10 if it can be had, else "
+            "fashion_mnist_10k, which comes with jsplit.",
+            "{auto,cifar10,fashion_mnist,fashion_mnist_10k}|tfds:NAME|FILE.npz",
             one_side=True,
         ),
     ] = "auto"
     data_dir: Annotated[
         str | None,
-        Option("The folder of datasets. None: ~/tensorflow_datasets.", speed_only=True),
+        Option(
+            "The folder of datasets. None: ~/tensorflow_datasets.",
+            "FOLDER",
+            speed_only=True,
+        ),
     ] = None
     image_size: Annotated[
         int | None,
@@ -81,25 +89,26 @@ class RunConfig:
     topology: Annotated[
         str,
         Option(
-            "parallel: all clients train at once, and their parts are averaged after "
-            "each epoch of A. sequential: they take turns and hand one part on.",
+            "In parallel all clients train at once, and their parts are averaged after "
+            "each epoch of A. Sequential clients take turns and hand one part on.",
             choices=TOPOLOGIES,
         ),
     ] = "parallel"
     partition: Annotated[
         str,
         Option(
-            "How clients share the examples: iid, dirichlet:ALPHA (label skew) or "
-            "uneven:ALPHA (sizes)."
+            "How clients share the examples: all alike, with skewed labels "
+            "(dirichlet), or in shares of different sizes (uneven).",
+            "{iid,dirichlet:ALPHA,uneven:ALPHA}",
         ),
     ] = "iid"
 
     gate: Annotated[
         GateChoice,
         Option(
-            "What chooses the state of each epoch. loss is the gate of the paper; "
-            "periodic and freeze ignore the loss; budget spends what may cross by the "
-            "loss; always is plain split learning. Installed packages may add to "
+            "What chooses the state of each epoch. The loss gate is that of the paper, "
+            "periodic and freeze ignore the loss, budget spends what may cross by the "
+            "loss, and always is plain split learning. Installed packages may add to "
             "these.",
             choices=GATES,
             compared=True,
@@ -109,7 +118,8 @@ class RunConfig:
     codec: Annotated[
         str,
         Option(
-            "How activations are coded; float8 searches a format for each tensor. "
+            "How activations are coded. With float8 a format is searched for each "
+            "tensor, and bits2 to bits8 are packed into so many bits a value. "
             "Installed packages may add to these.",
             choices=CODECS,
             compared=True,
@@ -121,8 +131,8 @@ class RunConfig:
     refresh_statistics: Annotated[
         Literal["running", "batch"],
         Option(
-            "In state B the client normalises by its running statistics or by those of "
-            "the batch.",
+            "By which statistics the client normalises in state B: its running ones, "
+            "or those of the batch.",
             beyond_a=True,
             compared=True,
         ),
@@ -130,9 +140,10 @@ class RunConfig:
     views: Annotated[
         str,
         Option(
-            "What state B sends of each image, and C learns from: a list of plain, "
-            "mirrored, cropped and augmented (as in A). Each of them takes an epoch of "
-            "B and a place in the store; C draws from all.",
+            "What state B sends of each image, and C learns from: a list of views. "
+            "Each of them takes an epoch of B and a place in the store, and C draws "
+            "from all. Augmented ones are as in A.",
+            "{plain,mirrored,cropped,augmented},...",
             beyond_a=True,
             compared=True,
         ),
@@ -248,7 +259,7 @@ class RunConfig:
 
     precision: Annotated[
         Literal["float32", "bfloat16"],
-        Option("Networks compute in this; everything else stays float32."),
+        Option("The numbers that networks compute in. Everything else stays float32."),
     ] = "float32"
 
     epochs: Annotated[
@@ -267,14 +278,15 @@ class RunConfig:
     learning_rate: Annotated[
         float,
         Option(
-            "The learning rate of SGD, times 0.2 after 30, 60 and 80 % of the epochs.",
+            "The learning rate of SGD, multiplied by 0.2 after 30, 60 and 80 % of the "
+            "epochs.",
             above=0,
             traced=True,
         ),
     ] = 0.05
     momentum: Annotated[float, Option("The momentum of SGD.", least=0, below=1)] = 0.9
     weight_decay: Annotated[
-        float, Option("L2 penalty on every parameter.", least=0)
+        float, Option("Weight of the L2 penalty on every parameter.", least=0)
     ] = 5e-4
     seed: Annotated[
         int,
@@ -288,12 +300,15 @@ class RunConfig:
 
     workdir: Annotated[
         str | None,
-        Option("The run's folder. None: a new one under runs/.", speed_only=True),
+        Option(
+            "The run's folder. None: a new one under runs/.", "FOLDER", speed_only=True
+        ),
     ] = None
     device: Annotated[
         str,
         Option(
-            "auto uses whatever JAX finds; naming a device makes its absence an error.",
+            "What computes. With auto it is whatever JAX finds; naming a device makes "
+            "its absence an error.",
             choices=CHOICES,
             speed_only=True,
         ),
@@ -303,6 +318,7 @@ class RunConfig:
         Option(
             "The folder of compiled programs, or off. None: "
             "$JAX_COMPILATION_CACHE_DIR, else one under ~/.cache/jsplit.",
+            "FOLDER|off",
             speed_only=True,
         ),
     ] = None
@@ -373,16 +389,3 @@ class RunConfig:
     def all_epochs(self) -> int:
         """Epochs of the gate, and those before in which clients learn alone."""
         return self.local_epochs + self.epochs
-
-
-def beside_paper(config: RunConfig) -> list[str]:
-    """What a run does beside the paper's states, each in a few words, for labels."""
-    words = []
-    if config.local_epochs:
-        words.append(f"alone {config.local_epochs}")
-    if config.bottleneck is not None:
-        words.append(f"bottleneck {config.bottleneck}")
-    if config.views != RunConfig.views:
-        words.append(f"views {config.views.replace(',', '+')}")
-    where = " always" if config.replay_always else ""
-    return words + [replay + where for replay in config.replays]

@@ -27,18 +27,14 @@ from jsplit.experiment.build import (
     share_program,
 )
 from jsplit.experiment.config import RunConfig, differences
-from jsplit.experiment.progress import Progress, shortened
+from jsplit.experiment.console import ConsoleWriter
+from jsplit.experiment.progress import Progress, states_in_words
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.summary import summarize, write_summary
 from jsplit.experiment.sweep_spec import Planned
 from jsplit.experiment.train import resume, train
 from jsplit.experiment.workdir import RunFolder
-from jsplit.experiment.writers import (
-    ConsoleWriter,
-    JsonlWriter,
-    TensorBoardWriter,
-    Writer,
-)
+from jsplit.experiment.writers import JsonlWriter, TensorBoardWriter, Writer
 
 
 class Outcome(NamedTuple):
@@ -170,7 +166,7 @@ def _carry_out(experiment: Experiment, stopping: Callable[[], bool]) -> Progress
             TensorBoardWriter(folder.tensorboard, progress.epochs),
         ]
         if sys.stdout.isatty():
-            writers.append(ConsoleWriter(states=progress.ledger.states))
+            writers.append(ConsoleWriter(states=progress.ledger.states, keep=False))
         for writer in writers:
             stack.enter_context(contextlib.closing(writer))
         if not train(experiment, folder, progress, writers, stopping):
@@ -196,7 +192,7 @@ def _data_of(config: RunConfig) -> dict[str, object]:
 def _line(name: str, progress: Progress) -> str:
     last = progress.records[-1]
     return (
-        f"{name}  {shortened(progress.ledger.states)}  "
+        f"{name}  {states_in_words(progress.ledger.states, longest=40)}  "
         f"test {last['test_accuracy']:.2%}  "
         f"comm /{last['communication_reduction']:.2f}  "
         f"compute /{last['client_compute_reduction']:.2f}  {progress.seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""Where the record of each epoch goes: a JSON Lines file, TensorBoard, the console.
+"""Where the record of each epoch goes: a JSON Lines file, TensorBoard, `console`.
 
 A record is a flat mapping, one per epoch, with some or all of these names:
 
@@ -17,25 +17,16 @@ A record is a flat mapping, one per epoch, with some or all of these names:
 A writer skips a name that it does not know or that is missing.
 """
 
-import datetime
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TextIO
-
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+from typing import Any, Protocol
 
 from jsplit.errors import RunError
-from jsplit.experiment.quantities import human_bytes
 from jsplit.runtime.atomic import write_bytes
-
-STATE_STYLES = {"A": "bold cyan", "B": "bold yellow", "C": "bold magenta"}
 
 TAGS = {
     "train_loss": "train/loss",
@@ -144,7 +135,7 @@ class TensorBoardWriter:
         from tensorboardX.proto.summary_pb2 import Summary
 
         scalars = {TAGS[k]: v for k, v in record.items() if k in TAGS and v is not None}
-        if record.get("state") in STATE_STYLES:
+        if record.get("state") in ("A", "B", "C"):
             scalars["gate/state"] = "ABC".index(record["state"])
         values = [
             Summary.Value(tag=t, simple_value=float(v)) for t, v in scalars.items()
@@ -160,74 +151,6 @@ class TensorBoardWriter:
 
         self._events.write_event(Event(wall_time=time.time(), step=step, **what))
         self._events.flush()
-
-
-class ConsoleWriter:
-    """Shows progress: one live line on a terminal, one plain line an epoch elsewhere.
-
-    Under the live line runs the strip of all states so far. Close it in a `finally`:
-    the live line hides the cursor.
-
-    Args:
-      stream: where to write; its `isatty` decides. Default: standard output.
-      states: those of the epochs before a resume, such as "AAB", to open the strip.
-    """
-
-    def __init__(self, stream: TextIO | None = None, states: str = ""):
-        self._stream = sys.stdout if stream is None else stream
-        self._states = states
-        self._live: Live | None = None
-        if self._stream.isatty():
-            console = Console(file=self._stream, highlight=False)
-            self._live = Live(console=console, auto_refresh=False)
-            self._live.start()
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Shows the record at once."""
-        self._states += record.get("state") or ""
-        if self._live is None:
-            print("  ".join(line_parts(record)), file=self._stream, flush=True)
-            return
-        parts = (Text(p, STATE_STYLES.get(p, "")) for p in line_parts(record))
-        line = Text("  ").join(parts)
-        strip = Text.assemble(*((s, STATE_STYLES.get(s, "")) for s in self._states))
-        self._live.update(Text("\n").join([line, strip]), refresh=True)
-
-    def close(self) -> None:
-        """Leaves the last line standing and gives the cursor back."""
-        if self._live is not None:
-            self._live.stop()
-
-
-def line_parts(record: Mapping[str, Any]) -> list[str]:
-    """Formats a record for people, as the parts of one line.
-
-    Example: `epoch  3/12`, `A`, `loss 0.4123`, `test 84.30%`, `sent 5.2 MiB`,
-    `comm /3.10`, `ETA 0:00:42`. A number that is missing or not finite shows as "-".
-    """
-    total = str(record.get("epochs", "?"))
-    sent, eta = (_finite(record.get(k)) for k in ("wire_bytes", "eta_seconds"))
-    left = "-" if eta is None else datetime.timedelta(seconds=max(0, round(eta)))
-    return [
-        f"epoch {record.get('epoch', '?'):>{len(total)}}/{total}",
-        str(record.get("state", "-")),
-        f"loss {_number(record, 'train_loss', '.4f')}",
-        f"test {_number(record, 'test_accuracy', '.2%')}",
-        *([f"clients {record['clients']}"] if "clients" in record else []),
-        f"sent {'-' if sent is None else human_bytes(int(sent))}",
-        f"comm /{_number(record, 'communication_reduction', '.2f')}",
-        f"ETA {left}",
-        *([record["gate_reason"]] if record.get("gate_reason") else []),
-    ]
-
-
-def _number(record: Mapping[str, Any], name: str, spec: str) -> str:
-    value = _finite(record.get(name))
-    return "-" if value is None else format(value, spec)
-
-
-def _finite(value: Any) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _plain(value: Any) -> Any:

@@ -19,9 +19,13 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class LinkConfig:
     """Settings of the connection that server and client both have."""
 
+    GROUP = "network"
+
     certs: Annotated[
         str | None,
-        Option("Folder with the certificates of this side, made by jsplit certs."),
+        Option(
+            "The folder with this side's certificates, made by jsplit certs.", "FOLDER"
+        ),
     ] = None
     insecure: Annotated[
         int,
@@ -45,9 +49,9 @@ class LinkConfig:
 class ServeConfig(LinkConfig):
     """Settings of `jsplit serve` beside those of the run."""
 
-    listen: Annotated[str, Option("HOST:PORT that the server listens on.")] = (
-        "127.0.0.1:7070"
-    )
+    listen: Annotated[
+        str, Option("The address that the server listens on.", "HOST:PORT")
+    ] = "127.0.0.1:7070"
     wait: Annotated[
         float,
         Option(
@@ -95,12 +99,15 @@ class ServeConfig(LinkConfig):
 class JoinConfig(LinkConfig):
     """Settings of `jsplit join` beside those of the run."""
 
-    server: Annotated[str, Option("HOST:PORT of the server.")] = "127.0.0.1:7070"
+    server: Annotated[str, Option("The address of the server.", "HOST:PORT")] = (
+        "127.0.0.1:7070"
+    )
     client: Annotated[int, Option("This client's number, from 0.")] = 0
     own_data: Annotated[
         bool,
         Option(
-            "Take all of --dataset as this client's own, not its share of a common one."
+            "Take all of --dataset as this client's own, not its share of a common "
+            "one. Settings that limit the number of examples are not heeded."
         ),
     ] = False
     patience: Annotated[

@@ -50,6 +50,53 @@ def test_a_file_may_name_its_classes(tmp_path: Path) -> None:
             load(path)
 
 
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (4, 9, 8)])
+def test_images_with_channels_first_are_refused_with_the_remedy(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    arrays = good() | {
+        "train_images": np.zeros((6, *shape), np.uint8),
+        "test_images": np.zeros((2, *shape), np.uint8),
+    }
+    with pytest.raises(InputError) as refusal:
+        load(save(tmp_path / "mine.npz", arrays))
+    said = str(refusal.value)
+    assert f"train_images is {[6, *shape]}, which has the channels first" in said
+    assert "numpy.moveaxis(train_images, 1, -1)" in said
+    for name in ("train_images", "test_images"):
+        arrays[name] = np.moveaxis(arrays[name], 1, -1)
+    assert load(save(tmp_path / "mine.npz", arrays)).image_shape == (
+        *shape[1:],
+        shape[0],
+    )
+
+
+@pytest.mark.parametrize("shape", [(8, 5, 3), (1, 128, 6), (3, 3, 3), (32, 32, 12)])
+def test_images_that_may_have_their_channels_last_are_taken(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    arrays = good() | {
+        "train_images": np.zeros((6, *shape), np.uint8),
+        "test_images": np.zeros((2, *shape), np.uint8),
+    }
+    assert load(save(tmp_path / "mine.npz", arrays)).image_shape == shape
+
+
+def test_classes_without_a_training_image_are_said_in_one_line(tmp_path: Path) -> None:
+    said: list[str] = []
+    load(save(tmp_path / "mine.npz", good()), notify=said.append)
+    assert said == [
+        "note: no training image of mine has label 3, of 4 classes (0 to 3)"
+    ]
+    whole = good() | {"test_labels": np.array([2, 0])}
+    load(save(tmp_path / "mine.npz", whole), notify=said.append)
+    assert len(said) == 1
+    many = good() | {"train_labels": np.array([0, 1, 2, 0, 1, 200])}
+    load(save(tmp_path / "mine.npz", many), notify=said.append)
+    assert said[1].count("\n") == 0 and len(said[1]) < 120
+    assert "3, 4, 5, 6, 7, 8, 9 or 10 (189 more such labels)" in said[1]
+
+
 def test_short_names_gray_images_and_fortran_order_are_taken(tmp_path: Path) -> None:
     arrays = good()
     gray = {

@@ -1,0 +1,65 @@
+"""Plain split learning beside a run: its settings, and where it is kept."""
+
+import dataclasses
+from pathlib import Path
+
+from jsplit.codecs import identity
+from jsplit.core.gates import AlwaysGate
+from jsplit.core.option import options_of
+from jsplit.errors import InputError
+from jsplit.experiment.build import canonical
+from jsplit.experiment.config import RunConfig
+from jsplit.experiment.workdir import RunFolder
+
+COMPARE = "compare"
+"""The folder, in that of a run, of what belongs to its comparison."""
+
+
+def plain_of(config: RunConfig) -> RunConfig:
+    """Plain split learning with the same network, data, clients, epochs and seed.
+
+    Always A, float32 both ways, and nothing of what may differ between runs of one
+    table: no views, replay, epochs alone, bottleneck, penalty or noise. It begins with
+    the weights that the run begins with.
+
+    Example:
+        >>> plain = plain_of(RunConfig(seed=3, views="plain,mirrored", local_epochs=2))
+        >>> plain.seed, plain.gate.name, plain.codec, plain.views, plain.local_epochs
+        (3, 'always', 'identity', 'plain', 0)
+
+    Args:
+        config: of the run.
+    """
+    usual = {
+        name: known.default
+        for name, known in options_of(RunConfig).items()
+        if known.option.compared and name not in ("init", "init_part")
+    }
+    usual |= dict.fromkeys(("codec", "grad_codec"), identity().name)
+    return dataclasses.replace(config, **{**usual, "gate": AlwaysGate()})
+
+
+def check_not_plain(config: RunConfig) -> None:
+    """Refuses to compare plain split learning with itself.
+
+    Args:
+        config: of the run, whose names are known.
+
+    Raises:
+        InputError: if the run is plain split learning.
+    """
+    if canonical(plain_of(config)) == canonical(config):
+        raise InputError(
+            "--compare trains plain split learning beside the run, and this run is "
+            "that already; leave --compare out, or choose another --gate or --codec"
+        )
+
+
+def plain_folder(path: Path) -> RunFolder:
+    """The folder of the plain run beside the run in `path`, made or not.
+
+    Example:
+        >>> str(plain_folder(Path("runs/first")).path)
+        'runs/first/compare/plain'
+    """
+    return RunFolder(path / COMPARE / "plain")
