@@ -65,7 +65,7 @@ def test_every_option_of_every_command_is_a_sentence_in_a_group(name, command_of
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_choices_are_shown_as_choices(name, command_of, page_of):
     # Many choices are folded within their box.
-    page = re.sub(r"[\s│]", "", page_of(name, 400))
+    page = re.sub(r"[\s│]", "", page_of(name, 80))
     for option, known in parsing._options(command_of(name)):
         if known is not None and known.choices is not None:
             assert f"{flag(option)}{{{','.join(known.choices)}}}" in page
