@@ -201,6 +201,7 @@ def crowd():
             0.001,
             10.0 + number // 10,
             3.0,
+            1e7 / (1 + number // 10),
         )
         for number in range(30)
     ]
@@ -248,6 +249,29 @@ def test_networked_runs_are_hollow_and_simulated_ones_are_not(tmp_path, drawn):
     figure = draw(crowd()[1:3], tmp_path / "picture.png", drawn)
     said = {text.get_text() for text in figure.legends[0].get_texts()}
     assert plots.HOLLOW not in said
+
+
+def test_bytes_stand_beside_what_the_images_take(tmp_path, drawn):
+    anchors = [
+        plots.Anchor("images, raw", 3e7, broken=False),
+        plots.Anchor("images, losslessly compressed", 1.5e7, broken=True),
+    ]
+    plots.accuracy_against_bytes(
+        crowd()[:4],
+        tmp_path / "p.png",
+        title="t",
+        baseline=0.9,
+        loss=0.005,
+        anchors=anchors,
+    )
+    (axes,) = drawn[0].axes
+    upright = [line for line in axes.lines if len(set(line.get_xdata())) == 1]
+    at = {float(line.get_xdata()[0]): line.get_linestyle() for line in upright}
+    assert at[3e7] == "-" and at[1.5e7] == "--"
+    said = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert said[-2:] == ["images, raw", "images, losslessly compressed"]
+    ticks = [text.get_text() for text in axes.get_xticklabels()]
+    assert "10 MB" in ticks and "20 MB" in ticks
 
 
 def test_the_legend_of_the_states_covers_no_title(tmp_path, drawn):

@@ -14,6 +14,7 @@ from jsplit.analysis.results import read_results
 from jsplit.cli import main as cli
 from jsplit.experiment.build import canonical
 from jsplit.experiment.config import RunConfig, changed, flat
+from jsplit.experiment.quantities import human_bytes
 from jsplit.experiment.workdir import RunFolder
 from jsplit.runtime.atomic import write_json
 from tests.runs import files_under
@@ -42,6 +43,7 @@ def finish(path, config, accuracy, communication=1.0, computation=1.0, **changes
         "communication_reduction": communication,
         "client_compute_reduction": computation,
         "wire_reduction": communication / 2,
+        "bytes": {"total": round(2e9 / communication)},
         "device": "a test (cpu)",
         "versions": {"jsplit": "0", "jax": "1"},
     }
@@ -103,6 +105,21 @@ def test_plain_split_learning_stands_first_and_the_rest_against_it(runs):
     assert rows[0][:5] == ["always, float32", "3", "90.00 ± 0.10", "", "/1"]
     assert rows[1][2:7] == ["89.90 ± 0.10", "-0.10", "/20", "/10", "/4"]
     assert rows[4][7] == "A x2, B, C x9"
+
+
+def test_every_byte_stands_beside_those_of_the_images(runs):
+    assert report(runs) == 0
+    text = (runs / "report" / "report.md").read_text()
+    (said,) = [line for line in text.split("\n\n") if line.startswith("Every byte of")]
+    summary = json.loads(next(runs.glob("*/summary.json")).read_text())
+    images = summary["train_examples"] * math.prod(summary["image_shape"])
+    assert said.endswith(f": {human_bytes(images)} raw.")
+    rows = rows_of(text, said)
+    assert [row[:2] for row in rows[:2]] == [
+        ["always, float32", "1.9 GiB"],
+        ["loss 0.02", "95.4 MiB"],
+    ]
+    assert float(rows[1][2]) == pytest.approx(1e8 / images, rel=0.01)
 
 
 def test_the_best_is_that_which_loses_no_more_than_half_a_point(runs):
@@ -224,11 +241,11 @@ def test_the_page_is_one_file_and_names_data_device_seeds_and_versions(runs):
     assert report(runs) == 0
     page = (runs / "report" / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
-    assert len(sources) == 2
+    assert len(sources) == 3
     assert all(link.startswith("data:image/png;base64,") for link in sources)
     for words in ("made up", "a test (cpu)", "seeds 0, 1, 2", "jax 1", "<table>"):
         assert words in page
-    for name in ("accuracy-1.png", "states-1.png"):
+    for name in ("accuracy-1.png", "bytes-1.png", "states-1.png"):
         data = (runs / "report" / name).read_bytes()
         assert data.startswith(b"\x89PNG") and len(data) > 10_000
 
@@ -247,7 +264,7 @@ def test_names_are_text_in_the_report_whatever_they_hold(tmp_path, capfd):
         assert report(folder) == 0
         page = (folder / "report" / "report.html").read_text()
         links = re.findall(r"<(?:a|img|code|em)\b[^>]{0,40}", page)
-        assert len(links) == 2
+        assert len(links) == 3
         assert all(link.startswith('<img src="data:image/png') for link in links)
         shown = html.unescape(page)
         assert shown.count(name.replace("\udcff", "\\udcff")) == 2

@@ -110,6 +110,11 @@ class Setting:
         middle = math.exp(statistics.fmean(map(math.log, found)))
         return Range(middle, min(found), max(found))
 
+    @property
+    def sent(self) -> float:
+        """Bytes that cross in a whole training, mean over the seeds."""
+        return statistics.fmean(run.summary["bytes"]["total"] for run in self.runs)
+
     def lost(self, baseline: "Setting | None") -> float | None:
         """Mean accuracy that is lost against another setting, as a fraction.
 

@@ -11,7 +11,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    Formatter,
+    FuncFormatter,
+    LogLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from jsplit.analysis.label_placement import place_labels
 from jsplit.analysis.run_plots import STATES, finish, folded
@@ -36,6 +42,7 @@ class Point(NamedTuple):
         deviation: of that over seeds; None for a single one.
         communication: factor that it is reduced by.
         computation: likewise, of the client.
+        sent: bytes that cross in the whole training.
     """
 
     style: Style
@@ -46,6 +53,21 @@ class Point(NamedTuple):
     deviation: float | None
     communication: float
     computation: float
+    sent: float
+
+
+class Anchor(NamedTuple):
+    """Something to hold bytes against, such as the images themselves.
+
+    Attributes:
+        label: in words.
+        sent: bytes.
+        broken: whether the line is.
+    """
+
+    label: str
+    sent: float
+    broken: bool
 
 
 def accuracy_against_savings(
@@ -74,15 +96,78 @@ def accuracy_against_savings(
         (left, [point.communication for point in points]),
         (right, [point.computation for point in points]),
     )
+    left.set_xlabel("communication reduced by (paper's account)")
+    right.set_xlabel("client computation reduced by")
+    text = StrMethodFormatter("/{x:g}")
+    _finish_accuracy(figure, panels, text, points, path, title, baseline, loss)
+
+
+def accuracy_against_bytes(
+    points: Sequence[Point],
+    path: Path,
+    *,
+    title: str,
+    baseline: float | None,
+    loss: float,
+    anchors: Sequence[Anchor] = (),
+) -> None:
+    """Plots accuracy against every byte of a training, beside what else takes bytes.
+
+    Args:
+        points: at least one.
+        path: of the picture; its folder must exist.
+        title: of what the points have in common.
+        baseline: accuracy of plain split learning, a line; None if it is not known.
+        loss: of accuracy, a second line so far below it.
+        anchors: upright lines.
+    """
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for anchor in anchors:
+        axes.axvline(anchor.sent, **_upright(anchor))
+    axes.set_xlabel("every byte that crosses in the whole training")
+    upright = [
+        Line2D([], [], label=anchor.label, **_upright(anchor)) for anchor in anchors
+    ]
+    panels = ((axes, [point.sent for point in points]),)
+    text = FuncFormatter(lambda count, _: _decimal_bytes(count))
+    _finish_accuracy(figure, panels, text, points, path, title, baseline, loss, upright)
+
+
+def _upright(anchor: Anchor) -> dict[str, Any]:
+    """How an anchor is drawn, unlike level lines."""
+    line = "--" if anchor.broken else "-"
+    return {"color": "#0072B2", "linewidth": 1.5, "linestyle": line}
+
+
+def _decimal_bytes(count: float) -> str:
+    """A round number of bytes, as an axis of powers of ten has them."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:g} {unit}"
+    return f"{count:g} B"
+
+
+def _finish_accuracy(
+    figure: Figure,
+    panels: Sequence[tuple[Axes, Sequence[float]]],
+    formatter: Formatter,
+    points: Sequence[Point],
+    path: Path,
+    title: str,
+    baseline: float | None,
+    loss: float,
+    more: Sequence[Line2D] = (),
+) -> None:
+    """Draws the points into each panel, numbers them, and writes the picture."""
     for axes, across in panels:
-        _scatter(axes, points, across)
+        _scatter(axes, points, across, formatter)
         if baseline is not None:
             axes.axhline(baseline, **_line("-"))
             axes.axhline(baseline - loss, **_line(":"))
-    left.set(ylabel="test accuracy, mean over seeds")
-    left.set_xlabel("communication reduced by (paper's account)")
-    right.set_xlabel("client computation reduced by")
-    left.yaxis.set_major_formatter(PercentFormatter(1.0))
+    first, _ = panels[0]
+    first.set(ylabel="test accuracy, mean over seeds")
+    first.yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.suptitle(folded(title))
     handles = [
         Line2D(
@@ -98,12 +183,12 @@ def accuracy_against_savings(
         ]
     if any(point.networked for point in points):
         handles.append(Line2D([], [], label=HOLLOW, linestyle=""))
-    _key(figure, handles)
+    _key(figure, [*handles, *more])
     # Only now it is known where every point comes to lie.
     figure.draw_without_rendering()
     for axes, across in panels:
         _number(axes, points, across)
-    finish(figure, (left, right), path)
+    finish(figure, [axes for axes, _ in panels], path)
 
 
 def strips(rows: Sequence[tuple[str, str]], path: Path, *, title: str) -> None:
@@ -173,7 +258,9 @@ def reconstructions(
     finish(figure, (), path)
 
 
-def _scatter(axes: Axes, points: Sequence[Point], across: Sequence[float]) -> None:
+def _scatter(
+    axes: Axes, points: Sequence[Point], across: Sequence[float], formatter: Formatter
+) -> None:
     kinds: dict[tuple[str, bool], list[tuple[float, Point]]] = {}
     for x, point in zip(across, points, strict=True):
         kinds.setdefault((point.kind, point.networked), []).append((x, point))
@@ -190,7 +277,7 @@ def _scatter(axes: Axes, points: Sequence[Point], across: Sequence[float]) -> No
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("/{x:g}"))
+    axes.xaxis.set_major_formatter(formatter)
     axes.xaxis.set_minor_locator(LogLocator(subs=()))
     axes.margins(x=0.12, y=0.15)
 

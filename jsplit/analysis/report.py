@@ -2,6 +2,7 @@
 
 import base64
 import html
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,12 +77,15 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
         title = as_text(group.title)
         parts.append(f"## {title}")
         parts.append(_table(group))
+        parts += _sent(group)
         parts += _crossed(group)
         parts += _equal_traffic(group)
         name = f"accuracy-{number}.png"
         if any(setting.accuracy is not None for setting in group.settings):
-            _draw_accuracy(group, out / name)
+            beside = f"bytes-{number}.png"
+            _draw_accuracy(group, out / name, out / beside)
             parts.append(f"![accuracy against reductions: {title}]({name})")
+            parts.append(f"![accuracy against bytes: {title}]({beside})")
         name = f"states-{number}.png"
         rows = [
             (f"{setting.label}, seed {run.config.seed}", run.summary["states"])
@@ -122,7 +126,7 @@ STYLE = (
 )
 
 
-def _draw_accuracy(group: Group, path: Path) -> None:
+def _draw_accuracy(group: Group, savings: Path, sent: Path) -> None:
     points = [
         plots.Point(
             style_of(type(setting.config.gate)),
@@ -132,6 +136,7 @@ def _draw_accuracy(group: Group, path: Path) -> None:
             *accuracy,
             setting.reduction("communication_reduction").middle,
             setting.reduction("client_compute_reduction").middle,
+            setting.sent,
         )
         for setting in group.settings
         if (accuracy := setting.accuracy) is not None
@@ -139,7 +144,28 @@ def _draw_accuracy(group: Group, path: Path) -> None:
     plain = None if group.baseline is None else group.baseline.accuracy
     baseline = None if plain is None else plain[0]
     plots.accuracy_against_savings(
-        points, path, title=group.title, baseline=baseline, loss=LOSS
+        points, savings, title=group.title, baseline=baseline, loss=LOSS
+    )
+    plots.accuracy_against_bytes(
+        points,
+        sent,
+        title=group.title,
+        baseline=baseline,
+        loss=LOSS,
+        anchors=[
+            plots.Anchor(f"the training images, {how}", count, broken=how != "raw")
+            for how, count in images_of(group).items()
+        ],
+    )
+
+
+def images_of(group: Group) -> dict[str, float]:
+    """Bytes of the training images themselves: raw, and compressed if that is known."""
+    summary = group.runs[0].summary
+    count = summary["train_examples"]
+    lossless = summary.get("lossless_image_bytes")
+    return {"raw": float(count * math.prod(summary["image_shape"]))} | (
+        {} if lossless is None else {"losslessly compressed": count * lossless}
     )
 
 
@@ -200,6 +226,25 @@ def _table(group: Group) -> str:
         ),
         rows,
     )
+
+
+def _sent(group: Group) -> list[str]:
+    """Every byte of a training, beside those of the images themselves."""
+    images = images_of(group)
+    sizes = ", ".join(f"{human_bytes(round(n))} {how}" for how, n in images.items())
+    rows = [
+        [
+            setting.label,
+            human_bytes(round(setting.sent)),
+            *(f"{setting.sent / count:.3g}" for count in images.values()),
+        ]
+        for setting in group.settings
+    ]
+    return [
+        "Every byte of the training, before the lossless stage of the wire, and how "
+        f"many times the training images themselves: {sizes}.",
+        markdown(("gate", "sent", *(f"of them {how}" for how in images)), rows),
+    ]
 
 
 def _crossed(group: Group) -> list[str]:

@@ -11,6 +11,7 @@ from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import FLOAT32_BITS, Ledger
 from jsplit.codecs import identity
 from jsplit.core.init import head_bytes
+from jsplit.data.lossless import lossless_bytes
 from jsplit.experiment.build import Experiment, cut_of
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.progress import Progress
@@ -28,6 +29,8 @@ class DataFacts(NamedTuple):
         train_examples: of all clients.
         test_examples: that scores are of; 0 if there were none.
         image_shape: `(h, w, c)`.
+        lossless_bytes: of a training image if it is compressed without loss, by a
+            sample; None where that is not known.
     """
 
     name: str | None
@@ -35,6 +38,7 @@ class DataFacts(NamedTuple):
     train_examples: int
     test_examples: int
     image_shape: Sequence[int]
+    lossless_bytes: float | None = None
 
 
 def summarize(experiment: Experiment, progress: Progress) -> dict[str, Any]:
@@ -46,6 +50,7 @@ def summarize(experiment: Experiment, progress: Progress) -> dict[str, Any]:
         len(dataset.train_labels),
         len(dataset.test_labels),
         dataset.image_shape,
+        lossless_bytes(dataset.train_images),
     )
     return summary_of(experiment.config, facts, progress.ledger, progress.records)
 
@@ -79,6 +84,7 @@ def summary_of(
         "train_examples": facts.train_examples,
         "test_examples": facts.test_examples,
         "image_shape": list(facts.image_shape),
+        "lossless_image_bytes": facts.lossless_bytes,
         "model": config.model,
         "cut": cut_of(config),
         "clients": config.clients,
