@@ -4,8 +4,6 @@ On a terminal there is a last line besides, which changes: what is waited for be
 first epoch, with the seconds so far, and then the states of all epochs.
 """
 
-import datetime
-import math
 import sys
 import time
 from collections.abc import Mapping
@@ -17,7 +15,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from jsplit.experiment.progress import states_in_words
-from jsplit.experiment.quantities import human_bytes
+from jsplit.experiment.record_line import line_parts
 
 STATE_STYLES = {
     "L": "bold green", "A": "bold cyan", "B": "bold yellow", "C": "bold magenta",
@@ -112,34 +110,3 @@ def _strip(states: str, width: int) -> Text:
     for state, style in STATE_STYLES.items():
         strip.highlight_regex(rf"(?<=[ ]){state}(?= x|,|$)", style)
     return strip
-
-
-def line_parts(record: Mapping[str, Any]) -> list[str]:
-    """Formats a record for people, as the parts of one line.
-
-    Example: `epoch  3/12`, `A`, `loss 0.4123`, `test 84.30%`, `sent 5.2 MiB`,
-    `comm /3.10`, `ETA 0:00:42`. A number that is missing or not finite shows as "-".
-    """
-    total = str(record.get("epochs", "?"))
-    sent, eta = (_finite(record.get(k)) for k in ("wire_bytes", "eta_seconds"))
-    left = "-" if eta is None else datetime.timedelta(seconds=max(0, round(eta)))
-    return [
-        f"epoch {record.get('epoch', '?'):>{len(total)}}/{total}",
-        str(record.get("state", "-")),
-        f"loss {_number(record, 'train_loss', '.4f')}",
-        f"test {_number(record, 'test_accuracy', '.2%')}",
-        *([f"clients {record['clients']}"] if "clients" in record else []),
-        f"sent {'-' if sent is None else human_bytes(int(sent))}",
-        f"comm /{_number(record, 'communication_reduction', '.2f')}",
-        f"ETA {left}",
-        *([record["gate_reason"]] if record.get("gate_reason") else []),
-    ]
-
-
-def _number(record: Mapping[str, Any], name: str, spec: str) -> str:
-    value = _finite(record.get(name))
-    return "-" if value is None else format(value, spec)
-
-
-def _finite(value: Any) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jsplit.errors import Refusal
-from jsplit.experiment.console import line_parts
+from jsplit.experiment.record_line import line_parts
 from jsplit.net.events import Event, Say
 
 
