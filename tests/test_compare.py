@@ -22,7 +22,6 @@ from tests.runs import (
     result_of,
     run_here,
 )
-from tests.tiers import sample
 
 FLAGS = (*TINY, "--compare")
 
@@ -71,7 +70,8 @@ def test_the_end_shows_both_side_by_side(compared, capsys):
     assert "compiling" not in out and "epoch  1/" not in out
 
 
-@pytest.mark.parametrize("stopped", sample(["this run", "plain"], "plain"))
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", ["this run", "plain"])
 def test_a_stop_in_either_run_goes_on_with_what_is_unfinished(
     compared, tmp_path, capsys, monkeypatch, stopped
 ):

@@ -33,7 +33,7 @@ ALONE = {
 FEW_BITS = {"codec": "bits3-channel", "grad_codec": "bits4-stochastic"}
 
 
-@pytest.mark.parametrize("topology", ("parallel", "sequential"))
+@pytest.mark.parametrize("topology", sample(("parallel", "sequential"), "parallel"))
 @pytest.mark.parametrize(
     ("clients", "partition", "changes"),
     sample(
