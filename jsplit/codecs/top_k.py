@@ -64,7 +64,7 @@ def top_k(share: int, *, randomised: bool = False, alpha: float = ALPHA) -> Code
     Example:
         >>> codec = top_k(4).of((8,))
         >>> packet = codec.encode(jnp.array([[0.0, 3, 1, 0, -4, 0, 2, 0]]))
-        >>> codec.decode(packet).tolist(), codec.places(packet).tolist()
+        >>> codec.decode(packet).round(1).tolist(), codec.places(packet).tolist()
         ([[0.0, 3.0, 0.0, 0.0, -4.0, 0.0, 0.0, 0.0]], [[1, 4]])
         >>> top_k(16).payload_bits((8, 8, 128)) / (8 * 8 * 128)  # bits a value
         0.875
