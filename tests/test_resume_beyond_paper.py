@@ -19,7 +19,6 @@ from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter
 
 pytestmark = pytest.mark.usefixtures("cache")
-SLOW = pytest.mark.slow
 
 CONFIG = RunConfig(
     model="cnn",
@@ -48,7 +47,10 @@ FEW_VALUES = dataclasses.replace(
 
 @pytest.fixture(
     scope="module",
-    params=[(CONFIG, "LLBBCCC"), pytest.param((FEW_VALUES, "AABCC"), marks=SLOW)],
+    params=[
+        (CONFIG, "LLBBCCC"),
+        pytest.param((FEW_VALUES, "AABCC"), marks=pytest.mark.slow),
+    ],
     ids=["alone", "few values"],
 )
 def run(request):
