@@ -324,12 +324,15 @@ def test_every_client_is_answered_where_its_own_values_were_sent():
     codec = where_sent().of((8,), forward)
     parts = dense_parts()
     sgd = optax.sgd(1.0)
-    steps = jsplit.make_steps(
-        *parts,
-        client_optimizer=sgd,
-        server_optimizer=sgd,
-        codec=forward,
-        grad_codec=codec,
+    steps, exact = (
+        jsplit.make_steps(
+            *parts,
+            client_optimizer=sgd,
+            server_optimizer=sgd,
+            codec=forward,
+            grad_codec=each,
+        )
+        for each in (codec, identity())
     )
     key = jax.random.key(0)
     x, labels = TRAIN[0][:12].reshape(-1, 4, *TRAIN[0].shape[1:]), TRAIN[1][:12]
@@ -341,6 +344,7 @@ def test_every_client_is_answered_where_its_own_values_were_sent():
     packets, kept = forward_of(client, x, None, key)
     given = labels, None, key, jnp.float32(1)
     *_, replies = steps.server_step_with_reply(server, packets, *given)
+    *_, gradients = exact.server_step_with_reply(server, packets, *given)
     assert replies.payload.shape == (clients, 4, 2)
     decoded = jax.jit(lambda packet, reply: codec.to(packet).decode(reply))
     for number in range(clients):
@@ -352,6 +356,11 @@ def test_every_client_is_answered_where_its_own_values_were_sent():
         assert elsewhere.any()
         np.put_along_axis(elsewhere, places, 0, axis=1)
         assert not elsewhere.any()
+        there, due = (
+            np.take_along_axis(np.asarray(each), places, axis=1)
+            for each in (gradient, gradients.payload[number])
+        )
+        np.testing.assert_allclose(there, due, atol=0.05 * np.abs(due).max())
 
         def smashed(params, rows=x[number]):
             variables = {**client.variables, "params": params}
