@@ -19,6 +19,7 @@ from jsplit.codecs.places import pack_places, places_bytes, unpack_places
 from jsplit.errors import InputError
 from jsplit.experiment.at_cut import codecs_of
 from jsplit.experiment.config import RunConfig
+from jsplit.net.setup import check_codecs
 from jsplit.typing import Packet
 from tests.nets import dense_parts
 from tests.simulations import TRAIN, simulate
@@ -261,7 +262,8 @@ def test_evaluation_sends_the_largest_whatever_training_does():
         codec=codec,
         grad_codec=identity(),
     )
-    side = jsplit.init_side(part, optax.sgd(0.1), jax.random.key(0), x)
+    begun = jax.jit(jsplit.init_side, static_argnums=(0, 1))
+    side = begun(part, optax.sgd(0.1), jax.random.key(0), x)
     used = steps.client_evaluate(side, x)
     np.testing.assert_array_equal(used.payload, largest.payload)
     trained, _ = steps.client_forward(side, x, None, jax.random.key(0))
@@ -318,6 +320,7 @@ def test_nan_and_inf_count_only_where_values_were_sent():
     assert np.isnan(decoded).sum() == len(x) * 11
 
 
+@pytest.mark.slow
 def test_every_client_is_answered_where_its_own_values_were_sent():
     """And learns from that alone: by hand it is the pullback of what came back."""
     forward = top_k(4).of((8,))
@@ -422,6 +425,14 @@ def test_answers_need_a_codec_that_says_where_it_sent_values():
         "where-sent",
         16,
     )
+
+
+def test_a_server_refuses_answers_to_nothing_before_any_client_comes():
+    with pytest.raises(InputError, match=r"--grad-codec: .* bf16 does not say which"):
+        check_codecs(RunConfig(codec="bf16", grad_codec="where-sent"))
+    with pytest.raises(InputError, match=r"--codec: where-sent is for gradients alone"):
+        check_codecs(RunConfig(codec="where-sent"))
+    check_codecs(RunConfig(codec="top4-random", grad_codec="where-sent"))
 
 
 def test_answers_are_refused_where_there_is_nothing_to_answer():
