@@ -35,7 +35,7 @@ tensors = st.one_of(any_finite, one_scale)
 
 
 EVERY = sample(
-    # Of those that go by another's packets, `test_top_k.py` says the same.
+    # Of those that go by another's packets, `test_where_sent.py` says the same.
     [name for name, codec in CODECS.items() if codec.pair is None],
     *("float8", "e5m2", "e4m3", "e3m4", "bf16", "identity"),
     *("bits2", "bits3-channel", "bits4", "bits4-stochastic", "bits6-channel"),
