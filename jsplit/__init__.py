@@ -95,6 +95,8 @@ __all__ = [  # noqa: F405
     "payload_costs",
     "periodic_gate",
     "shift",
+    "top_k",
+    "where_sent",
     "wire_costs",
     "with_bottleneck",
     "with_precision",

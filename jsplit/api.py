@@ -5,7 +5,15 @@
 
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import Ledger
-from jsplit.codecs import CODECS, bf16, float8, identity, packed
+from jsplit.codecs import (
+    CODECS,
+    bf16,
+    float8,
+    identity,
+    packed,
+    top_k,
+    where_sent,
+)
 from jsplit.core.budget import EpochCosts, budget_gate, payload_costs, wire_costs
 from jsplit.core.defences import Defence
 from jsplit.core.gate import (

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 PyTree = Any
 Variables = dict[str, Any]
@@ -57,6 +57,10 @@ class Codec(NamedTuple):
     Where payload or header depend on the shape of what is coded, `by_shape` makes the
     codec; `of(shape)` is then the one for examples of that shape.
 
+    A codec of gradients may know the packet of the activations that it answers: `pair`
+    makes it of the codec of those, `of(shape, answered)` is then the one for a cut, and
+    `to(packet)` the one for an answer, which alone encodes and decodes.
+
     Attributes:
         name: as on the command line and in the run's records.
         encode: `encode(x: Float32[n, ...]) -> Packet`.
@@ -69,6 +73,15 @@ class Codec(NamedTuple):
             default the same.
         bind: makes the codec for examples of a shape, or raises ValueError where there
             is none; None: it is the same for all.
+        encode_in_use: encodes in evaluation and prediction, where that is not as in
+            training: a codec that chooses by chance does not there. None: `encode`.
+        places: `places(packet) -> Int32[n, k]`, in which of an example's values, in
+            row-major order, something was sent; None: in all, or it is not known.
+        pair: `pair(shape, answered) -> Codec`, makes the codec of the gradients at a
+            cut, given the one of the activations, or raises ValueError where there is
+            none; None: it needs not know that.
+        answering: `answering(packet) -> Codec`, for the gradients of what this packet
+            holds; None: they are coded alike for all packets.
 
     Example:
         A quarter of the values, those of the first channels.
@@ -101,6 +114,10 @@ class Codec(NamedTuple):
     knows: Callable[[bytes], bool] = lambda header: True
     payload_shape: Callable[[tuple[int, ...]], tuple[int, ...]] = _same
     bind: Callable[[tuple[int, ...]], "Codec"] | None = None
+    encode_in_use: Callable[[Float[Array, "n ..."]], Packet] | None = None
+    places: Callable[[Packet], Int[Array, "n k"]] | None = None
+    pair: Callable[[tuple[int, ...], "Codec"], "Codec"] | None = None
+    answering: Callable[[Packet], "Codec"] | None = None
 
     @classmethod
     def by_shape(cls, name: str, bind: Callable[[tuple[int, ...]], "Codec"]) -> "Codec":
@@ -128,13 +145,35 @@ class Codec(NamedTuple):
             bind=bind,
         )
 
-    def of(self, shape: Sequence[int]) -> "Codec":
+    def of(self, shape: Sequence[int], answered: "Codec | None" = None) -> "Codec":
         """The codec for examples of this shape.
 
+        Args:
+            shape: of one example's values.
+            answered: of gradients: the codec of the activations that they answer.
+
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is none, or it needs `answered`, which is not given.
         """
+        if self.pair is not None:
+            if answered is None:
+                raise ValueError(
+                    f"{self.name} is for gradients alone: it goes by the activations "
+                    "that they answer"
+                )
+            return self.pair(tuple(shape), answered.of(shape))
         return self if self.bind is None else self.bind(tuple(shape))
+
+    def to(self, packet: Packet | None) -> "Codec":
+        """The codec of gradients for an answer to this packet.
+
+        Args:
+            packet: of activations; may be None where `answering` is.
+        """
+        if self.answering is None:
+            return self
+        assert packet is not None
+        return self.answering(packet)
 
     def payload_bits(self, shape: Sequence[int]) -> int:
         """Bits of one example's values, what the paper counts: in whole bytes.

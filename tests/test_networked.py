@@ -31,6 +31,7 @@ ALONE = {
 """Clients that learn alone, then all states, two views and a bottleneck."""
 
 FEW_BITS = {"codec": "bits3-channel", "grad_codec": "bits4-stochastic"}
+FEW_VALUES = {"codec": "top16-random", "grad_codec": "where-sent"}
 
 
 @pytest.mark.parametrize("topology", sample(("parallel", "sequential"), "parallel"))
@@ -46,6 +47,8 @@ FEW_BITS = {"codec": "bits3-channel", "grad_codec": "bits4-stochastic"}
             (1, "iid", ALONE),
             (3, "uneven:1", ALONE),
             (1, "iid", FEW_BITS),
+            (1, "iid", FEW_VALUES),
+            (3, "uneven:1", FEW_VALUES),
         ),
         (3, "uneven:1", ALONE),
     ),
@@ -92,7 +95,9 @@ def test_a_networked_run_is_the_simulation_s(
 @pytest.mark.parametrize(
     ("clients", "topology", "changes"),
     sample(
-        itertools.product((1, 3), ("parallel", "sequential"), ({}, FEW_BITS)),
+        itertools.product(
+            (1, 3), ("parallel", "sequential"), ({}, FEW_BITS, FEW_VALUES)
+        ),
         (1, "parallel", FEW_BITS),
         (3, "sequential", {}),
     ),

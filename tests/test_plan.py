@@ -321,6 +321,28 @@ def test_without_limits_every_schedule_stands_with_the_codecs_of_the_run(capsys)
     assert "bf16/float8" in out and "float8/float8" not in out
 
 
+def test_gradients_that_go_where_values_went_are_planned_for_each_codec():
+    cut, (freeze,) = planned_cut(SMALL, DATA), schedules(12, 1, 0)[1:2]
+    assert "A" in freeze.states
+    made = offers(cut, [freeze], ["top4", "top16"], ["where-sent", "float8"])
+    found = {(offer.codec, offer.grad_codec): offer.ledger for offer in made}
+    assert set(found) == set(
+        itertools.product(["top4", "top16"], ["where-sent", "float8"])
+    )
+    for (codec, grad_codec), ledger in found.items():
+        sent = 200 * freeze.states.count("A") * cut.costs.values
+        share = 1 if grad_codec == "float8" else int(codec[3:])
+        assert ledger.wire["gradients"]["down"] == sent // share
+
+
+def test_gradients_cannot_be_planned_where_nobody_says_where_values_went(capsys):
+    asked = "--budget", "1MB", "--codecs", "top16,float8", "--grad-codecs", "where-sent"
+    assert plan_here(*WORDS, *asked) == 2
+    said = capsys.readouterr().err
+    assert "--grad-codecs: where-sent sends gradients in the places" in said
+    assert "float8 does not say which" in said
+
+
 def test_files_hold_every_cut_and_codec_and_the_settings_of_each_schedule(
     capsys, tmp_path
 ):

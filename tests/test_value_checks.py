@@ -58,6 +58,15 @@ def quarter():
 
 
 INT8 = scaled(127, jnp.int8)
+TOP = jsplit.top_k(4).of((32,))
+ANSWER = jsplit.where_sent().of((32,), TOP)
+
+
+def answer(**changes):
+    """An answer to what `TOP` sends that is not what it says."""
+    return ANSWER._replace(
+        answering=lambda packet: ANSWER.answering(packet)._replace(**changes)
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,6 +112,32 @@ def test_a_codec_that_does_not_do_what_it_says_is_refused_by_name(codec, said):
         made(codec=codec)
     with pytest.raises(ValueError, match=f"^grad_{said}" if said[0] == "c" else said):
         made(grad_codec=codec)
+
+
+@pytest.mark.parametrize(
+    ("codec", "grad_codec", "said"),
+    [
+        (TOP, answer(encode=INT8.encode), r"^grad_codec where-sent .* uint8 \[2, 8\]"),
+        (
+            TOP,
+            answer(decode=lambda packet: packet.payload.astype(jnp.float32)),
+            r"^grad_codec where-sent must decode to what",
+        ),
+        (
+            TOP._replace(places=lambda packet: packet.payload[0]),
+            None,
+            r"^codec top4 must say its places as int32 \[2, k\], got uint8 \[12\]",
+        ),
+        (
+            TOP._replace(encode_in_use=INT8.encode),
+            None,
+            r"^codec top4 in use must encode to a payload of uint8 \[2, 12\], got int8",
+        ),
+    ],
+)
+def test_an_answer_and_what_is_sent_in_use_are_checked_too(codec, grad_codec, said):
+    with pytest.raises(ValueError, match=said):
+        made(codec=codec, grad_codec=grad_codec)
 
 
 def start(state):

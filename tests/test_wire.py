@@ -20,7 +20,8 @@ def assert_same_packet(left, right):
         assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
-EVERY = sample(CODECS, "float8", "bf16", "identity", "bits3-channel")
+ALONE = [name for name, codec in CODECS.items() if codec.pair is None]
+EVERY = sample(ALONE, "float8", "bf16", "identity", "bits3-channel")
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -59,7 +60,7 @@ def test_the_bytes_are_the_header_then_the_rows_little_endian():
     )
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", ALONE)
 def test_an_empty_tensor_is_its_header(name):
     codec = CODECS[name].of((3, 1))
     coded = (0, *codec.payload_shape((3, 1)))

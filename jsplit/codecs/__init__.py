@@ -3,6 +3,8 @@
 from jsplit.codecs.float8 import FORMATS, Format, float8
 from jsplit.codecs.packed import WIDTHS, packed
 from jsplit.codecs.plain import bf16, identity
+from jsplit.codecs.top_k import top_k
+from jsplit.codecs.where_sent import where_sent
 from jsplit.runtime.registry import Registry, instance_of
 from jsplit.typing import Codec
 
@@ -17,6 +19,12 @@ _OWN: dict[str, Codec] = {
             for per_channel in (False, True)
         ),
         *(packed(bits, stochastic=True) for bits in (4, 3, 2)),
+        *(
+            top_k(share, randomised=by_chance)
+            for share in (4, 16)
+            for by_chance in (False, True)
+        ),
+        where_sent(),
         bf16(),
         identity(),
     )
@@ -26,11 +34,11 @@ CODECS: Registry[Codec] = Registry("codec", "jsplit.codecs", _OWN, instance_of(C
 """Every codec by the name it has on the command line."""
 
 USUAL = [
-    *(name for name in CODECS if not name.startswith("bits")),
+    *(name for name in CODECS if not name.startswith(("bits", "top", "where"))),
     *("bits6", "bits4"),
 ]
 """Those among which a plan chooses if it is not told: of no use below 4 bits is known,
-and a scale for each channel is not for every cut."""
+a scale for each channel is not for every cut, and top-k leaves most values out."""
 
 __all__ = [
     "CODECS",
@@ -42,4 +50,6 @@ __all__ = [
     "float8",
     "identity",
     "packed",
+    "top_k",
+    "where_sent",
 ]

@@ -51,3 +51,21 @@ def flushed(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """
     smallest = float(jnp.finfo(jnp.float32).tiny)
     return jnp.where(jnp.abs(x) < smallest, 0 * x, x)
+
+
+def chance_of(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Numbers in [0, 1) that follow from the values alone.
+
+    So both sides, and a run that is resumed, draw the same.
+
+    Args:
+        values: float32; their order decides which number each gets, not the numbers.
+
+    Example:
+        >>> chance = chance_of(jnp.array([1.0, 2.0]))
+        >>> bool((chance == chance_of(jnp.array([2.0, 1.0]))).all())
+        True
+    """
+    pattern = jax.lax.bitcast_convert_type(values, jnp.int32)
+    key = jax.random.key(jnp.sum(pattern, dtype=jnp.int32))
+    return jax.random.uniform(key, values.shape)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.codecs.binary import exp2, floor_exp2, flushed
+from jsplit.codecs.binary import chance_of, exp2, floor_exp2, flushed
 from jsplit.codecs.packing import pack, packed_bytes, unpack
 from jsplit.typing import Codec, Packet
 
@@ -103,7 +103,7 @@ def _encode(bits: int, scales: int, stochastic: bool, x: jax.Array) -> Packet:
     signed = jnp.any(x < 0).astype(jnp.int32)
     grid, scale = _searched(bits, _lanes(jnp.abs(finite), scales), scales, signed)
     magnitude = jnp.abs(x) * (1 / _along(scale, x.ndim))
-    chance = _chance(finite) if stochastic else None
+    chance = chance_of(finite) if stochastic else None
     codes = _codes(grid, _rounded(grid, magnitude, chance))
     codes |= (x < 0).astype(jnp.int32) << (bits - 1)
     scale = jnp.where(jnp.any(jnp.isnan(x)), jnp.nan, scale).astype(jnp.bfloat16)
@@ -264,13 +264,6 @@ def _values(grid: _Grid, codes: jax.Array) -> jax.Array:
     pattern = codes + ((126 + grid.mantissa) << grid.mantissa)
     beyond = jax.lax.bitcast_convert_type(pattern << (23 - grid.mantissa), jnp.float32)
     return jnp.where(codes < 1 << grid.mantissa, codes.astype(jnp.float32), beyond)
-
-
-def _chance(values: jax.Array) -> jax.Array:
-    """Numbers in [0, 1) that follow from the values alone, whatever the order."""
-    pattern = jax.lax.bitcast_convert_type(values, jnp.int32)
-    key = jax.random.key(jnp.sum(pattern, dtype=jnp.int32))
-    return jax.random.uniform(key, values.shape)
 
 
 def _knows(bits: int, header: bytes) -> bool:

@@ -25,11 +25,13 @@ class Residual(NamedTuple):
         pullback: maps a gradient at the cut to one of the client's parameters.
         variables: with the batch statistics that the forward pass moved.
         penalty: gradient at the cut of the client's own penalty; None without one.
+        sent: the packet that the gradient answers; None where its codec needs not know.
     """
 
     pullback: Any
     variables: Variables
     penalty: jax.Array | None
+    sent: Packet | None = None
 
 
 class ClientSteps(NamedTuple):
@@ -67,10 +69,14 @@ def make_client_steps(
         )
     # Names for profilers; they change nothing that is computed.
     encode = jax.named_scope("encode")(codec.encode)
-    decode = jax.named_scope("decode")(grad_codec.decode)
+    encode_in_use = jax.named_scope("encode")(codec.encode_in_use or codec.encode)
 
-    def pack(smashed: jax.Array, mask: jax.Array | None, key: jax.Array) -> Packet:
-        return encode(blank(blurred(defence, smashed, mask, key), mask))
+    @jax.named_scope("decode")
+    def decode(reply: Packet, sent: Packet | None) -> jax.Array:
+        return grad_codec.to(sent).decode(reply)
+
+    def coat(smashed: jax.Array, mask: jax.Array | None, key: jax.Array) -> jax.Array:
+        return blank(blurred(defence, smashed, mask, key), mask)
 
     def forward(
         side: SideState, x: jax.Array, mask: jax.Array | None, key: jax.Array
@@ -100,8 +106,10 @@ def make_client_steps(
         side: SideState, x: jax.Array, mask: jax.Array | None, key: jax.Array
     ) -> tuple[Packet, Residual]:
         smashed, residual = forward(side, x, mask, key)
-        packet = pack(smashed, mask, key)
+        packet = encode(coat(smashed, mask, key))
         observe("activations", packet, mask)
+        if grad_codec.answering is not None:
+            residual = residual._replace(sent=packet)
         return packet, residual
 
     def client_refresh(
@@ -109,7 +117,7 @@ def make_client_steps(
     ) -> Packet:
         batch = refresh_statistics == "batch"
         smashed, _ = client.apply(side.variables, x, mask=mask, key=key, train=batch)
-        packet = pack(smashed, mask, key)
+        packet = encode(coat(smashed, mask, key))
         observe("activations", packet, mask)
         return packet
 
@@ -120,7 +128,8 @@ def make_client_steps(
         mask: jax.Array | None,
         step_size: jax.Array,
     ) -> SideState:
-        return backward(side, residual, decode(reply), mask, step_size)
+        gradient = decode(reply, residual.sent)
+        return backward(side, residual, gradient, mask, step_size)
 
     def client_alone(
         side: SideState,
@@ -153,7 +162,8 @@ def make_client_steps(
     def client_evaluate(
         side: SideState, x: jax.Array, mask: jax.Array | None = None
     ) -> Packet:
-        return pack(evaluated(client, side, x), mask, jax.random.key(0))
+        smashed = evaluated(client, side, x)
+        return encode_in_use(coat(smashed, mask, jax.random.key(0)))
 
     return ClientSteps(
         client_forward,

@@ -51,7 +51,10 @@ def make_server_steps(
     """
     # Names for profilers; they change nothing that is computed.
     decode = jax.named_scope("decode")(codec.decode)
-    encode = jax.named_scope("encode")(grad_codec.encode)
+
+    @jax.named_scope("encode")
+    def encode(gradient: jax.Array, packet: Packet) -> Packet:
+        return grad_codec.to(packet).encode(gradient)
 
     def learn(
         side: SideState,
@@ -137,13 +140,15 @@ def make_server_steps(
 
         assert gradients is not None
 
-        def answer(gradient: jax.Array, mask: jax.Array | None) -> Packet:
-            packet = encode(gradient)
-            observe("gradients", packet, mask)
-            return packet
+        def answer(
+            gradient: jax.Array, packet: Packet, mask: jax.Array | None
+        ) -> Packet:
+            reply = encode(gradient, packet)
+            observe("gradients", reply, mask)
+            return reply
 
-        axes = (0, None if mask is None else 0)
-        return trained, metrics, jax.vmap(answer, axes)(gradients, mask)
+        axes = (0, 0, None if mask is None else 0)
+        return trained, metrics, jax.vmap(answer, axes)(gradients, packets, mask)
 
     def server_evaluate(side: SideState, packet: Packet) -> jax.Array:
         return evaluated(server, side, decode(packet))

@@ -187,7 +187,7 @@ def make_simulation(
             than that to save traffic: what reductions are against. None: `client`.
         optimizer: of both sides, each with its own state; see `make_steps`.
         codec: for activations; None: searched float8.
-        grad_codec: for gradients; None: searched float8.
+        grad_codec: for gradients, such as `where_sent()`; None: searched float8.
         shares: each client's examples, as indices into `train`; None: one client.
         topology: how the clients share an epoch.
         batch_size: examples of one server step.
@@ -254,7 +254,7 @@ def make_simulation(
     shape = begun.smashed.shape[1:]
     codec = check_codec("codec", float8() if codec is None else codec, shape)
     grad_codec = check_codec(
-        "grad_codec", float8() if grad_codec is None else grad_codec, shape
+        "grad_codec", float8() if grad_codec is None else grad_codec, shape, codec
     )
     labels = {"train": train[1], "test": test[1]}
     check_outputs(server, begun.server, begun.smashed, labels, loss)

@@ -118,7 +118,8 @@ def make_steps(
         server_optimizer: likewise.
         codec: for activations, up; where it differs by the shape of what it codes,
             `codec.of(shape)`.
-        grad_codec: for their gradients, down; likewise.
+        grad_codec: for their gradients, down; likewise, and where it goes by the
+            activations that they answer, its `.of(shape, codec)`.
         loss: of each example, `(outputs, labels) -> Float32[n]`.
         correct: of each example, `(outputs, labels) -> Bool[n]`.
         refresh_statistics: `running` or `batch`, see above.
@@ -132,7 +133,8 @@ def make_steps(
 
     Raises:
         ValueError: if `refresh_statistics` is neither, or a codec that differs by the
-            shape of what it codes is not the one of a shape.
+            shape of what it codes is not the one of a shape, or one that goes by the
+            codec of activations is not the one for that.
 
     Example:
         A batch of state A, there and back.
@@ -163,6 +165,11 @@ def make_steps(
             raise ValueError(
                 f"codec {each.name} differs by the shape at the cut: give "
                 "codec.of(shape), with the shape of one example's activations"
+            )
+        if each.pair is not None:
+            raise ValueError(
+                f"codec {each.name} goes by the codec of activations: give, for "
+                "gradients, its .of(shape, codec)"
             )
     of_client = make_client_steps(
         client,

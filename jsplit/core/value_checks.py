@@ -17,7 +17,12 @@ _LOSSES = (2.0, 1.5, 1.0, 0.99, 0.99, 0.99, 0.99, 3.0, float("nan"), 0.99, 0.99)
 """What a gate is tried with: losses that fall, stand, jump, and are none."""
 
 
-def check_codec(argument: str, codec: Codec, shape: tuple[int, ...]) -> Codec:
+def check_codec(
+    argument: str,
+    codec: Codec,
+    shape: tuple[int, ...],
+    answered: Codec | None = None,
+) -> Codec:
     """The codec for examples of this shape, if it does what it says.
 
     Nothing is computed: its functions are traced for two examples.
@@ -26,6 +31,8 @@ def check_codec(argument: str, codec: Codec, shape: tuple[int, ...]) -> Codec:
         argument: which gave the codec, for errors.
         codec: to be checked.
         shape: of one example's values.
+        answered: of gradients: the codec of the activations that they answer, which
+            was checked.
 
     Raises:
         ValueError: naming the argument, the codec and what does not fit: it is none,
@@ -45,11 +52,32 @@ def check_codec(argument: str, codec: Codec, shape: tuple[int, ...]) -> Codec:
         )
     said = f"{argument} {codec.name}"
     try:
-        codec = codec.of(shape)
+        codec = codec.of(shape, answered)
     except ValueError as error:
         raise ValueError(f"{argument}: {error}") from error
     values = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    packet = _traced(f"{said} must encode {_text(values)}", codec.encode, values)
+    sent = None if answered is None else jax.eval_shape(answered.encode, values)
+    due = f"{said} must encode {_text(values)}"
+    packet = _traced(due, lambda sent, x: codec.to(sent).encode(x), sent, values)
+    _check_packet(said, codec, packet, shape)
+    if codec.encode_in_use is not None:
+        packet = _traced(f"{due} in use", codec.encode_in_use, values)
+        _check_packet(f"{said} in use", codec, packet, shape)
+    back = _traced(
+        f"{said} must decode what it encodes",
+        lambda sent, packet: codec.to(sent).decode(packet),
+        sent,
+        packet,
+    )
+    if _text(back) != _text(values):
+        raise ValueError(
+            f"{said} must decode to what it encoded, {_text(values)}, got {_text(back)}"
+        )
+    return codec
+
+
+def _check_packet(said: str, codec: Codec, packet: Any, shape: tuple[int, ...]) -> None:
+    """Refuses what is no packet of two examples of this shape, as the codec says."""
     if not isinstance(packet, Packet):
         raise ValueError(f"{said} must encode to a Packet, got {packet!r}")
     coded = (2, *codec.payload_shape(shape))
@@ -65,12 +93,12 @@ def check_codec(argument: str, codec: Codec, shape: tuple[int, ...]) -> Codec:
             raise ValueError(
                 f"{said} must encode to a {part} of {_text(due)}, got {_text(found)}"
             )
-    back = _traced(f"{said} must decode what it encodes", codec.decode, packet)
-    if _text(back) != _text(values):
-        raise ValueError(
-            f"{said} must decode to what it encoded, {_text(values)}, got {_text(back)}"
-        )
-    return codec
+    if codec.places is not None:
+        places = _traced(f"{said} must say its places", codec.places, packet)
+        if _text(places)[:-1].rpartition(",")[0] != "int32 [2":
+            raise ValueError(
+                f"{said} must say its places as int32 [2, k], got {_text(places)}"
+            )
 
 
 def check_gate(gate: Gate) -> None:

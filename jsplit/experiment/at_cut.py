@@ -43,14 +43,20 @@ def codecs_of(config: RunConfig, shape: tuple[int, ...]) -> tuple[Codec, Codec]:
         >>> activations.payload_shape((8, 8, 32)), gradients.name
         ((1024,), 'float8')
     """
-    return (
-        codec_of("--codec", config.codec, shape),
-        codec_of("--grad-codec", config.grad_codec, shape),
-    )
+    codec = codec_of("--codec", config.codec, shape)
+    return codec, codec_of("--grad-codec", config.grad_codec, shape, codec)
 
 
-def codec_of(flag: str, name: str, shape: tuple[int, ...]) -> Codec:
+def codec_of(
+    flag: str, name: str, shape: tuple[int, ...], answered: Codec | None = None
+) -> Codec:
     """The codec of this name, for examples of this shape.
+
+    Args:
+        flag: that named it, for errors.
+        name: of the codec.
+        shape: of one example's values.
+        answered: of gradients: the codec of the activations that they answer.
 
     Raises:
         InputError: naming the flag, if it cannot be of it.
@@ -62,6 +68,6 @@ def codec_of(flag: str, name: str, shape: tuple[int, ...]) -> Codec:
 but what crosses has no channels, its shape is (512,); take bits4
     """
     try:
-        return CODECS[name].of(shape)
+        return CODECS[name].of(shape, answered)
     except ValueError as error:
         raise InputError(f"{flag}: {error}") from error

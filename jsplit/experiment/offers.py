@@ -42,15 +42,15 @@ def offers(
         codecs: of activations.
         grad_codecs: of gradients.
     """
-    ups, downs = (
-        [names[0] for names in codec_sizes(each, cut.shape)]
-        for each in (codecs, grad_codecs)
-    )
+    downs = {
+        names[0]: [each[0] for each in codec_sizes(grad_codecs, cut.shape, names[0])]
+        for names in codec_sizes(codecs, cut.shape)
+    }
     found = []
     for schedule in every:
         learns = "A" in schedule.states
-        for codec in ups:
-            for grad_codec in downs if learns else downs[:1]:
+        for codec in downs:
+            for grad_codec in downs[codec] if learns else downs[codec][:1]:
                 costs = coded(cut, codec, grad_codec)
                 ledger = Ledger.of(costs, schedule.states)
                 told = grad_codec if learns else None

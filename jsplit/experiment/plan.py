@@ -159,7 +159,7 @@ def planned_cut(config: RunConfig, data: PlanData) -> PlannedCut:
 def coded(cut: PlannedCut, codec: str, grad_codec: str) -> CostModel:
     """What an epoch costs at a cut with other codecs."""
     up = codec_of("--codecs", codec, cut.shape)
-    down = codec_of("--grad-codecs", grad_codec, cut.shape)
+    down = codec_of("--grad-codecs", grad_codec, cut.shape, up)
     return dataclasses.replace(
         cut.costs,
         payload_bits=up.payload_bits(cut.shape),
@@ -169,16 +169,25 @@ def coded(cut: PlannedCut, codec: str, grad_codec: str) -> CostModel:
     )
 
 
-def codec_sizes(names: Iterable[str], shape: tuple[int, ...]) -> list[list[str]]:
+def codec_sizes(
+    names: Iterable[str], shape: tuple[int, ...], answered: str | None = None
+) -> list[list[str]]:
     """Codecs by what they make of an example, the largest first; equals together.
+
+    Args:
+        names: of codecs.
+        shape: of the example's values.
+        answered: of gradients: the codec of the activations that they answer.
 
     Example:
         >>> codec_sizes(["float8", "e5m2", "identity"], (4, 4, 8))
         [['identity'], ['float8', 'e5m2']]
     """
     found: dict[tuple[int, int], list[str]] = {}
+    up = None if answered is None else codec_of("--codecs", answered, shape)
+    flag = "--codecs" if answered is None else "--grad-codecs"
     for name in names:
-        codec = codec_of("--codecs", name, shape)
+        codec = codec_of(flag, name, shape, up)
         size = codec.payload_bits(shape), head_bytes(codec, shape)
         found.setdefault(size, []).append(name)
     return [found[size] for size in sorted(found, reverse=True)]

@@ -119,14 +119,20 @@ class RunConfig:
         str,
         Option(
             "How activations are coded. With float8 a format is searched for each "
-            "tensor, and bits2 to bits8 are packed into so many bits a value. "
-            "Installed packages may add to these.",
+            "tensor, bits2 to bits8 are packed into so many bits a value, and top4 and "
+            "top16 send one value in so many. Installed packages may add to these.",
             choices=CODECS,
             compared=True,
         ),
     ] = "float8"
     grad_codec: Annotated[
-        str, Option("How gradients are coded.", choices=CODECS, compared=True)
+        str,
+        Option(
+            "How gradients are coded. where-sent sends them for the values alone that "
+            "--codec top4 or top16 sent.",
+            choices=CODECS,
+            compared=True,
+        ),
     ] = "float8"
     refresh_statistics: Annotated[
         Literal["running", "batch"],

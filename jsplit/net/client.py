@@ -292,10 +292,11 @@ class Client:
             if not isinstance(reply, Tensor):
                 return reply
             sent, residual = work.waiting
+            gradient = self._gradient(reply, sent, residual.sent)
             part = setup.steps.client_backward(
                 work.parts.part,
                 residual,
-                self._gradient(reply, sent),
+                gradient,
                 batches.mask(number),
                 step_size,
             )
@@ -348,12 +349,12 @@ class Client:
                 return other
         return None
 
-    def _gradient(self, reply: Tensor, sent: Tensor) -> Packet:
+    def _gradient(self, reply: Tensor, sent: Tensor, packet: Packet | None) -> Packet:
         if reply.place != sent.place:
             raise Refusal(
                 "SEQUENCE", f"a gradient of {reply.place}, not of {sent.place}"
             )
-        return self._batches.padded(self._read_reply(reply, sent.rows))
+        return self._batches.padded(self._read_reply(reply, sent.rows, packet))
 
     def _finish(self, work: EpochProgress, place: Place) -> Message:
         """Stores the weights; returns the message that ends an epoch of A."""

@@ -140,10 +140,10 @@ def check_beginning(config: RunConfig) -> None:
 
 
 def check_codecs(config: RunConfig) -> None:
-    """Refuses codecs whose payloads the wire format does not carry.
+    """Refuses codecs whose payloads the wire format does not carry, or no pair.
 
     Raises:
-        InputError: naming the codec and what can be carried.
+        InputError: naming the codec and what can be carried, or what it goes with.
     """
     for option, name in (
         ("--codec", config.codec),
@@ -155,6 +155,9 @@ def check_codecs(config: RunConfig) -> None:
                 f"{option} {name} makes payloads of {dtype}, which the wire format "
                 f"does not carry; it carries {', '.join(DTYPES)}"
             )
+    if any(CODECS[name].pair for name in (config.codec, config.grad_codec)):
+        # Whether they go together is no matter of the shape, which clients will tell.
+        codecs_of(config, (8, 8, 8))
 
 
 def prepare_server(

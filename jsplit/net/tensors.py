@@ -1,7 +1,7 @@
 """Packets and weights as messages, and back from whatever a sender may send."""
 
 import math
-from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,20 @@ from jsplit.wire import (
 )
 from jsplit.wire.messages import DTYPES, ClientWeights, Place, Tensor
 
-Reader = Callable[[Tensor, int], Packet]
+
+class Reader(Protocol):
+    """Reads a message into a packet whose arrays are on the host."""
+
+    def __call__(
+        self, message: Tensor, rows: int, sent: Packet | None = None
+    ) -> Packet:
+        """Reads one of so many rows.
+
+        Args:
+            message: to read.
+            rows: that are due.
+            sent: the packet that it answers, for a codec that goes by that.
+        """
 
 
 def tensor_message(
@@ -41,18 +54,20 @@ def tensor_message(
 
 
 def make_tensor_reader(codec: Codec, shape: tuple[int, ...]) -> Reader:
-    """Reads tensors of examples of this shape: `(message, rows) -> Packet[rows]`.
+    """Makes what reads tensors of examples of this shape.
 
-    The codec is the one for examples of this shape.
-
-    The packet's arrays are on the host. What it raises is a Refusal: DTYPE, SHAPE,
-    SIZE, MALFORMED, HEADER, or NON_FINITE if anything decodes to inf or NaN.
+    The codec is the one for examples of this shape. What the reader raises is a
+    Refusal: DTYPE, SHAPE, SIZE, MALFORMED, HEADER, or NON_FINITE if anything decodes to
+    inf or NaN.
     """
     item, coded = jnp.dtype(codec.payload_dtype), codec.payload_shape(shape)
     values = math.prod(coded)
-    finite = jax.jit(lambda packet: jnp.all(jnp.isfinite(codec.decode(packet))))
 
-    def read(message: Tensor, rows: int) -> Packet:
+    @jax.jit
+    def finite(packet: Packet, sent: Packet | None) -> jax.Array:
+        return jnp.all(jnp.isfinite(codec.to(sent).decode(packet)))
+
+    def read(message: Tensor, rows: int, sent: Packet | None = None) -> Packet:
         if DTYPES[message.dtype] != item.name:
             raise Refusal(
                 "DTYPE", f"{item.name} was agreed, got {DTYPES[message.dtype]}"
@@ -75,7 +90,9 @@ def make_tensor_reader(codec: Codec, shape: tuple[int, ...]) -> Reader:
         packet = parse(
             message.header + payload, (rows, *coded), item, codec.header_bytes
         )
-        if not finite(packet):
+        if sent is not None:
+            sent = sent._replace(payload=sent.payload[:rows])
+        if not finite(packet, sent):
             raise Refusal("NON_FINITE", "a payload with inf or NaN in it")
         return on_host(np.asarray(packet.payload), np.asarray(packet.header))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.analysis.privacy.view import Ended, View
+from jsplit.typing import Packet
 
 
 def told_by_gradients(run: Ended, private: View, public: View) -> float:
@@ -26,8 +27,12 @@ def told_by_gradients(run: Ended, private: View, public: View) -> float:
 def _gradients(run: Ended, view: View) -> np.ndarray:
     """Of unit length, `[n, values]`."""
     codec = run.experiment.simulation.grad_codec
+
+    @jax.jit
+    def decode(reply: Packet, sent: Packet) -> jax.Array:
+        return codec.to(sent).decode(reply)
+
     step = run.experiment.simulation.steps.server_step_with_reply
-    decode = jax.jit(jax.vmap(codec.decode))
     found, at = [], 0
     for packet, mask in view.packets:
         labels = np.zeros(len(mask), np.int32)
@@ -41,7 +46,8 @@ def _gradients(run: Ended, view: View) -> np.ndarray:
             jax.random.key(0),
             jnp.float32(0),
         )
-        rows = np.asarray(decode(reply))[0][mask]
+        reply = jax.tree.map(lambda leaf: leaf[0], reply)
+        rows = np.asarray(decode(reply, packet))[mask]
         found.append(rows.reshape(len(rows), -1))
     flat = np.concatenate(found)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-20)
