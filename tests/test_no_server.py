@@ -129,7 +129,9 @@ def test_a_server_of_something_else_is_not_called_a_server(impatient):
 
 def test_a_port_that_hangs_up_is_no_refusal_for_good(client):
     with something(lambda connection: connection.close()) as address:
-        assert "Socket closed" in why_no_server(address, client)
+        # Which of the two it is depends on what had come when it hung up.
+        said = why_no_server(address, client)
+        assert "Socket closed" in said or "Connection reset by peer" in said
 
 
 def test_join_says_what_listens_and_ends_as_without_a_server(
