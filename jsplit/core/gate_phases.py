@@ -136,3 +136,28 @@ def after_local(gate: Gate, epochs: int) -> Gate:
 def _report_of(gate: Gate) -> Callable[[GateState], Any]:
     """What the gate inside says, of the state that is due in fact."""
     return lambda now: gate.report(GateState(now.state, now.memory.inner))
+
+
+def in_phases(gate: Gate, views: int, local_epochs: int) -> Gate:
+    """The gate of a whole run: learning alone first, then the gate with its views.
+
+    Args:
+        gate: that decides.
+        views: of each example, see `with_views`.
+        local_epochs: see `after_local`.
+
+    Raises:
+        ValueError: if `views` is less than 1 or `local_epochs` is negative.
+
+    Example:
+        >>> from jsplit.core.gate import freeze_gate
+        >>> from jsplit.typing import STATES
+        >>> gate = in_phases(freeze_gate(0), views=2, local_epochs=1)
+        >>> state, states = gate.init(), ""
+        >>> for _ in range(4):
+        ...     states += STATES[state.state]
+        ...     state = gate.update(state, jnp.float32(0.5))
+        >>> states
+        'LBBC'
+    """
+    return after_local(with_views(gate, views), local_epochs)

@@ -53,7 +53,7 @@ def init_compiled(
 
 
 def smashed_of(
-    client: ModelPart, side: SideState, x: jax.Array
+    client: ModelPart, side: SideState, x: jax.Array | jax.ShapeDtypeStruct
 ) -> jax.ShapeDtypeStruct:
     """Shape and dtype of the activations at the cut, for a batch like `x`.
 

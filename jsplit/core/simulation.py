@@ -15,7 +15,7 @@ from jsplit.core.checks import check_finite, check_labels, check_outputs, native
 from jsplit.core.client_steps import Observe
 from jsplit.core.defences import NO_DEFENCE, Defence
 from jsplit.core.gate import Gate
-from jsplit.core.gate_phases import after_local, with_views
+from jsplit.core.gate_phases import in_phases
 from jsplit.core.init import (
     init_both,
     init_head,
@@ -297,7 +297,7 @@ def make_simulation(
         check_gate(gate)
     program = make_program(
         steps,
-        after_local(with_views(gate, transform.view_count), local_epochs),
+        in_phases(gate, transform.view_count, local_epochs),
         codec,
         layout,
         smashed_shape=shape,

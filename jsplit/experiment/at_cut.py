@@ -4,31 +4,35 @@ import jax
 import jax.numpy as jnp
 
 from jsplit.codecs import CODECS
+from jsplit.core.init import smashed_of
 from jsplit.core.model_part import ModelPart
+from jsplit.core.state import SideState
 from jsplit.errors import InputError
 from jsplit.experiment.run_config import RunConfig
 from jsplit.typing import Codec
 
 
-def smashed_shape(client: ModelPart, image_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of one image's activations at the cut; nothing is computed.
+def smashed_spec(
+    client: ModelPart, image_shape: tuple[int, ...]
+) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of one image's activations, `[1, ...]`; nothing is computed.
 
     Args:
         client: the client part.
         image_shape: height, width and channels.
 
+    Raises:
+        ValueError: if they are not one float32 array.
+
     Example:
         >>> import flax.linen as nn, jsplit
-        >>> smashed_shape(jsplit.from_flax(nn.Conv(8, (3, 3), strides=2)), (4, 4, 3))
-        (2, 2, 8)
+        >>> client = jsplit.from_flax(nn.Conv(8, (3, 3), strides=2))
+        >>> smashed_spec(client, (4, 4, 3)).shape
+        (1, 2, 2, 8)
     """
-
-    def smashed(x: jax.Array, key: jax.Array) -> jax.Array:
-        variables = client.init(key, x)
-        return client.apply(variables, x, mask=None, key=key, train=False)[0]
-
     x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return jax.eval_shape(smashed, x, jax.random.key(0)).shape[1:]
+    variables = jax.eval_shape(client.init, jax.random.key(0), x)
+    return smashed_of(client, SideState(variables, ()), x)
 
 
 def codecs_of(config: RunConfig, shape: tuple[int, ...]) -> tuple[Codec, Codec]:

@@ -25,7 +25,7 @@ from jsplit.core.topology import TOPOLOGIES
 from jsplit.core.transform import Training, Transform
 from jsplit.data import Dataset
 from jsplit.errors import InputError
-from jsplit.experiment.at_cut import codecs_of, smashed_shape
+from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig, all_options, check_choices, flat
 from jsplit.experiment.initial import begun_from
 from jsplit.experiment.run_facts import facts_of
@@ -152,7 +152,7 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         )
     shape, classes = dataset.image_shape, dataset.num_classes
     client, server = parts_of(config, classes, shape)
-    codec, grad_codec = codecs_of(config, smashed_shape(client, shape))
+    codec, grad_codec = codecs_of(config, smashed_spec(client, shape).shape[1:])
     tally = Tally() if config.lossless else None
     simulation = make_simulation(
         client,

@@ -19,7 +19,7 @@ from jsplit.core.state import SideState
 from jsplit.core.steps import Steps, make_steps
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import build, checkpoint, workdir
-from jsplit.experiment.at_cut import codecs_of
+from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.description import (
     NAME,
     ModelDescription,
@@ -144,9 +144,7 @@ class TrainedModel:
     def smashed(self) -> jax.ShapeDtypeStruct:
         """Shape and dtype of the activations at the cut, of a batch of one."""
         client, _ = parts_of(self.description)
-        x = jax.ShapeDtypeStruct((1, *self.description.image_shape), jnp.float32)
-        side = jax.eval_shape(lambda key, x: client.init(key, x), jax.random.key(0), x)
-        return jax.eval_shape(lambda variables, x: Half(client, variables)(x), side, x)
+        return smashed_spec(client, self.description.image_shape)
 
     def smash(self, images: UInt8[Array, "b h w c"]) -> Float[Array, "b ..."]:
         """The activations at the cut: all that the client's half does; can be traced.

@@ -11,7 +11,7 @@ from jsplit import data
 from jsplit.accounting.cost_model import CostModel
 from jsplit.codecs import CODECS
 from jsplit.core.gate import Gate
-from jsplit.core.gate_phases import after_local, with_views
+from jsplit.core.gate_phases import in_phases
 from jsplit.core.init import (
     begin_head,
     init_both,
@@ -30,7 +30,7 @@ from jsplit.core.steps import Steps, make_steps
 from jsplit.core.topology import TOPOLOGIES, Layout, make_layout
 from jsplit.errors import InputError
 from jsplit.experiment import build
-from jsplit.experiment.at_cut import codecs_of, smashed_shape
+from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.run_facts import facts_of
 from jsplit.net.client_state import ClientSetup
@@ -123,7 +123,7 @@ def _views(config: RunConfig) -> int:
 
 def _gate(config: RunConfig, classes: int, costs: CostModel) -> Gate:
     gate = config.gate.make_for(facts_of(config, classes, costs))
-    return after_local(with_views(gate, _views(config)), config.local_epochs)
+    return in_phases(gate, _views(config), config.local_epochs)
 
 
 def check_beginning(config: RunConfig) -> None:
@@ -258,7 +258,7 @@ def prepare_client(
 def _steps(config: RunConfig, classes: int, image: tuple[int, int, int]) -> Steps:
     """The jitted steps; made once for a server and clients in one process."""
     client, server = build.parts_of(config, classes, image)
-    codec, grad_codec = codecs_of(config, smashed_shape(client, image))
+    codec, grad_codec = codecs_of(config, smashed_spec(client, image).shape[1:])
     return make_steps(
         client,
         server,
