@@ -6,6 +6,7 @@ batch-norm and dropout layers and optax's optimisers pass; `flax.linen.avg_pool`
 not (it divides by a NumPy integer), so models take means instead.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,12 +34,29 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=100
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+MAPS = Path("/proc/self/maps")
+MOST_MAPS = 10_000
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What the command line keeps for the next run does not go into the user's home."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs() -> Iterator[None]:
+    """Forgets compiled programs before there are too many for one process.
+
+    Each takes dozens of memory maps, of which Linux gives a process 65,530 by default;
+    beyond them XLA ends in a segmentation fault. The networked tests alone take 40,000.
+    """
+    yield
+    if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

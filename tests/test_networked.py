@@ -32,6 +32,9 @@ ALONE = {
 
 FEW_BITS = {"codec": "bits3-channel", "grad_codec": "bits4-stochastic"}
 FEW_VALUES = {"codec": "top16-random", "grad_codec": "where-sent"}
+LARGEST_VALUES = FEW_VALUES | {"codec": "top16"}
+"""Without the chance, which follows from every bit of the values: a network's and a
+simulation's differ in the last ones, as the compiler puts sums together."""
 
 
 @pytest.mark.parametrize("topology", sample(("parallel", "sequential"), "parallel"))
@@ -47,8 +50,8 @@ FEW_VALUES = {"codec": "top16-random", "grad_codec": "where-sent"}
             (1, "iid", ALONE),
             (3, "uneven:1", ALONE),
             (1, "iid", FEW_BITS),
-            (1, "iid", FEW_VALUES),
-            (3, "uneven:1", FEW_VALUES),
+            (1, "iid", LARGEST_VALUES),
+            (3, "uneven:1", LARGEST_VALUES),
         ),
         (3, "uneven:1", ALONE),
     ),

@@ -162,10 +162,10 @@ def _run(
     go_on = f"{prog} --resume --workdir {shlex.quote(str(folder.path))}"
     go_on += " --compare" if command.compare else ""
     interrupted = f"interrupted; go on with: {go_on}"
-    say(data.line_of(dataset))
-    say(f"source: {dataset.source}")
     try:
         with on_stop(interrupted):
+            say(data.line_of(dataset))
+            say(f"source: {dataset.source}")
             run = training.finish(experiment, folder, progress, go_on)
             plain = None
             if run is not None and command.compare:
