@@ -56,7 +56,8 @@ def flushed(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def chance_of(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Numbers in [0, 1) that follow from the values alone.
 
-    So both sides, and a run that is resumed, draw the same.
+    So a run that is resumed draws the same. Tensors that differ in one bit, as those of
+    a network and of its simulation may, draw otherwise.
 
     Args:
         values: float32; their order decides which number each gets, not the numbers.

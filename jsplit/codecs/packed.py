@@ -59,8 +59,8 @@ def packed(bits: int, *, per_channel: bool = False, stochastic: bool = False) ->
         bits: of a value, of `WIDTHS`.
         per_channel: a scale for each channel.
         stochastic: round up or down by chance, so that the mean of the errors is 0.
-            The chance follows from the tensor itself, so that both sides, and a run
-            that is resumed, draw the same.
+            The chance follows from the tensor itself, so that a run that is resumed
+            draws the same.
 
     Raises:
         ValueError: if there is no such width.
