@@ -6,11 +6,14 @@ instructions, the notebooks, the method of the benchmarks, and the changelog.
 """
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "benchmarks" / "results"
@@ -55,18 +58,45 @@ def notebook(path: Path) -> str:
     return "\n\n".join([texts[0], download, *texts[1:]])
 
 
+def elsewhere() -> dict[Path, str]:
+    """The files of the repository that become pages, and the pages' addresses."""
+    return {
+        **{ROOT / source: page for page, source in OTHERS.items()},
+        **{path: f"reports/{path.stem}.md" for path in sorted(REPORTS.glob("*.md"))},
+        **{
+            path: f"notebooks/{path.stem}.md"
+            for path in sorted(NOTEBOOKS.glob("*.ipynb"))
+        },
+    }
+
+
+def text_of(path: Path) -> str:
+    """What the page of such a file says."""
+    if path.suffix == ".ipynb":
+        return notebook(path)
+    return report(path) if path.parent == REPORTS else path.read_text()
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the pages that lie outside `docs`."""
-    pages = {page: (ROOT / source).read_text() for page, source in OTHERS.items()}
-    for path in sorted(REPORTS.glob("*.md")):
-        pages[f"reports/{path.stem}.md"] = report(path)
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        pages[f"notebooks/{path.stem}.md"] = notebook(path)
-    for page, text in pages.items():
-        files.append(File.generated(config, page, content=text))
+    for path, page in elsewhere().items():
+        files.append(File.generated(config, page, content=text_of(path)))
     return files
 
 
-def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    """Keeps a mean and its deviation on one line of a narrow column."""
+def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
+    """Leads links to files of the repository to their pages.
+
+    A page of `docs` names the file, so that the link leads somewhere in the repository
+    too. And keeps a mean and its deviation on one line of a narrow column.
+    """
+    here = Path(page.file.src_uri).parent
+    pages = elsewhere()
+
+    def led(link: re.Match[str]) -> str:
+        found = pages.get(Path(os.path.normpath(ROOT / "docs" / here / link[1])))
+        return f"]({os.path.relpath(found, here)}" if found else link[0]
+
+    if page.file.generated_by is None:
+        markdown = re.sub(r"\]\(([^)#:]+)", led, markdown)
     return markdown.replace(" ± ", "\u00a0±\u00a0")
