@@ -6,8 +6,9 @@
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import Ledger
 from jsplit.codecs import CODECS, bf16, float8, identity, packed
-from jsplit.core.budget import EpochCosts, budget_gate, payload_costs, wire_costs
+from jsplit.core.budget import budget_gate
 from jsplit.core.defences import Defence
+from jsplit.core.epoch_costs import EpochCosts, payload_costs, wire_costs
 from jsplit.core.gate import (
     Gate,
     GateState,
