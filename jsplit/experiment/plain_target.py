@@ -82,9 +82,7 @@ def outcome_line(summary: Mapping[str, Any]) -> str | None:
     below, budget = goal["points_below"], goal["loss_budget"]
     asked = f"--loss-budget {budget:g}"
     if below is None:
-        return (
-            f"no client scored the run, so {asked} against {run} is not known to hold"
-        )
+        return f"nobody scored the run, so whether {asked} holds is not known"
     where = f"{abs(below):.2f} points {'below' if below > 0 else 'above'} {run}"
     # Both are counts of examples over as many: what differs by less is rounding.
     if below <= budget + 1e-4:
