@@ -14,8 +14,9 @@ from jsplit.codecs import (
     top_k,
     where_sent,
 )
-from jsplit.core.budget import EpochCosts, budget_gate, payload_costs, wire_costs
+from jsplit.core.budget import budget_gate
 from jsplit.core.defences import Defence
+from jsplit.core.epoch_costs import EpochCosts, payload_costs, wire_costs
 from jsplit.core.gate import (
     Gate,
     GateState,

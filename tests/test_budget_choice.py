@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jsplit.accounting.byte_counts import bytes_from, bytes_text
 from jsplit.accounting.ledger import Ledger
-from jsplit.core.budget import wire_costs
+from jsplit.core.epoch_costs import wire_costs
 from jsplit.core.gate_choice import RunFacts
 from jsplit.core.gates import BudgetGate
 from jsplit.errors import InputError

@@ -15,13 +15,8 @@ from hypothesis import strategies as st
 
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import Ledger
-from jsplit.core.budget import (
-    REASONS,
-    EpochCosts,
-    budget_gate,
-    payload_costs,
-    wire_costs,
-)
+from jsplit.core.budget import REASONS, budget_gate
+from jsplit.core.epoch_costs import EpochCosts, payload_costs, wire_costs
 from jsplit.core.gate_phases import after_local, with_views
 from jsplit.core.wide import whole
 from jsplit.typing import STATES
@@ -342,6 +337,7 @@ def test_an_update_changes_no_dtype(views):
         ({"min_fall": 1.0}, "min_fall must be"),
         ({"min_fall": -0.1}, "min_fall must be"),
         ({"patience": 0}, "patience must be"),
+        ({"allowed_losses": [1.0, math.nan]}, "allowed_losses must be"),
     ],
 )
 def test_an_argument_out_of_range_is_named(how, message):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jsplit.accounting.ledger import Ledger
-from jsplit.core.budget import REASONS, budget_gate, wire_costs
+from jsplit.core.budget import REASONS, budget_gate
+from jsplit.core.epoch_costs import wire_costs
 from jsplit.core.gates import BudgetGate
 from jsplit.core.wide import whole
 from jsplit.experiment.build import build, load_dataset, share_program

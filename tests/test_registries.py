@@ -194,7 +194,7 @@ def test_help_and_refusals_know_the_toys(toys, tmp_path, monkeypatch, capsys):
 ROWS = ("always", "loss", "periodic", "freeze", "budget", "toy")
 NEEDED = {"budget": {"reduction": 20.0}}
 """Of gates that need a setting, one that is enough."""
-INSTEAD = {"budget"}
+INSTEAD = {"budget", "loss_budget", "against"}
 """Settings that stand in place of one that is needed; other tests know them."""
 RUN = RunFacts(
     classes=10,

@@ -244,6 +244,7 @@ def grouped(runs: Iterable[FinishedRun]) -> list[Group]:
     settings: dict[tuple[RunConfig, bool], list[FinishedRun]] = {}
     for run in sorted(runs, key=lambda run: run.config.seed):
         config = _without(canonical(run.config), beside)
+        config = dataclasses.replace(config, gate=config.gate.pooled())
         settings.setdefault((config, run.network is not None), []).append(run)
     groups: dict[RunConfig, list[Setting]] = {}
     for (config, _), members in settings.items():

@@ -49,6 +49,7 @@ from jsplit.experiment.plain import (
     plain_folder,
     plain_of,
 )
+from jsplit.experiment.plain_target import outcome_line, with_kept_curve
 from jsplit.experiment.progress import Progress
 from jsplit.experiment.train import resume
 from jsplit.experiment.workdir import RunFolder
@@ -152,7 +153,7 @@ def _run(
     with multihost.together():
         if command.resume:
             assert config.workdir is not None
-            _kept(config)
+            config = with_kept_curve(config, _kept(config)[1])
         elif config.workdir is not None and multihost.leads():
             workdir.check_unused(workdir.path_of(config.workdir))
     dataset = _load(config)
@@ -193,7 +194,8 @@ def _start(config: RunConfig, dataset: Dataset, stack: contextlib.ExitStack) -> 
 
     def open_new() -> str:
         described = workdir.described(dataset)
-        return str(stack.enter_context(workdir.open_new(config, described)).path)
+        whole = experiment.config
+        return str(stack.enter_context(workdir.open_new(whole, described)).path)
 
     folder = RunFolder(Path(multihost.share(open_new)))
     return experiment, folder, Progress(experiment)
@@ -236,6 +238,7 @@ def _kept(config: RunConfig) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
     """
     assert config.workdir is not None
     folder, kept, described = workdir.read_workdir(workdir.path_of(config.workdir))
+    config = with_kept_curve(config, kept)
     longer = config.epochs > kept.epochs
     same = dataclasses.replace(kept, epochs=config.epochs) if longer else kept
     workdir.check_same(folder, config, same)
@@ -290,6 +293,9 @@ def _load(config: RunConfig) -> Dataset:
 
 def _report(folder: RunFolder, run: Finished, plain: Finished | None) -> None:
     tables.show(tables.of_summary(run.summary, plain and plain.summary))
+    outcome = outcome_line(run.summary)
+    if outcome is not None:
+        say(outcome)
     say(f"all of it is in {folder.path}")
     if plain is None:
         return

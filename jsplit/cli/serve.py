@@ -20,6 +20,7 @@ from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.build import check_names
 from jsplit.experiment.config import RunConfig, check, differences
+from jsplit.experiment.plain_target import outcome_line, with_curve, with_kept_curve
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.trained import load_run
 from jsplit.experiment.workdir import RunFolder
@@ -104,7 +105,7 @@ def _train(config: RunConfig, link: ServeConfig, say: Say, *, resume: bool) -> i
         importlib.import_module("prometheus_client")
     device.choose(config.device)
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(_server_folder(config, resume=resume))
+        config, folder = stack.enter_context(_server_folder(config, resume=resume))
         stack.enter_context(folders.private(folder.path, "--workdir", say))
         stack.enter_context(compilation_cache.kept(config.compile_cache, say))
         go_on = f"go on with the same command and --resume, in {folder.path}"
@@ -159,6 +160,9 @@ def _train(config: RunConfig, link: ServeConfig, say: Say, *, resume: bool) -> i
         summary = read_summary(folder, networked=True)
         if link.log == "text":
             tables.show(tables.of_network(summary))
+        outcome = outcome_line(summary)
+        if outcome is not None:
+            say(outcome)
         say(run_finished(summary, folder.path))
     return 0
 
@@ -239,8 +243,13 @@ def _predict(config: RunConfig, link: ServeConfig) -> int:
 
 
 @contextlib.contextmanager
-def _server_folder(config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
-    """The run's folder: a new one, or with `resume` the one that is there."""
+def _server_folder(
+    config: RunConfig, *, resume: bool
+) -> Iterator[tuple[RunConfig, RunFolder]]:
+    """The run's folder: a new one, or with `resume` the one that is there.
+
+    Beside it the config, with what the run that it names had recorded.
+    """
     path = None if config.workdir is None else workdir.path_of(config.workdir)
     if resume and path is None:
         raise InputError("--resume needs the run's folder: add --workdir FOLDER")
@@ -251,13 +260,15 @@ def _server_folder(config: RunConfig, *, resume: bool) -> Iterator[RunFolder]:
                 f"--workdir {path} is a run of jsplit run's, not a server's; name the "
                 "server's, or a new folder"
             )
+        config = with_kept_curve(config, kept)
         workdir.check_same(folder, config, kept)
         with workdir.lock(path):
-            yield folder
+            yield config, folder
         return
+    config = with_curve(config, None)
     with workdir.open_new(config, HELD_BY_CLIENTS, mode=0o700) as folder:
         try:
-            yield folder
+            yield config, folder
         except InputError:
             # Nothing was trained, so the same command must find nothing in its way.
             ours = {folder.config, folder.traffic}

@@ -6,83 +6,23 @@ that the store can always be filled after the last A:
     after A    A again while its loss falls and the budget pays; else a round, then C
     in C       while its loss falls, C; once it has stalled A with a round after it if
                the budget pays for both, else a round of new views if it pays for that
+
+Where each epoch has a loss that it should not exceed, such as that of a plain run, the
+gate spends in the same order, and asks for more while the loss exceeds it.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jsplit.accounting.cost_model import CostModel
-from jsplit.accounting.ledger import Ledger
+from jsplit.core.epoch_costs import EpochCosts
 from jsplit.core.gate import Gate, GateState
 from jsplit.core.wide import MOST, at_least, minus, wide
 from jsplit.typing import LOCAL, OFFLINE, REFRESH, SYNC
-
-
-class EpochCosts(NamedTuple):
-    """What a run's epochs send, all in one unit: bytes, or bits.
-
-    Attributes:
-        before: what crosses before the gate's first epoch, while clients learn alone.
-        first_sync: the first epoch, if it is one of A.
-        first_round: the first round, if the run begins with it.
-        sync: an epoch of A after one of A.
-        round: a round after A.
-        later_sync: an epoch of A after C.
-        later_round: a round after C.
-    """
-
-    before: int
-    first_sync: int
-    first_round: int
-    sync: int
-    round: int
-    later_sync: int
-    later_round: int
-
-    @property
-    def least(self) -> int:
-        """What the least that a run can do sends: it fills the store once."""
-        return self.before + self.first_round
-
-
-def wire_costs(costs: CostModel, views: int, local_epochs: int) -> EpochCosts:
-    """Every byte of training that crosses, as the ledger counts it.
-
-    Args:
-        costs: of an epoch.
-        views: epochs of B in a round.
-        local_epochs: in which clients learn alone at first.
-    """
-    alone, views_sent = "L" * local_epochs, "B" * views
-
-    def added(before: str, states: str) -> int:
-        whole, part = Ledger.of(costs, before + states), Ledger.of(costs, before)
-        return whole.wire_bytes - part.wire_bytes
-
-    return EpochCosts(
-        before=added("", alone),
-        first_sync=added(alone, "A"),
-        first_round=added(alone, views_sent),
-        sync=added("A", "A"),
-        round=added("A", views_sent),
-        later_sync=added("ABC", "A"),
-        later_round=added("ABC", views_sent),
-    )
-
-
-def payload_costs(costs: CostModel, views: int) -> EpochCosts:
-    """Payload bits of activations and gradients, the paper's account.
-
-    Args:
-        costs: of an epoch.
-        views: epochs of B in a round.
-    """
-    sync, sent = (Ledger.of(costs, states).paper_bits for states in ("A", "B" * views))
-    return EpochCosts(0, sync, sent, sync, sent, sync, sent)
 
 
 class BudgetReport(NamedTuple):
@@ -111,6 +51,11 @@ REASONS = (
     "the loss of C has stalled and the budget pays for A",
     "the loss of C has stalled and the budget pays for new views alone",
     "the loss of C has stalled and the budget pays for nothing more",
+    "the loss lags behind the plain run's",
+    "the loss keeps up with the plain run's",
+    "the loss lags behind the plain run's and the budget pays for no further A",
+    "the loss lags behind the plain run's and the budget pays for new views alone",
+    "the loss lags behind the plain run's and the budget pays for nothing more",
 )
 """Why an epoch has its state, for people."""
 
@@ -128,6 +73,11 @@ REASONS = (
     _BACK,
     _NEW_VIEWS,
     _SPENT,
+    _LAGS,
+    _KEEPS_UP,
+    _LAGS_NO_SYNC,
+    _LAGS_NEW_VIEWS,
+    _LAGS_SPENT,
 ) = range(len(REASONS))
 
 
@@ -147,6 +97,9 @@ class _BudgetMemory(NamedTuple):
         of_offline: the lowest loss of C since B that counted as falling.
         waited: epochs of C since that; the first one after B counts as falling.
         reason: why the state is what it is.
+        allowed: `Float32[n]`, the loss of each epoch above which it lags; of none where
+            falls of the loss decide.
+        epoch: of the gate's, from 0.
     """
 
     left: jax.Array
@@ -160,10 +113,12 @@ class _BudgetMemory(NamedTuple):
     of_offline: jax.Array
     waited: jax.Array
     reason: jax.Array
+    allowed: jax.Array
+    epoch: jax.Array
 
 
 def budget_gate(
-    budget: int,
+    budget: int | None,
     costs: EpochCosts,
     *,
     initial_loss: float,
@@ -171,6 +126,7 @@ def budget_gate(
     new_views: bool = False,
     min_fall: float = 0.05,
     patience: int = 3,
+    allowed_losses: Sequence[float] = (),
 ) -> Gate:
     """A gate that spends epochs of A and B by the loss, and never more than a budget.
 
@@ -181,10 +137,13 @@ def budget_gate(
     **Formal guarantees** (each a test of that name in `tests/test_budget_gate.py`):
     whatever the losses, what a run sends never exceeds the budget, after each epoch;
     its first epoch is one of A or B; no epoch of C comes before the store is full; and
-    the states are a function of the losses alone.
+    the states are a function of the losses alone. With `allowed_losses` the gate pays
+    for more, beyond its first epoch and the round after each A, only after an epoch
+    that lags; and after each of A or C that lags it does, if the budget pays for it.
 
     Args:
-        budget: in the unit of the costs; what exceeds 2**60 - 2 counts as that.
+        budget: in the unit of the costs; what exceeds 2**60 - 2 counts as that, and so
+            does None, for no limit.
         costs: of the epochs of the run.
         initial_loss: what the first loss of A is compared with, finite; for
             classification the loss of a blind guess, `log(classes)`.
@@ -195,9 +154,13 @@ def budget_gate(
             anew. Otherwise none is paid for without an A before it.
         min_fall: at least 0 and less than 1.
         patience: epochs of C in a row without a fall that are a stall, at least 1.
+        allowed_losses: of each epoch, from the gate's first one, none of them NaN; an
+            epoch with a higher loss lags. The last holds for all later epochs. Empty
+            where falls of the loss decide; else `min_fall` and `patience` have no
+            effect.
 
-    A loss that is not finite never counts as falling, nor towards a stall, and is never
-    what later ones are compared with.
+    A loss that is not finite never counts as falling, nor towards a stall, never lags,
+    and is never what later ones are compared with.
 
     Raises:
         ValueError: if an argument is outside what is said above, or the budget does not
@@ -217,6 +180,16 @@ def budget_gate(
         'AAABCCCCCC'
         >>> REASONS[gate.report(state).reason]
         'the loss of C has not stalled'
+
+        By a plain run whose losses it should not exceed:
+
+        >>> gate = budget_gate(8, costs, initial_loss=2.3, allowed_losses=[1.6, 1.2, 1])
+        >>> state, states = gate.init(), ""
+        >>> for loss in (1.7, 1.2, 1.1, 0.9, 1.1, 0.9):
+        ...     states += STATES[state.state]
+        ...     state = gate.update(state, jnp.float32(loss))
+        >>> states, REASONS[gate.report(state).reason]
+        ('AABCCA', "the loss keeps up with the plain run's")
     """
     if not 0 <= min_fall < 1:
         raise ValueError(f"min_fall must be at least 0 and less than 1, got {min_fall}")
@@ -224,6 +197,10 @@ def budget_gate(
         raise ValueError(f"patience must be at least 1 epoch, got {patience}")
     if not math.isfinite(initial_loss):
         raise ValueError(f"initial_loss must be finite, got {initial_loss}")
+    if any(map(math.isnan, allowed_losses)):
+        raise ValueError(f"allowed_losses must be numbers, got {list(allowed_losses)}")
+    if budget is None:
+        budget = costs.least + MOST
     if budget < costs.least:
         raise ValueError(
             f"budget must be at least {costs.least}, which fills the store once, got "
@@ -248,13 +225,16 @@ def budget_gate(
             of_offline=jnp.asarray(jnp.inf, jnp.float32),
             waited=jnp.asarray(0, jnp.int32),
             reason=jnp.asarray(_BEGINNING if begins_with_sync else reason, jnp.int32),
+            allowed=jnp.asarray(allowed_losses, jnp.float32),
+            epoch=jnp.asarray(0, jnp.int32),
         )
         state = SYNC if begins_with_sync else REFRESH
         return GateState(jnp.asarray(state, jnp.int32), memory)
 
     def update(gate: GateState, mean_loss: Float[Array, ""]) -> GateState:
         after = (_after_sync, _after_refresh, _after_offline)
-        return jax.lax.switch(gate.state, after, gate.memory, mean_loss)
+        state, memory = jax.lax.switch(gate.state, after, gate.memory, mean_loss)
+        return GateState(state, memory._replace(epoch=memory.epoch + 1))
 
     return Gate(init, update, _report)
 
@@ -281,15 +261,27 @@ def _chosen(options: list[tuple[jax.Array | bool, int, int]]) -> list[jax.Array]
     ]
 
 
+def _lags(memory: _BudgetMemory, loss: jax.Array) -> Bool[Array, ""]:
+    """Whether the loss of this epoch is finite and above what is allowed."""
+    last = memory.allowed.size - 1
+    allowed = memory.allowed[jnp.minimum(memory.epoch, last)]
+    return jnp.isfinite(loss) & (loss > allowed)
+
+
+# Which of two rules decides is told by a shape and not by `budget_gate`: a program is
+# shared by gates that differ in their numbers, and made anew for another shape.
+
+
 def _after_sync(memory: _BudgetMemory, loss: jax.Array) -> GateState:
-    falls = _falls(loss, memory.of_sync, memory.min_fall)
-    opens = falls & at_least(memory.left, memory.sync)
+    if memory.allowed.size:
+        wants = _lags(memory, loss)
+        again, unpaid, enough = _LAGS, _LAGS_NO_SYNC, _KEEPS_UP
+    else:
+        wants = _falls(loss, memory.of_sync, memory.min_fall)
+        again, unpaid, enough = _SYNC_FALLS, _NO_FURTHER_SYNC, _SYNC_FLAT
+    opens = wants & at_least(memory.left, memory.sync)
     state, reason = _chosen(
-        [
-            (opens, SYNC, _SYNC_FALLS),
-            (falls, REFRESH, _NO_FURTHER_SYNC),
-            (True, REFRESH, _SYNC_FLAT),
-        ]
+        [(opens, SYNC, again), (wants, REFRESH, unpaid), (True, REFRESH, enough)]
     )
     memory = memory._replace(
         left=jnp.where(opens, minus(memory.left, memory.sync), memory.left),
@@ -312,16 +304,21 @@ def _after_offline(memory: _BudgetMemory, loss: jax.Array) -> GateState:
     falls = _falls(loss, memory.of_offline, memory.min_fall)
     counts = jnp.isfinite(loss).astype(jnp.int32)
     waited = jnp.where(falls, 0, memory.waited + counts)
-    stalled = waited >= memory.patience
-    back = stalled & at_least(memory.left, memory.back)
+    if memory.allowed.size:
+        wants = _lags(memory, loss)
+        enough, again, views, spent = _KEEPS_UP, _LAGS, _LAGS_NEW_VIEWS, _LAGS_SPENT
+    else:
+        wants = waited >= memory.patience
+        enough, again, views, spent = _OFFLINE_FALLS, _BACK, _NEW_VIEWS, _SPENT
+    back = wants & at_least(memory.left, memory.back)
     sends = memory.new_views & at_least(memory.left, memory.refill)
-    refills = stalled & ~back & sends
+    refills = wants & ~back & sends
     state, reason = _chosen(
         [
-            (~stalled, OFFLINE, _OFFLINE_FALLS),
-            (back, SYNC, _BACK),
-            (refills, REFRESH, _NEW_VIEWS),
-            (True, OFFLINE, _SPENT),
+            (~wants, OFFLINE, enough),
+            (back, SYNC, again),
+            (refills, REFRESH, views),
+            (True, OFFLINE, spent),
         ]
     )
     left = jnp.where(back, minus(memory.left, memory.back), memory.left)

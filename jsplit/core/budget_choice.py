@@ -1,24 +1,20 @@
-"""The budget gate as it is chosen: by bytes, or by a reduction of the paper's."""
+"""The budget gate as it is chosen: by bytes, a reduction, or points of accuracy."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Self
 
 from jsplit.accounting.byte_counts import bytes_from, bytes_text
 from jsplit.accounting.ledger import plain_bits
-from jsplit.core.budget import (
-    REASONS,
-    BudgetReport,
-    EpochCosts,
-    budget_gate,
-    payload_costs,
-    wire_costs,
-)
+from jsplit.core.budget import REASONS, BudgetReport, budget_gate
+from jsplit.core.epoch_costs import EpochCosts, payload_costs, wire_costs
 from jsplit.core.gate import Gate
 from jsplit.core.gate_choice import GateChoice, RunFacts, Style, said
 from jsplit.core.option import MOST, Option
+from jsplit.core.plain_curve import PlainCurve, read_curve
 from jsplit.core.wide import whole
 from jsplit.errors import InputError
 
@@ -44,6 +40,29 @@ class BudgetGate(GateChoice):
             "Most bytes that may cross in the whole training, of all clients together, "
             "such as 150MB or 1.5GiB. None: --reduction says what may cross.",
             traced=True,
+        ),
+    ] = None
+    loss_budget: Annotated[
+        float | None,
+        Option(
+            "Points of accuracy (percent) that the run may stay below the plain run "
+            "of --against, by whose training losses it spends. This is a target and no "
+            "guarantee. Without --budget or --reduction there is no limit to what "
+            "crosses. None: falls of the loss decide.",
+            "POINTS",
+            least=0,
+            traced=True,
+        ),
+    ] = None
+    against: Annotated[
+        str | None,
+        Option(
+            "The folder of a finished run of plain split learning (--gate always), "
+            "with the same data and epochs. A run keeps what it takes from there. "
+            "Over a network only the server needs it.",
+            "RUN",
+            traced=True,
+            one_side=True,
         ),
     ] = None
     min_fall: Annotated[
@@ -80,20 +99,20 @@ class BudgetGate(GateChoice):
 
         Raises:
             InputError: if the budget does not fill the store once, naming the least
-                that does.
+                that does, or the plain run is of other classes or examples.
+            ValueError: if the plain run is a folder that nobody read.
         """
         fault = self.fault()
         if fault is not None:
             raise InputError(fault)
-        if self.budget is not None:
-            budget = bytes_from(self.budget)
+        if self.reduction is None:
+            budget = None if self.budget is None else bytes_from(self.budget)
             costs = wire_costs(run.costs, run.views, run.local_epochs)
         else:
-            assert self.reduction is not None
             plain = plain_bits(run.costs, run.epochs)
             budget = int(plain / Fraction(self.reduction))
             costs = payload_costs(run.costs, run.views)
-        if budget < costs.least:
+        if budget is not None and budget < costs.least:
             raise InputError(self._too_small(run, costs))
         return budget_gate(
             budget,
@@ -103,7 +122,31 @@ class BudgetGate(GateChoice):
             new_views=run.new_views,
             min_fall=self.min_fall,
             patience=self.patience,
+            allowed_losses=self._allowed_losses(run),
         )
+
+    def _allowed_losses(self, run: RunFacts) -> Sequence[float]:
+        if self.loss_budget is None:
+            return ()
+        curve = self.curve
+        if curve is None:
+            raise ValueError(f"the plain run {self.against} was not read")
+        for name, there, here in (
+            ("classes", curve.classes, run.classes),
+            ("training examples", curve.examples, run.costs.examples),
+        ):
+            if there != here:
+                raise InputError(
+                    f"--against {curve.run} has {there} {name}, and this run has "
+                    f"{here}; name a plain run of the same data"
+                )
+        allowed: list[float] = curve.allowed(self.loss_budget).tolist()
+        return allowed
+
+    @property
+    def curve(self) -> PlainCurve | None:
+        """Of the plain run, once it was read; None before, or if there is none."""
+        return None if self.against is None else read_curve(self.against)
 
     def _too_small(self, run: RunFacts, costs: EpochCosts) -> str:
         sent = "1 epoch" if run.views == 1 else f"{run.views} epochs"
@@ -119,11 +162,34 @@ class BudgetGate(GateChoice):
         return f"{said}, or take fewer --views or another --codec"
 
     def fault(self) -> str | None:
-        """What may cross must be said, and said once."""
+        """What may cross, or be lost, must be said, and said once."""
+        if self.against is not None and self.loss_budget is None:
+            return (
+                "--against names the plain run of a --loss-budget; add --loss-budget "
+                "0.5, or leave it out"
+            )
+        if self.loss_budget is not None and not self.against:
+            return (
+                f"--loss-budget {self.loss_budget:g} is in points below a plain run; "
+                "name the folder of one by --against RUN"
+            )
+        usual = type(self)()
+        for name, value in (
+            ("--min-fall", self.min_fall != usual.min_fall),
+            ("--stall-epochs", self.patience != usual.patience),
+        ):
+            if value and self.loss_budget is not None:
+                return (
+                    f"{name} has no effect with --loss-budget, where the plain run's "
+                    "losses decide; leave one of them out"
+                )
         if self.budget is None and self.reduction is None:
+            if self.loss_budget is not None:
+                return None
             return (
                 "--gate budget needs what may cross: add --budget 150MB (every byte) "
-                "or --reduction 200 (by the paper's account)"
+                "or --reduction 200 (by the paper's account); or what may be lost: "
+                "--loss-budget 0.5 --against RUN"
             )
         if self.budget is not None and self.reduction is not None:
             return (
@@ -143,19 +209,60 @@ class BudgetGate(GateChoice):
         return dataclasses.replace(self, budget=bytes_text(bytes_from(self.budget)))
 
     def told(self, report: BudgetReport) -> dict[str, Any]:
-        """Why the epoch has its state, and what bytes the gate has left to spend."""
-        bits = 1 if self.budget is None else 8
-        left = whole(report.left) * bits // 8
-        return {"gate_reason": REASONS[int(report.reason)], "budget_left": left}
+        """Why the epoch has its state, and what bytes the gate has left to spend.
+
+        There are none of those where nothing limits them.
+        """
+        said: dict[str, Any] = {"gate_reason": REASONS[int(report.reason)]}
+        if self.budget is not None or self.reduction is not None:
+            bits = 1 if self.budget is None else 8
+            said["budget_left"] = whole(report.left) * bits // 8
+        return said
+
+    def achieved(self, test_accuracy: float | None) -> dict[str, Any] | None:
+        """How far below the plain run it ended, beside how far it might."""
+        curve = self.curve
+        if curve is None:
+            return None
+        plain, below = curve.accuracies[-1], None
+        if test_accuracy is not None:
+            below = 100 * (plain - test_accuracy)
+        return {
+            "loss_budget": self.loss_budget,
+            "against": curve.run,
+            "plain_test_accuracy": plain,
+            "points_below": below,
+        }
+
+    def pooled(self) -> Self:
+        """Each seed may have a plain run of its own."""
+        return dataclasses.replace(self, against=None)
+
+    def caveat(self, unlike: Sequence[str]) -> str | None:
+        """Losses of all states are compared with those of the plain run's A."""
+        if not unlike or self.loss_budget is None:
+            return None
+        return (
+            "--loss-budget compares the loss of every state with the plain run's of A, "
+            f"but {' and '.join(unlike)}, so that points of accuracy are told wrongly. "
+            "--views augmented has B and C learn from augmented images too."
+        )
 
     def _number(self) -> list[str]:
+        said = []
+        if self.loss_budget is not None:
+            said.append(f"{self.loss_budget:g} points")
         if self.budget is not None:
-            return [self.budget]
-        return [] if self.reduction is None else [f"/{self.reduction:g}"]
+            said.append(self.budget)
+        if self.reduction is not None:
+            said.append(f"/{self.reduction:g}")
+        return [" within ".join(said)] if said else []
 
     def _rest(self) -> list[str]:
-        return [
+        mine = ("budget", "reduction", "loss_budget", "against")
+        rest = [
             said(name.replace("_", " "), value)
             for name, value, told in self._settings()
-            if told and name not in ("budget", "reduction")
+            if told and name not in mine
         ]
+        return rest + ["against plain"] * (self.loss_budget is not None)

@@ -75,6 +75,26 @@ class GateChoice(abc.ABC):
         """What the record of an epoch says of the gate's report of it."""
         return {}
 
+    def achieved(self, test_accuracy: float | None) -> dict[str, Any] | None:
+        """How a finished run met a goal in accuracy that the gate was given.
+
+        Args:
+            test_accuracy: after the last epoch, a fraction; None if nobody measured it.
+
+        Returns:
+            `loss_budget` and `points_below`, points that it might and did end below
+            the run in the folder `against`, whose accuracy `plain_test_accuracy` is;
+            None where there was no goal.
+        """
+        return None
+
+    def pooled(self) -> Self:
+        """The same without what may differ between runs whose accuracies are averaged.
+
+        Such runs differ in their seed, and in what follows from it.
+        """
+        return self
+
     def label(self) -> str:
         """The gate in a few words: `loss 0.05, drop`."""
         return ", ".join([" ".join([self.name, *self._number()]), *self._rest()])

@@ -28,6 +28,7 @@ from jsplit.errors import InputError
 from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig, all_options, check_choices, flat
 from jsplit.experiment.initial import begun_from
+from jsplit.experiment.plain_target import with_curve
 from jsplit.experiment.run_facts import facts_of
 from jsplit.models import MODELS, Block, LocalHead, split, with_bottleneck
 
@@ -38,7 +39,7 @@ class Experiment(NamedTuple):
     """A run, ready to start.
 
     Attributes:
-        config: it was built from.
+        config: it was built from, with what the run that it names had recorded.
         dataset: after fitting to the config.
         cut: where the network is cut, for people: `3 (layer1_1)`.
         tally: of what the lossless stage would send; None if not asked for.
@@ -139,8 +140,10 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
     Raises:
         InputError: if the clients cannot share the training set as asked, a batch is
             larger than all of it, a mesh cannot share clients and batch equally, or
-            there are no weights to begin with where the config names some.
+            there are no weights to begin with, or no plain run to compare with, where
+            the config names some.
     """
+    config = with_curve(config, dataset.fingerprint)
     check_batch(config, len(dataset.train_labels))
     if config.mesh and config.lossless:
         raise InputError("--lossless counts on one device; leave --mesh out")

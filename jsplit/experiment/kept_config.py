@@ -25,6 +25,8 @@ ADDED: dict[str, Any] = {
     "replay_cutout": 0,
     "replay_always": False,
     "local_epochs": 0,
+    "loss_budget": None,
+    "against": None,
     "bottleneck": None,
 }
 """Settings that were added since the first version, each with what runs did before.

@@ -100,6 +100,7 @@ def summary_of(
         "train_loss": last["train_loss"],
         "test_accuracy": last.get("test_accuracy"),
         "best_test_accuracy": max(scores, default=None),
+        "goal": config.gate.achieved(last.get("test_accuracy")),
         "communication_reduction": ledger.communication_reduction,
         "client_compute_reduction": ledger.client_compute_reduction,
         "wire_reduction": plain.wire_bytes / ledger.wire_bytes,

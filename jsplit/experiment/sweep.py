@@ -28,6 +28,7 @@ from jsplit.experiment.build import (
 )
 from jsplit.experiment.config import RunConfig, differences
 from jsplit.experiment.console import ConsoleWriter
+from jsplit.experiment.plain_target import with_kept_curve
 from jsplit.experiment.progress import Progress, states_in_words
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.summary import summarize, write_summary
@@ -77,7 +78,7 @@ def sweep(
         wanted = _data_of(run.config)
         if dataset is None or dataset[0] != wanted:
             dataset = (wanted, load_dataset(run.config, say))
-        config = dataclasses.replace(run.config, workdir=str(path / run.name))
+        config = _as_kept(dataclasses.replace(run.config, workdir=str(path / run.name)))
         experiment = build(config, dataset[1])
         if earlier is not None:
             experiment = share_program(experiment, earlier)
@@ -137,12 +138,22 @@ def check_kept(planned: Sequence[Planned], path: Path) -> None:
             continue
         _, kept, _ = workdir.read_workdir(folder)
         check_kept_names(kept, folder)
-        differing = differences(canonical(kept), canonical(run.config))
+        asked = with_kept_curve(run.config, kept)
+        differing = differences(canonical(kept), canonical(asked))
         if differing:
             raise InputError(
                 f"{folder} holds a run with other settings ({'; '.join(differing)}); "
                 "name another --folder, or remove that run"
             )
+
+
+def _as_kept(config: RunConfig) -> RunConfig:
+    """The config with what an earlier sitting read of a run that it names."""
+    assert config.workdir is not None
+    path = Path(config.workdir)
+    if not RunFolder(path).config.exists():
+        return config
+    return with_kept_curve(config, workdir.read_workdir(path)[1])
 
 
 def _carry_out(experiment: Experiment, stopping: Callable[[], bool]) -> Progress | None:
