@@ -114,6 +114,31 @@ def test_the_learning_rate_falls_to_a_fifth_after_30_60_and_80_percent(epochs, r
     np.testing.assert_allclose(sizes, [rate / 5**it for it in passed], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("clients", "topology", "batch", "expected"),
+    [
+        (1, "parallel", None, 0.05),
+        (4, "parallel", 100, 0.025),
+        (10, "parallel", None, 0.0158114),
+        (10, "sequential", None, 0.05),
+        (8, "parallel", 2, 0.0353553),  # a batch of 1 each
+    ],
+)
+def test_alone_the_learning_rate_shrinks_by_the_root_of_a_clients_part_of_a_batch(
+    clients, topology, batch, expected
+):
+    config = RunConfig(
+        epochs=1,
+        local_epochs=2,
+        learning_rate=0.05,
+        clients=clients,
+        topology=topology,
+        batch_size=batch,
+    )
+    sizes = step_sizes_of(config)
+    np.testing.assert_allclose(sizes, [expected, expected / 5, 0.05], rtol=1e-5)
+
+
 def black_around(image):
     """How far a white image was moved, down and to the right, by its black rows."""
     black = image < 0
