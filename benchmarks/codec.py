@@ -1,15 +1,16 @@
-"""What does the searched float8 cost, against a memory copy and in a step?
+"""What does a codec cost, against a memory copy and in a step?
 
     python -m benchmarks.codec
     python -m benchmarks.codec --models vgg11 --no-share
+    python -m benchmarks.codec --models vgg11 --codec bits4-channel
 
 On real activations and gradients at each model's usual cut, batch by batch in a jitted
 scan, with the axis of one client that the product has: `encode` (search and cast),
 `decode`, both, and a `copy` of the same float32 values, in GB/s of those. Then its
 share of a state-A step, in two ways: `coding`, the time to code and decode a batch's
 activations and gradient by themselves, over that of the step; and `share`, what an
-epoch in A with float8 both ways takes longer than one with float32 as it is, which has
-less noise where the first is large and is all noise where it is small.
+epoch in A with the codec both ways takes longer than one with float32 as it is, which
+has less noise where the first is large and is all noise where it is small.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.workload import images, runner, simulate, transform
-from jsplit.codecs import float8
+from jsplit.codecs import CODECS
 from jsplit.data import Dataset
 from jsplit.models import MODELS
 from jsplit.typing import Packet
@@ -48,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         help=f"of A a call, at least 2; here {steps}",
     )
     parser.add_argument(
+        "--codec", choices=tuple(CODECS), default="float8", help="default float8"
+    )
+    parser.add_argument(
         "--no-share", action="store_true", help="the codec alone, without the steps"
     )
     settings = measure.settings_of(parser, argv)
@@ -67,7 +71,7 @@ def measure_codec(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     print(f"\n{name}, cut after block {MODELS[name].usual_cut}", flush=True)
     found: dict[str, Any] = {}
     for kind, x in cut_tensors(name, dataset, settings.batch).items():
-        seconds = measure.interleave(sides_of(x), settings.rounds)
+        seconds = measure.interleave(sides_of(x, settings.codec), settings.rounds)
         speeds = {
             side: x.nbytes / 1e9 / statistics.median(times)
             for side, times in seconds.items()
@@ -95,17 +99,17 @@ def measure_share(name: str, settings: argparse.Namespace) -> dict[str, Any]:
     """The part of a state-A step that both codecs take."""
     dataset = images(settings.steps * settings.batch)
     tensors = cut_tensors(name, dataset, settings.batch)
-    coders = [sides_of(x)["both"] for x in tensors.values()]
+    coders = [sides_of(x, settings.codec)["both"] for x in tensors.values()]
     sides: dict[str, Callable[[], Any]] = {
         "coding": lambda: [code() for code in coders]
     }
-    for codec in ("float8", "identity"):
+    for side, codec in (("coded", settings.codec), ("plain", "identity")):
         simulation = simulate(name, dataset, batch=settings.batch, codec=codec)
-        sides[codec] = runner(simulation, simulation.state)
-        sides[codec]()
+        sides[side] = runner(simulation, simulation.state)
+        sides[side]()
     seconds = measure.interleave(sides, settings.rounds)
-    coding = measure.ratio(seconds, "coding", "float8")
-    pairs = zip(seconds["identity"], seconds["float8"], strict=True)
+    coding = measure.ratio(seconds, "coding", "coded")
+    pairs = zip(seconds["plain"], seconds["coded"], strict=True)
     share = measure.spread([1 - plain / coded for plain, coded in pairs])
     print(f"  coding over an A step {measure.show(coding)}")
     print(f"  share of an A step {measure.show(share)}", flush=True)
@@ -138,9 +142,9 @@ def cut_tensors(name: str, dataset: Dataset, batch: int) -> dict[str, jax.Array]
     return {"activations": smashed, "gradients": gradients}
 
 
-def sides_of(x: jax.Array) -> dict[str, Callable[[], Any]]:
+def sides_of(x: jax.Array, name: str) -> dict[str, Callable[[], Any]]:
     """Each side goes through the tensors one by one, and is warm."""
-    codec = float8()
+    codec = CODECS[name].of(x.shape[3:])
     encode, decode = jax.vmap(codec.encode), jax.vmap(codec.decode)
 
     def scan(one: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -91,7 +91,8 @@ def test_step_needs_a_loop(run):
 
 
 def test_codec(run):
-    found = run(codec, "--batch", 4, "--tensors", 2, "--steps", 2)
+    shape = ("--batch", 4, "--tensors", 2, "--steps", 2)
+    found = run(codec, *shape, "--codec", "bits4-channel")
     for kind in ("activations", "gradients"):
         check_spread(found[kind]["ratios"]["both/copy"])
         assert found[kind]["shape"] == [1, 4, 16, 16, 16]
