@@ -22,6 +22,7 @@ BAD_FLAGS = {
     "--model=": ("--model ''", "cnn"),
     "--dataset mnist": ("'mnist'", "fashion_mnist_10k"),
     "--dataset missing.npz": ("'missing.npz'", "No such file"),
+    "--dataset ~no-such-user/my.npz": ("'~no-such-user/my.npz'", "No such file"),
     "--gate never": ("--gate 'never'", "periodic"),
     "--codec float4": ("--codec 'float4'", "e5m2"),
     "--grad-codec float4": ("--grad-codec 'float4'", "identity"),

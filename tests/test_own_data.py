@@ -1,9 +1,12 @@
-"""`jsplit join --own-data`: a client's own file is taken whole."""
+"""Files of one's own: `jsplit join --own-data` takes all; tiny images are said."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 
 from jsplit.cli.join import load_client_data
+from jsplit.experiment.build import load_dataset
 from jsplit.experiment.config import RunConfig
 from jsplit.net.config import JoinConfig
 
@@ -34,3 +37,21 @@ def test_a_share_of_a_common_set_is_cut_as_asked(common, capsys):
     held = load_client_data(common, JoinConfig(client=1))
     assert (len(held.labels), len(held.test_labels)) == (6, 6)
     assert capsys.readouterr().out == ""
+
+
+def test_images_too_small_for_the_networks_are_said_unless_they_are_padded(
+    common, tmp_path
+):
+    said = []
+    load_dataset(common, said.append)
+    images, labels = np.zeros((4, 2, 2), np.uint8), np.arange(4) % 2
+    path = tmp_path / "tiny.npz"
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    tiny = RunConfig(dataset=str(path))
+    load_dataset(dataclasses.replace(tiny, image_size=8), said.append)
+    assert said == []
+    load_dataset(tiny, said.append)
+    assert said == [
+        "note: images of tiny are 2x2; of fewer than 4 pixels an edge the networks "
+        "here see next to nothing"
+    ]

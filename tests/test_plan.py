@@ -409,7 +409,7 @@ def test_leakage_is_read_from_attacked_runs_of_the_same_kind(
     [
         (("--budget", "12 parsecs"), "--budget must be like 150MB"),
         (("--budget", "0"), "--budget must be like 150MB"),
-        (("--reduction", "0"), "--reduction must be more than 0"),
+        (("--reduction", "0"), "--reduction must be at least 1"),
         (("--link", "fast"), "--link must be like 10mbit/40ms"),
         (("--codecs", "float8,gzip"), "--codecs 'gzip' is unknown"),
         (("--grad-codecs", ""), "--grad-codecs '' is unknown"),

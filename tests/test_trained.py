@@ -70,7 +70,7 @@ def test_a_loaded_run_says_what_goes_in_and_what_comes_out(model, dataset):
     assert (about.image_shape, about.num_classes) == ((8, 8, 1), 10)
     assert (about.mean, about.deviation) == jsplit_moments(dataset)
     assert model.class_names == dataset.class_names
-    assert about.name_of(9) == "ankle boot"
+    assert about.names[9] == "ankle boot"
     assert about.config.model == "cnn"
 
 
@@ -107,6 +107,14 @@ def test_images_that_do_not_fit_are_refused(model, images, said):
         model.predict(images)
 
 
+@pytest.mark.parametrize("names", [None, list("abcdefghij")])
+def test_names_of_classes_in_a_description_are_those_that_are_used(copy, names):
+    about = json.loads((copy / "model.json").read_text()) | {"class_names": names}
+    (copy / "model.json").write_text(json.dumps(about))
+    found = jsplit.load_run(copy).description.names
+    assert list(found) == (names or [str(label) for label in range(10)])
+
+
 def test_a_run_of_an_earlier_version_is_described_by_its_data_again(model, copy):
     (copy / "model.json").unlink()
     said = []
@@ -135,9 +143,12 @@ def test_a_run_of_an_earlier_version_on_data_that_is_gone_is_refused_by_name(cop
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", '{"format": "jsplit-model-9"}', '["format"]']
+    "text", ["", "{}", '{"format": "jsplit-model-9"}', '["format"]', "too few names"]
 )
 def test_a_damaged_description_is_refused_with_the_remedy(copy, text):
+    if text == "too few names":
+        about = json.loads((copy / "model.json").read_text())
+        text = json.dumps(about | {"class_names": ["one"]})
     (copy / "model.json").write_text(text)
     with pytest.raises(InputError, match="model.json is no description .* delete it"):
         jsplit.load_run(copy)
@@ -189,15 +200,26 @@ def test_predict_says_of_labelled_images_how_many_are_right(
     assert float(rows[3]["probability"]) == max(given)
 
 
-def test_predict_writes_json_to_a_file_that_ends_so(run, dataset, capsys, tmp_path):
-    file, out = tmp_path / "some.npz", tmp_path / "said.json"
-    np.savez(file, x=dataset.test_images[:5], y=dataset.test_labels[:5])
-    shown = predicted(capsys, run, file, "--out", out)
+def test_predict_writes_json_to_a_file_that_ends_so_of_folders_named_by_classes(
+    run, model, dataset, capsys, tmp_path
+):
+    folder, out = tmp_path / "in", tmp_path / "said.json"
+    for number, label in enumerate(dataset.test_labels[:5]):
+        # No folder can have the name of "t-shirt/top", so that its number is taken.
+        name = model.class_names[label].replace("t-shirt/top", "0")
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(dataset.test_images[number, ..., 0])
+        picture.save(folder / name / f"{number}.png")
+    shown = predicted(capsys, run, folder, "--out", out)
     said = json.loads(out.read_text())
     assert shown.out == "" and f"5 predictions in {out}" in shown.err
     rows = said["predictions"]
+    numbers = [int(row["image"][-len("0.png")]) for row in rows]
+    labels = dataset.test_labels[numbers].tolist()
+    assert [row["true_label"] for row in rows] == labels and len(labels) == 5
     right = [row["label"] == row["true_label"] for row in rows]
     assert said["accuracy"] == sum(right) / 5
+    assert f"accuracy {sum(right) / 5:.2%}: {sum(right)} of 5 images" in shown.err
     assert all(row["class"] == said["class_names"][row["label"]] for row in rows)
     assert all(len(row["probabilities"]) == 10 for row in rows)
 
@@ -244,7 +266,10 @@ def test_an_unfinished_run_predicts_and_says_so(copy, dataset, capsys, tmp_path)
         (("gone", "some.npz"), "gone holds no run"),
         (("{run}", "some.npz", "--format", "xml"), "'xml' is unknown; choose csv, js"),
         (("{run}", "some.npz", "--out", "no/such"), "--out no/such is no file in a"),
-        (("{run}", "labels.npz"), "labels holds 10, and the model knows the classes 0"),
+        (
+            ("{run}", "labels.npz"),
+            "labels[1] is 10, and the model knows the classes 0 to",
+        ),
     ],
 )
 def test_predict_refuses_in_one_line_and_writes_nothing(

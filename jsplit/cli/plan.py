@@ -80,7 +80,7 @@ class PlanCommand:
     ] = None
     reduction: Annotated[
         float | None,
-        Option("Least reduction of communication, by the paper's account.", above=0),
+        Option("Least reduction of communication, by the paper's account.", least=1),
     ] = None
     codecs: Annotated[
         str | None,

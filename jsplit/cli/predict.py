@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -32,8 +33,9 @@ from jsplit.runtime import atomic, device
 DESCRIPTION = """\
 Predicts the classes of images with what the run in RUN has trained. IMAGES are picture
 files or folders of them, of any size, or one .npz with `images` (and `labels`, if they
-are known). The predictions go to standard output, what is said about them to standard
-error.
+are known). Of a folder that holds a folder of pictures for each class, named by the
+class or by its number, the labels are known. Where they are, the accuracy is said. The
+predictions go to standard output, what is said about them to standard error.
 """
 
 FORMATS = ("csv", "json")
@@ -48,7 +50,11 @@ class PredictCommand:
     run: Annotated[tyro.conf.Positional[str], Option("Folder of the run.", "RUN")]
     images: Annotated[
         tyro.conf.Positional[tuple[str, ...]],
-        Option("Picture files, folders of them, or one .npz.", "IMAGES"),
+        Option(
+            "Picture files, folders of them or of a folder for each class, or one "
+            ".npz.",
+            "IMAGES",
+        ),
     ]
     format: Annotated[
         str | None,
@@ -91,7 +97,8 @@ class PredictCommand:
         bool,
         Option(
             "Activations pass the run's codec at the cut, in batches of 500, as in "
-            "the run's own tests."
+            "the run's own tests, and always with --server. Probabilities then differ "
+            "a little, because the codec rounds."
         ),
         tyro.conf.FlagCreatePairsOff,
     ] = False
@@ -111,9 +118,9 @@ def command(argv: Sequence[str], prog: str) -> int:
     model = load_run(asked.run, remark)
     description = model.description
     images = load_images(
-        [Path(name).expanduser() for name in asked.images],
+        [Path(os.path.expanduser(name)) for name in asked.images],
         description.image_shape,
-        description.num_classes,
+        description.names,
     )
     for note in images.notes:
         remark(note)
@@ -185,7 +192,7 @@ def as_csv(
     labels = images.labels
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [description.name_of(label) for label in range(description.num_classes)]
+    names = description.names
     known = ["true_label"] * (labels is not None)
     head = ["image", "label", "class", "probability", *known]
     writer.writerow([*head, *(f"p_{name}" for name in names)])
@@ -207,7 +214,7 @@ def as_json(
         said: dict[str, Any] = {
             "image": name,
             "label": label,
-            "class": description.name_of(label),
+            "class": description.names[label],
             "probability": float(row[label]),
         }
         if images.labels is not None:

@@ -30,7 +30,7 @@ class BudgetGate(GateChoice):
         Option(
             "Least reduction of communication by the paper's account, of all epochs. "
             "None: --budget says what may cross.",
-            above=0,
+            least=1,
             traced=True,
         ),
     ] = None

@@ -4,6 +4,7 @@ from jsplit.data.augment import augment, preprocess
 from jsplit.data.dataset import Dataset, line_of
 from jsplit.data.partition import check_scheme, class_counts, partition
 from jsplit.data.prepare import (
+    LEAST_SIZE,
     Moments,
     Sums,
     channel_sums,
@@ -16,6 +17,7 @@ from jsplit.data.views import DRAWN, VIEWS, views_of
 
 __all__ = [
     "DRAWN",
+    "LEAST_SIZE",
     "VIEWS",
     "Dataset",
     "Moments",

@@ -1,21 +1,18 @@
 """Images to predict: from picture files of any size, or from an `.npz`."""
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from jsplit.data.class_folders import pictures
 from jsplit.data.files import one_line
+from jsplit.data.npz import opened
 from jsplit.data.prepare import resized
 from jsplit.errors import InputError
-
-SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
-"""Of the files that are taken from a folder; a file that is named may have any."""
 
 _KEY_SETS = (
     ("images", "labels"),
@@ -43,7 +40,7 @@ class Images(NamedTuple):
 
 
 def load_images(
-    paths: Sequence[Path], shape: tuple[int, int, int], num_classes: int
+    paths: Sequence[Path], shape: tuple[int, int, int], classes: Sequence[str]
 ) -> Images:
     """Loads images and fits them to a model.
 
@@ -52,16 +49,18 @@ def load_images(
     colour by repetition, transparency is dropped, and a camera's rotation is heeded.
 
     Args:
-        paths: one `.npz`, or picture files and folders of them. An `.npz` holds uint8
+        paths: one `.npz`, or picture files and folders of them, which say labels where
+            they hold folders called as the classes are. An `.npz` holds uint8
             `images` or `x`, [N, H, W] or [N, H, W, C], and if labels are known
             `labels` or `y`, integers [N]; of a data set in the form of `load_npz` its
             test images are taken.
         shape: height, width and channels of the model's images.
-        num_classes: that labels come from.
+        classes: what each class is called, in the order of labels.
 
     Raises:
         InputError: if there is no image, one cannot be read, an `.npz` stands beside
-            other files, or its arrays are not as said above.
+            other files, its arrays are not as said above, or folders in a folder are
+            not called as classes are.
     """
     archives = [path for path in paths if path.suffix.lower() == ".npz"]
     if archives and len(paths) > 1:
@@ -70,29 +69,18 @@ def load_images(
             "pictures alone"
         )
     if archives:
-        return _from_npz(archives[0], shape, num_classes)
-    files = list(_expanded(paths))
+        return _from_npz(archives[0], shape, len(classes))
+    files, labels, said = pictures(paths, classes)
     if not files:
         raise InputError("there are no images to read; name some files")
     notes: dict[str, int] = {}
     pixels = np.stack([_fitted(_read(file), shape, notes) for file in files])
-    return Images(tuple(map(str, files)), pixels, None, _said(notes, len(files)))
-
-
-def _expanded(paths: Iterable[Path]) -> Iterator[Path]:
-    for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        inside = sorted(
-            file for file in path.iterdir() if file.suffix.lower() in SUFFIXES
-        )
-        if not inside:
-            raise InputError(
-                f"{path} is a folder with no pictures ({', '.join(sorted(SUFFIXES))}) "
-                "in it; name another"
-            )
-        yield from inside
+    return Images(
+        tuple(map(str, files)),
+        pixels,
+        None if labels is None else np.array(labels, np.int32),
+        (*said, *_said(notes, len(files))),
+    )
 
 
 def _read(path: Path) -> np.ndarray:
@@ -129,27 +117,12 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _from_npz(path: Path, shape: tuple[int, int, int], num_classes: int) -> Images:
-    try:
-        with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise ValueError("one array, not an archive of arrays")
-            with stored:
-                keys = _keys(path, list(stored))
-                images, labels = (
-                    stored[key] if key in stored else None for key in keys
-                )
-    except InputError:
-        raise
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise InputError(f"{path}: {reason}; check the path") from error
-    except Exception as error:  # As above.
-        raise InputError(
-            f"{path} is no .npz of plain arrays ({one_line(error)}); write it with "
-            "numpy.savez"
-        ) from error
+    with opened(path, str(path)) as stored:
+        keys = _keys(path, list(stored))
+        images, labels = (stored[key] if key in stored else None for key in keys)
     assert images is not None
+    if images.shape[:1] == (0,):
+        raise InputError(f"{path}: {keys[0]} holds no images; give at least one")
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
         raise InputError(
             f"{path}: {keys[0]} is {images.dtype} {list(images.shape)}; give uint8 "
@@ -195,12 +168,13 @@ def _checked(
             f"{path}: {name} is {labels.dtype} {list(labels.shape)}; give an integer "
             f"an image, [{count}]"
         )
-    for label in (labels.min(), labels.max()):
-        if not 0 <= label < num_classes:
-            raise InputError(
-                f"{path}: {name} holds {label}, and the model knows the classes 0 to "
-                f"{num_classes - 1}; give it the labels that it was trained with"
-            )
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise InputError(
+            f"{path}: {name}[{wrong[0]}] is {labels[wrong[0]]}, and the model knows "
+            f"the classes 0 to {num_classes - 1}; give the labels that it was trained "
+            f"with, or no {name}, where they are not known"
+        )
     return labels.astype(np.int32)
 
 
@@ -217,11 +191,12 @@ def _fitted(
     if old != (height, width):
         shrunk = old[0] >= height and old[1] >= width
         verb = "averaged" if shrunk else "padded with black"
-        cut = old[0] * width != old[1] * height
-        note(
-            f"{verb} to {height}x{width}"
-            + " from the largest centred part of these proportions" * cut
+        cut = (
+            old[0] * width != old[1] * height
+            if shrunk
+            else old[0] > height or old[1] > width
         )
+        note(f"{'cut to the middle and ' * cut}{verb} to {height}x{width}")
         batch = pixels.reshape(-1, *pixels.shape[-3:])
         pixels = resized(batch, height, width).reshape(
             *pixels.shape[:-3], height, width, depth

@@ -8,7 +8,8 @@ from jsplit.data.dataset import Dataset, make_dataset
 from jsplit.errors import InputError
 
 _CHUNK = 1024
-_MIN_SIZE = 4
+LEAST_SIZE = 4
+"""Of an image's edge that can be asked for, in pixels: two poolings leave one."""
 
 
 def prepare_images(
@@ -41,8 +42,8 @@ def prepare_images(
     keep_train = _subset("train", dataset.train_labels, train_examples, notes)
     keep_test = _subset("test", dataset.test_labels, test_examples, notes)
     if image_size is not None:
-        if image_size < _MIN_SIZE:
-            raise InputError(f"image_size is {image_size}; give {_MIN_SIZE} or more")
+        if image_size < LEAST_SIZE:
+            raise InputError(f"image_size is {image_size}; give {LEAST_SIZE} or more")
         if height != width:
             raise InputError(
                 f"image_size {image_size} needs square images and {dataset.name} has "

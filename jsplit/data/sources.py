@@ -6,13 +6,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from jsplit.data.cifar10 import load_cifar10
 from jsplit.data.dataset import Dataset
 from jsplit.data.embedded import load_embedded
 from jsplit.data.fashion_mnist import load_fashion_mnist
 from jsplit.data.files import one_line
+from jsplit.data.label_doubts import label_doubts
 from jsplit.data.tfds_sets import PREFIX, load_tfds
 from jsplit.data.user_npz import load_npz
 from jsplit.errors import InputError
@@ -45,7 +44,7 @@ def load(
         cache_dir: Where decoded arrays are kept; by default the user's cache folder,
             on Linux $XDG_CACHE_HOME/jsplit, else ~/.cache/jsplit.
         notify: Takes lines for people: a fallback, a download, a cache that cannot be
-            written, classes without a training example.
+            written, classes that nobody can learn or that a test cannot tell of.
 
     Returns:
         The dataset, images uint8 and labels int32.
@@ -56,9 +55,8 @@ def load(
     """
     check_name(name)
     dataset = _find(name, data_dir, cache_dir, notify)
-    empty = _empty_classes(dataset)
-    if empty is not None:
-        notify(f"note: {empty}")
+    for doubt in label_doubts(dataset):
+        notify(f"note: {doubt}")
     return dataset
 
 
@@ -69,7 +67,7 @@ def _find(
     notify: Callable[[str], None],
 ) -> Dataset:
     if name.endswith(".npz"):
-        return load_npz(Path(name).expanduser())
+        return load_npz(Path(os.path.expanduser(name)))
     if name == "fashion_mnist_10k":
         return load_embedded()
     data_dir = data_dir or _data_dir()
@@ -92,36 +90,20 @@ def _find(
         return dataclasses.replace(dataset, source=source)
 
 
-def _empty_classes(dataset: Dataset) -> str | None:
-    """What to say of classes that nobody can learn; None if there are none.
-
-    Example:
-        >>> from jsplit.data.dataset import make_dataset
-        >>> images, labels = np.zeros((3, 8, 8), np.uint8), np.array([0, 3, 4])
-        >>> arrays = images, labels, images, labels
-        >>> _empty_classes(make_dataset("mine", arrays, num_classes=5, source=""))
-        'no training image of mine has label 1 or 2, of 5 classes (0 to 4)'
-    """
-    counts = np.bincount(dataset.train_labels, minlength=dataset.num_classes)
-    empty = [str(label) for label in np.flatnonzero(counts == 0)]
-    if not empty:
-        return None
-    more = f" ({len(empty) - 8} more such labels)" if len(empty) > 8 else ""
-    *first, last = empty[:8]
-    labels = f"{', '.join(first)} or {last}" if first else last
-    return (
-        f"no training image of {dataset.name} has label {labels}{more}, of "
-        f"{dataset.num_classes} classes (0 to {dataset.num_classes - 1})"
-    )
-
-
 def check_name(name: str) -> None:
     """Refuses what `load` can make nothing of, before anything is looked for.
 
     Raises:
-        InputError: The name is unknown.
+        InputError: The name is unknown, or one of a folder.
     """
-    if name in NAMES or name.startswith(PREFIX) or name.endswith(".npz"):
+    if name in NAMES or name.startswith(PREFIX):
+        return
+    if name and os.path.isdir(os.path.expanduser(name)):  # Path fails on "~nobody".
+        raise InputError(
+            f"dataset {name!r} is a folder, and a data set is one .npz file; make one "
+            "of a folder of pictures by the recipe in docs/guides/data.md"
+        )
+    if name.endswith(".npz"):
         return
     raise InputError(
         f"dataset {name!r} is unknown; choose {', '.join(NAMES)}, tfds:NAME of a "

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from jsplit.data.dataset import Dataset, make_dataset
-from jsplit.data.files import one_line
+from jsplit.data.npz import opened
 from jsplit.errors import InputError
 
 _KEY_SETS = (
@@ -25,38 +25,13 @@ def load_npz(path: Path) -> Dataset:
 
     Raises:
         InputError: The file cannot be read, or its arrays are not as said above; images
-            with their channels first among them.
+            with their channels first, no images and a single class among them.
     """
-    try:
-        # Opened here: NumPy leaves a file that it cannot read to the garbage collector.
-        with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise ValueError("one array, not an archive of arrays")
-            with stored:
-                arrays = {key: stored[key] for key in _keys(path, list(stored))}
-                names = stored["class_names"] if "class_names" in stored else None
-    except InputError:
-        raise
-    except OSError as error:
-        raise _refusal(path, error.strerror or one_line(error), "check the path") from (
-            error
-        )
-    except Exception as error:  # Any parser may fail on foreign bytes.
-        raise _refusal(
-            path,
-            f"is no .npz of plain arrays ({one_line(error)})",
-            "write it with numpy.savez",
-        ) from error
-    (
-        (x_train, train_images),
-        (y_train, train_labels),
-        (x_test, test_images),
-        (
-            y_test,
-            test_labels,
-        ),
-    ) = arrays.items()
+    with opened(path, _called(path)) as stored:
+        arrays = {key: stored[key] for key in _keys(path, list(stored))}
+        names = stored["class_names"] if "class_names" in stored else None
+    x_train, y_train, x_test, y_test = arrays
+    train_images, train_labels, test_images, test_labels = arrays.values()
     for name, images in ((x_train, train_images), (x_test, test_images)):
         _check_images(path, name, images)
     for name, labels, images in (
@@ -71,10 +46,17 @@ def load_npz(path: Path) -> Dataset:
             f"{list(train_images.shape)}",
             "give both splits images of one shape",
         )
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    if classes == 1:
+        raise _refusal(
+            path,
+            f"all labels in {y_train} and {y_test} are 0, which is a single class",
+            "give images of two classes or more, labelled 0, 1, ...",
+        )
     return make_dataset(
         path.stem,
         (train_images, train_labels, test_images, test_labels),
-        num_classes=(classes := int(max(train_labels.max(), test_labels.max())) + 1),
+        num_classes=classes,
         source=f"file {path}",
         class_names=_class_names(path, names, classes),
     )
@@ -106,6 +88,9 @@ def _keys(path: Path, found: list[str]) -> tuple[str, ...]:
 
 
 def _check_images(path: Path, name: str, images: np.ndarray) -> None:
+    # First, because an empty list becomes an array of other values and axes, too.
+    if images.shape[:1] == (0,):
+        raise _refusal(path, f"{name} holds no images", "give at least one")
     if images.dtype != np.uint8:
         raise _refusal(
             path, f"{name} is {images.dtype}", "scale pixels to 0..255, dtype uint8"
@@ -147,12 +132,19 @@ def _check_labels(path: Path, name: str, labels: np.ndarray, count: int) -> None
             f"{name} is {list(labels.shape)}",
             f"give one label an image, [{count}]",
         )
-    for label in (labels.min(), labels.max()):
-        if not 0 <= label < MAX_CLASSES:
-            raise _refusal(
-                path, f"{name} holds {label}", f"give labels 0 .. {MAX_CLASSES - 1}"
-            )
+    wrong = np.flatnonzero((labels < 0) | (labels >= MAX_CLASSES))
+    if len(wrong):
+        raise _refusal(
+            path,
+            f"{name}[{wrong[0]}] is {labels[wrong[0]]}, which is no label",
+            "number the classes 0, 1, 2, ... without gaps, at most "
+            f"{MAX_CLASSES:,} of them",
+        )
+
+
+def _called(path: Path) -> str:
+    return f"dataset {str(path)!r}"
 
 
 def _refusal(path: Path, fault: str, remedy: str) -> InputError:
-    return InputError(f"dataset {str(path)!r}: {fault}; {remedy}")
+    return InputError(f"{_called(path)}: {fault}; {remedy}")

@@ -100,6 +100,10 @@ def check_kept_names(config: RunConfig, folder: Path) -> None:
 def load_dataset(config: RunConfig, notify: Callable[[str], None]) -> Dataset:
     """The config's dataset, fitted to its image size and number of examples.
 
+    Args:
+        config: whose dataset is known by name.
+        notify: takes lines for people, such as that images are very small.
+
     Raises:
         InputError: if the data cannot be had or does not fit.
     """
@@ -108,13 +112,20 @@ def load_dataset(config: RunConfig, notify: Callable[[str], None]) -> Dataset:
         data_dir=Path(config.data_dir).expanduser() if config.data_dir else None,
         notify=notify,
     )
-    return data.prepare_images(
+    fitted = data.prepare_images(
         dataset,
         image_size=config.image_size,
         channels=None,
         train_examples=config.train_examples,
         test_examples=config.test_examples,
     )
+    height, width, _ = fitted.image_shape
+    if min(height, width) < data.LEAST_SIZE:
+        notify(
+            f"note: images of {fitted.name} are {height}x{width}; of fewer than "
+            f"{data.LEAST_SIZE} pixels an edge the networks here see next to nothing"
+        )
+    return fitted
 
 
 def blocks_of(config: RunConfig, dataset: Dataset) -> tuple[Block, ...]:

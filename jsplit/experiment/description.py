@@ -41,9 +41,10 @@ class ModelDescription:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
-    def name_of(self, label: int) -> str:
-        """What a class is called: its number, where the data gave no names."""
-        return str(label) if self.class_names is None else self.class_names[label]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each class is called: its number, where the data gave no names."""
+        return self.class_names or tuple(map(str, range(self.num_classes)))
 
 
 def describe(config: RunConfig, dataset: data.Dataset) -> ModelDescription:
@@ -105,12 +106,15 @@ def read_description(folder: Path) -> ModelDescription | None:
             tuple(map(float, record["normalization"][name]))
             for name in ("mean", "deviation")
         )
+        classes = int(record["classes"])
+        if names is not None and len(names) != classes:
+            raise ValueError(f"{len(names)} class_names of {classes} classes")
         if {len(mean), len(deviation)} != {channels}:
             raise ValueError(f"moments of {len(mean)} channels, images of {channels}")
         return ModelDescription(
             config=from_kept(record["config"], str(path)),
             image_shape=(height, width, channels),
-            num_classes=int(record["classes"]),
+            num_classes=classes,
             class_names=None if names is None else tuple(map(str, names)),
             mean=mean,
             deviation=deviation,

@@ -97,6 +97,46 @@ def test_classes_without_a_training_image_are_said_in_one_line(tmp_path: Path) -
     assert "3, 4, 5, 6, 7, 8, 9 or 10 (189 more such labels)" in said[1]
 
 
+def test_training_images_of_one_class_are_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    alone = good() | {"train_labels": np.full(6, 3)}
+    load(save(tmp_path / "mine.npz", alone), notify=said.append)
+    assert said == [
+        "note: every training image of mine has label 3; alone that teaches a network "
+        "nothing"
+    ]
+
+
+def test_a_file_of_a_single_class_is_refused(tmp_path: Path) -> None:
+    zeros = {"train_labels": np.zeros(6, int), "test_labels": np.zeros(2, int)}
+    with pytest.raises(InputError, match="and test_labels are 0, .* two classes or"):
+        load(save(tmp_path / "mine.npz", good() | zeros))
+
+
+def test_a_test_set_of_classes_that_are_never_trained_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    apart = good() | {"test_labels": np.array([3, 4])}
+    load(save(tmp_path / "mine.npz", apart), notify=said.append)
+    assert said == [
+        "note: no training image of mine has label 3 or 4, of 5 classes (0 to 4)",
+        "note: no test image of mine has a label that a training image has, so that "
+        "test accuracy says nothing",
+    ]
+
+
+@pytest.mark.parametrize("name", ["photos", "photos.npz"])
+def test_a_folder_is_refused_with_the_recipe_that_makes_a_file_of_it(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError) as refusal:
+        load(str(tmp_path / name))
+    assert str(refusal.value) == (
+        f"dataset {str(tmp_path / name)!r} is a folder, and a data set is one .npz "
+        "file; make one of a folder of pictures by the recipe in docs/guides/data.md"
+    )
+
+
 def test_short_names_gray_images_and_fortran_order_are_taken(tmp_path: Path) -> None:
     arrays = good()
     gray = {
@@ -139,14 +179,24 @@ def test_the_fingerprint_tells_splits_shapes_and_labels_apart(tmp_path: Path) ->
         ("train_images", np.zeros((6, 8, 5, 3)), "is float64; scale pixels"),
         ("test_images", np.zeros((2, 8, 5, 3), np.int64), "is int64; scale pixels"),
         ("train_images", np.zeros((6, 8), np.uint8), r"is \[6, 8\]; give \[N, H"),
-        ("test_images", np.zeros((0, 8, 5, 3), np.uint8), r"is \[0, 8, 5, 3\]; give"),
+        ("test_images", np.zeros((0, 8, 5, 3), np.uint8), "test_images holds no imag"),
+        ("train_images", np.array([]), "train_images holds no images; give at least"),
+        ("test_images", np.zeros((2, 0, 5, 3), np.uint8), r"is \[2, 0, 5, 3\]; give"),
         ("test_images", np.zeros((2, 8, 4, 3), np.uint8), "images of one shape"),
         ("train_labels", np.zeros(6), "is float64; give integers"),
         ("train_labels", np.zeros(6, bool), "is bool; give integers"),
         ("train_labels", np.zeros(5, int), r"is \[5\]; give one label an image, \[6\]"),
         ("train_labels", np.zeros((6, 1), int), r"is \[6, 1\]; give one label"),
-        ("test_labels", np.array([0, -1]), "holds -1; give labels 0"),
-        ("test_labels", np.array([0, 10**12]), "holds 1000000000000; give labels"),
+        (
+            "test_labels",
+            np.array([0, -1]),
+            r"test_labels\[1\] is -1, which is no label; number",
+        ),
+        (
+            "test_labels",
+            np.array([0, 10**12]),
+            "is 1000000000000, which is no .* at most 65,536",
+        ),
         ("test_labels", np.array([0, None]), "allow_pickle=False"),
         ("test_labels", None, "test_images, train_images, train_labels; name its"),
     ],
@@ -184,27 +234,30 @@ def flipped(at: int) -> bytes:
     return bytes(raw)
 
 
+NO_ARCHIVE = "it is no .npz archive of numpy; write it with numpy.savez$"
+DAMAGED = "it is damaged, or holds more than plain arrays .* anew with numpy.savez"
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("content", "fault"),
     [
-        b"",
-        b"no archive",
-        pickle.dumps({"train_images": 1}),
-        one_array(),
-        whole_file()[:400],
-        whole_file()[:-30],
-        flipped(500),
-        None,
+        (b"", NO_ARCHIVE),
+        (b"no archive", NO_ARCHIVE),
+        (pickle.dumps({"train_images": 1}), NO_ARCHIVE),
+        (one_array(), "archive of numpy, but a single array, as numpy.save writes it;"),
+        (whole_file()[:400], DAMAGED),
+        (whole_file()[:-30], DAMAGED),
+        (flipped(500), DAMAGED),
+        (None, "No such file"),
     ],
     ids=["empty", "text", "pickle", "npy", "head", "torn", "flipped", "absent"],
 )
 def test_a_file_that_is_no_npz_is_refused(
-    tmp_path: Path, content: bytes | None
+    tmp_path: Path, content: bytes | None, fault: str
 ) -> None:
     path = tmp_path / "bad.npz"
     if content is not None:
         path.write_bytes(content)
-    fault = "No such file" if content is None else "is no .npz of plain arrays"
     with pytest.raises(InputError, match=fault) as caught:
         load(str(path))
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)

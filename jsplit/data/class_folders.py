@@ -1,0 +1,107 @@
+"""Picture files in folders, which may be named by the classes of what is in them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from jsplit.errors import InputError
+
+SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+"""Of the files that are taken from a folder; a file that is named may have any."""
+
+
+def pictures(
+    paths: Iterable[Path], classes: Sequence[str]
+) -> tuple[list[Path], list[int] | None, list[str]]:
+    """Finds picture files, and their labels where folders say them.
+
+    A folder gives the pictures that lie in it, sorted by name. One with no pictures but
+    folders of them gives those, folder by folder, and the name of each is the class of
+    its pictures: `photos/cat/1.png` is a cat. It may be the number of the class, too,
+    unless classes are called by numbers. Hidden folders are not looked into.
+
+    Args:
+        paths: files and folders.
+        classes: what each class is called, in the order of labels.
+
+    Returns:
+        The files, the label of each (None where no folder says any) and notes about
+        what is left out, each in a line for people.
+
+    Raises:
+        InputError: if a folder holds no pictures, folders in it are not called as
+            classes are, or some pictures lie in folders of classes and others do not.
+
+    Example:
+        >>> import os, tempfile
+        >>> with tempfile.TemporaryDirectory() as photos:
+        ...     for name in ("dog", "cat"):
+        ...         os.mkdir(f"{photos}/{name}")
+        ...         open(f"{photos}/{name}/1.png", "w").close()
+        ...     files, labels, notes = pictures([Path(photos)], ("cat", "dog"))
+        >>> [file.parent.name for file in files], labels
+        (['cat', 'dog'], [0, 1])
+    """
+    files: list[Path] = []
+    labels: list[int] = []
+    notes: list[str] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        direct = _inside(path)
+        folders = [(folder, inside) for folder, inside in _folders(path) if inside]
+        if direct:
+            files += direct
+            if folders:
+                notes.append(f"{path}: its folders, {_named(folders)}, are left out")
+        for folder, inside in () if direct else folders:
+            files += inside
+            labels += [_label(path, folder.name, classes)] * len(inside)
+        if not direct and not folders:
+            raise InputError(
+                f"{path} is a folder with no pictures ({', '.join(sorted(SUFFIXES))}) "
+                "in it, nor in folders in it; name another"
+            )
+    if labels and len(labels) != len(files):
+        raise InputError(
+            "some pictures lie in folders of classes and others do not; give folders "
+            "that hold folders of classes alone, or name the pictures (FOLDER/*/*)"
+        )
+    return files, labels or None, notes
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in SUFFIXES and not file.is_dir()
+    )
+
+
+def _folders(path: Path) -> Iterator[tuple[Path, list[Path]]]:
+    for folder in sorted(path.iterdir()):
+        if folder.is_dir() and not folder.name.startswith("."):
+            yield folder, _inside(folder)
+
+
+def _named(folders: Sequence[tuple[Path, list[Path]]]) -> str:
+    more = f" and {len(folders) - 4} more" if len(folders) > 4 else ""
+    return ", ".join(folder.name for folder, _ in folders[:4]) + more
+
+
+def _label(path: Path, name: str, classes: Sequence[str]) -> int:
+    """The label that a folder's name says: by the class, or by its number."""
+    if name in classes:
+        return classes.index(name)
+    # A folder "1" of a model of the digits 3 and 7 is a mistake, not a seven.
+    numbers = [str(label) for label in range(len(classes))]
+    if name in numbers and not any(called.isdigit() for called in classes):
+        return int(name)
+    first = ", ".join(classes[:8]) + ", ..." * (len(classes) > 8)
+    raise InputError(
+        f"{path} holds a folder {name!r}, and the model has no such class ({first}); "
+        f"call the folders of {path} as the classes are, or name the pictures instead "
+        f"({path}/*/*)"
+    )
