@@ -56,6 +56,7 @@ def programs(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*-cache"))
 
 
+@pytest.mark.slow
 def test_the_next_run_finds_the_programs_and_ends_bit_for_bit_the_same(hits, tmp_path):
     flags = (*TINY, "--epochs", 4, "--compile-cache", tmp_path / "kept")
     results, taken = [], []

@@ -11,7 +11,6 @@ import pytest
 
 from jsplit.testing import free_port
 from tests.runs import ROOT
-from tests.tiers import sample
 
 EXAMPLE = ROOT / "examples" / "two_machines"
 
@@ -43,7 +42,8 @@ def units() -> list[list[str]]:
     ]
 
 
-@pytest.mark.parametrize("commands", sample((by_hand, units), by_hand))
+@pytest.mark.slow
+@pytest.mark.parametrize("commands", (by_hand, units))
 def test_the_example_runs_to_its_end(commands, tmp_path):
     jsplit = [sys.executable, "-m", "jsplit"]
     certs = shlex.split("certs certs --hosts 127.0.0.1 --clients 2")

@@ -101,7 +101,6 @@ def test_a_networked_run_is_the_simulation_s(
         itertools.product(
             (1, 3), ("parallel", "sequential"), ({}, FEW_BITS, FEW_VALUES)
         ),
-        (1, "parallel", FEW_BITS),
         (3, "sequential", {}),
     ),
 )

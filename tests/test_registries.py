@@ -104,6 +104,7 @@ def networked(config, path):
     return folder.path
 
 
+@pytest.mark.slow
 def test_toys_run_are_swept_reported_and_drawn_on_one_machine_and_over_a_network(
     toys, tmp_path, monkeypatch, capsys
 ):

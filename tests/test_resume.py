@@ -93,6 +93,7 @@ def test_a_run_killed_at_any_moment_ends_bit_for_bit_the_same(
     same(path)
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_a_terminal_saves_shows_the_cursor_and_says_how_to_go_on(
     undisturbed, same, cache, tmp_path
 ):

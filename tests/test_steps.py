@@ -72,7 +72,13 @@ def unsplit_step(whole, variables, opt_state, x, y):
     return {**moved, "params": params}, opt_state
 
 
-@pytest.mark.parametrize("jitted", [False, True], ids=["op by op", "jitted"])
+@pytest.mark.parametrize(
+    "jitted",
+    [
+        pytest.param(False, id="op by op"),
+        pytest.param(True, id="jitted", marks=pytest.mark.slow),
+    ],
+)
 def test_identity_and_state_a_equal_unsplit_training(jitted):
     """To the bit op by op on a CPU; else to 1e-6.
 

@@ -79,6 +79,7 @@ def test_a_set_like_emnist_is_read_with_its_config(
     assert load("tfds:emnist/balanced").fingerprint == dataset.fingerprint
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_such_a_set(
     cifar100: Arrays, data_dir: Path, tmp_path: Path
 ) -> None:

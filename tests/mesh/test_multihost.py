@@ -77,9 +77,8 @@ def test_all_that_come_meet_and_end_together():
         assert [code for code, _ in ended(processes)] == [0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    "numbers", [pytest.param((0, 2), marks=pytest.mark.slow), (1, 2)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("numbers", [(0, 2), (1, 2)])
 def test_where_one_does_not_come_the_others_say_so_in_one_line(numbers):
     with members("end", "end", numbers=numbers, counts=(3, 3), timeout=10) as processes:
         for code, said in ended(processes):
