@@ -136,7 +136,12 @@ def test_alone_the_learning_rate_shrinks_by_the_root_of_a_clients_part_of_a_batc
         batch_size=batch,
     )
     sizes = step_sizes_of(config)
-    np.testing.assert_allclose(sizes, [expected, expected / 5, 0.05], rtol=1e-5)
+    np.testing.assert_allclose(sizes, [expected, expected / 2, 0.05], rtol=1e-5)
+
+
+def test_alone_the_learning_rate_falls_over_half_a_cosine():
+    sizes = step_sizes_of(RunConfig(epochs=1, local_epochs=3, learning_rate=0.1))
+    np.testing.assert_allclose(sizes, [0.1, 0.075, 0.025, 0.1], rtol=1e-6)
 
 
 def black_around(image):

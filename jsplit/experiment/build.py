@@ -391,21 +391,21 @@ def transform_of(config: RunConfig, moments: data.Moments, *, edge: int) -> Tran
 def step_sizes_of(config: RunConfig) -> np.ndarray:
     """The lab's recipe: x0.2 at 60, 120 and 160 of 200 epochs, in proportion.
 
-    Clients that learn alone at first go through all of it by themselves. Where several
-    share a batch, each learns from a part of one, and its steps are shorter by the
-    square root of that part (Krizhevsky 2014, arXiv:1404.5997): with 10 clients the
-    whole step loses what was learned to noise, and a tenth of it gets nowhere.
+    Clients that learn alone do so before, over half a cosine (Loshchilov & Hutter
+    2017, arXiv:1608.03983), of which the few epochs that they need make more than of
+    steps down. Where several share a batch, each learns from a part of one, and its
+    rate is lower by the square root of that part (Krizhevsky 2014, arXiv:1404.5997):
+    with 10 clients the whole rate loses what was learned to noise, and a tenth of it
+    gets nowhere.
     """
     _, members = TOPOLOGIES[config.topology].arrange(config.clients)
     batch = config.server_batch
     part = max(1, batch // members) / batch
-    alone = _recipe(config.learning_rate * math.sqrt(part), config.local_epochs)
-    after = _recipe(config.learning_rate, config.epochs)
-    return np.concatenate([alone, after])
+    passed = np.arange(config.local_epochs) / max(1, config.local_epochs)
+    alone = math.sqrt(part) * (1 + np.cos(np.pi * passed)) / 2
 
-
-def _recipe(learning_rate: float, count: int) -> np.ndarray:
-    epochs = np.arange(count)
     shares = np.asarray([0.3, 0.6, 0.8])
-    drops = (epochs[:, None] >= shares * count).sum(axis=1)
-    return (learning_rate * 0.2**drops).astype(np.float32)
+    epochs = np.arange(config.epochs)
+    after = 0.2 ** (epochs[:, None] >= shares * config.epochs).sum(axis=1)
+    sizes = config.learning_rate * np.concatenate([alone, after])
+    return sizes.astype(np.float32)
