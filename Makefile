@@ -65,24 +65,29 @@ clean:
 # The package is installed editable, so an edit takes effect at once; the stamps
 # bring the install back only when pyproject.toml changes.
 .venv/.installed: pyproject.toml | .venv/bin/python
-	$(PIP) install --quiet --editable '.[all]'
+	@echo "Installing jsplit into .venv; this takes about a minute."
+	@$(PIP) install --quiet --editable '.[all]'
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml | .venv/bin/python
-	$(PIP) install --quiet --editable '.[dev]'
+	@echo "Installing jsplit and its tests into .venv; this takes some minutes."
+	@$(PIP) install --quiet --editable '.[dev]'
 	@touch .venv/.installed $@
 
 .venv/.installed-docs: pyproject.toml | .venv/bin/python
-	$(PIP) install --quiet --editable '.[docs]'
+	@echo "Installing what makes the docs into .venv; this takes about a minute."
+	@$(PIP) install --quiet --editable '.[docs]'
 	@touch $@
 
 .venv/.installed-bench: pyproject.toml | .venv/.installed-dev
-	$(PIP) install --quiet --editable '.[bench]'
+	@echo "Installing PyTorch, for comparisons, into .venv; this takes some minutes."
+	@$(PIP) install --quiet --editable '.[bench]'
 	@touch $@
 
 .venv-flower/.installed: pyproject.toml
-	$(PYTHON) -m venv .venv-flower
-	.venv-flower/bin/python -m pip --disable-pip-version-check install --quiet \
+	@echo "Installing jsplit and Flower into .venv-flower; this takes some minutes."
+	@$(PYTHON) -m venv .venv-flower
+	@.venv-flower/bin/python -m pip --disable-pip-version-check install --quiet \
 	    --editable '.[flower]' hypothesis pytest
 	@touch $@
 
