@@ -6,6 +6,8 @@ import io
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,8 +33,8 @@ from jsplit.experiment.config import (
 from tests.runs import EPOCHS, ROOT, STATES, TINY, compile_once, lines_of, run_here
 
 LINE = re.compile(
-    r"epoch +\d+/\d+  [ABC]  loss \d+\.\d{4}  test \d+\.\d\d%  sent [\d.]+ [KM]?i?B  "
-    r"comm /\d+\.\d\d  ETA (-|\d:\d\d:\d\d)"
+    r"epoch +\d+/\d+  [ABC]  loss \d+\.\d{4}  test \d+\.\d\d%  sent [\d.]+ [KM]?i?B "
+    r"\(/\d+\.\d\d\)  ETA (-|\d:\d\d:\d\d)"
 )
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -98,6 +100,8 @@ def test_the_metrics_have_one_line_an_epoch_that_agree_with_the_summary(finished
     assert [record["epoch"] for record in records] == list(range(1, EPOCHS + 1))
     assert "".join(record["state"] for record in records) == summary["states"]
     assert records[-1]["wire_bytes"] == summary["bytes"]["total"]
+    for reduction in ("wire_reduction", "communication_reduction"):
+        assert records[-1][reduction] == summary[reduction]
     assert records[-1]["test_accuracy"] == summary["test_accuracy"]
     best = max(record["test_accuracy"] for record in records)
     assert best == summary["best_test_accuracy"]
@@ -135,7 +139,24 @@ def test_the_output_names_data_plan_and_folder(finished):
     assert len(said) <= 80
     assert "cnn cut after block 1 (conv1), 1 client, freeze gate" in finished.out
     assert "computing on cpu, " in finished.out and ", in float32\n" in finished.out
-    assert finished.out.endswith(f"all of it is in {finished.path}\n")
+    assert f"\nfolder: {finished.path}\n" in finished.out
+
+
+def test_the_first_lines_and_those_of_epochs_fit_80_columns(finished):
+    lines = finished.out[: finished.out.index("states by epoch")].splitlines()[:-1]
+    named = [line for line in lines if str(finished.path) in line]
+    assert len(named) == 1
+    assert [line for line in lines if len(line) > 80 and line not in named] == []
+
+
+def test_the_last_lines_are_commands_that_go_on_with_the_folder(finished):
+    *_, where, predict, report = finished.out.splitlines()
+    assert where == f"all of it is in {finished.path}"
+    assert predict.startswith("next: ") and report.startswith("      ")
+    starts, *words = shlex.split(predict.removeprefix("next: "))
+    assert words == ["predict", str(finished.path), "IMAGES"]
+    assert shutil.which(starts), "a shell finds it"
+    assert shlex.split(report) == [starts, "report", str(finished.path)]
 
 
 def test_the_last_table_compares_with_plain_split_learning(finished):
@@ -145,6 +166,37 @@ def test_the_last_table_compares_with_plain_split_learning(finished):
     assert re.search(r"paper's account\W+250.0 KiB\W+6.2 MiB\W+/25.60", table)
     assert f"{finished.summary['test_accuracy']:.2%}" in table
     assert re.search(r"client computation\W+0\.\d*[1-9]\d* GMAC", table)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize(
+    ("target", "stamps"),
+    [
+        ("run", [".venv/.installed"]),
+        ("lint", [".venv/.installed-dev"]),
+        ("docs", [".venv/.installed-docs"]),
+        (".venv/.installed-bench", [".venv/.installed-dev", ".venv/.installed-bench"]),
+        ("flower", [".venv-flower/.installed"]),
+    ],
+)
+def test_make_says_that_it_installs_where_it_does_and_only_there(
+    tmp_path, target, stamps
+):
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def said() -> list[str]:
+        words = ["make", "--dry-run", "--directory", tmp_path, target]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return re.findall(r'echo "(Installing .*)"', done.stdout)
+
+    assert len(said()) == len(stamps)
+    assert all(len(line) <= 80 and "; this takes " in line for line in said())
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv-flower").mkdir()
+    for stamp in (".venv/bin/python", *stamps):
+        (tmp_path / stamp).touch()
+    assert said() == []
 
 
 def test_show_cuts_prints_each_cut_and_leaves_no_folder(capsys, tmp_path):

@@ -66,6 +66,7 @@ def test_the_end_shows_both_side_by_side(compared, capsys):
         assert f"{summary_of(path)['test_accuracy']:.2%}" in table
     assert "points" in table and "not run" not in table
     assert f"{compared}/compare/accuracy_against_bytes.png" in table
+    assert f" report {compared}\n" in table
     # Both were finished: nothing was trained again.
     assert "compiling" not in out and "epoch  1/" not in out
 

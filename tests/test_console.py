@@ -33,8 +33,7 @@ def test_piped_console_is_one_plain_line_an_epoch(monkeypatch):
     writer = ConsoleWriter(stream)
     writer.write(record(3))
     assert stream.getvalue() == (
-        "epoch  3/12  C  loss 0.1667  test 84.32%  sent 1.5 MiB  comm /3.10"
-        "  ETA 0:00:42\n"
+        "epoch  3/12  C  loss 0.1667  test 84.32%  sent 1.5 MiB (/2.70)  ETA 0:00:42\n"
     )
     writer.write(record(4, train_loss=float("nan"), eta_seconds=None))
     writer.close()
@@ -43,10 +42,17 @@ def test_piped_console_is_one_plain_line_an_epoch(monkeypatch):
     assert not {"\x1b", "\r"} & set(stream.getvalue())
 
 
+def test_a_servers_line_has_what_was_counted_beside_what_the_ledger_has():
+    stream = io.StringIO()
+    ConsoleWriter(stream).write(record(2, clients=9, counted_bytes=3 * 2**20))
+    said = "clients 9  sent 1.0 MiB (/2.70)  crossed 3.0 MiB  ETA"
+    assert said in stream.getvalue()
+
+
 def test_console_bears_an_empty_record():
     stream = io.StringIO()
     ConsoleWriter(stream).write({})
-    assert stream.getvalue().startswith("epoch ?/?  -  loss -  test -  sent -")
+    assert stream.getvalue() == "epoch ?/?  -  loss -  test -  sent - (/-)  ETA -\n"
 
 
 def test_piped_console_flushes_each_line():

@@ -71,6 +71,17 @@ def test_a_client_says_for_whom_the_server_waits(ends):
     assert ends.traffic.received == both
 
 
+def test_a_client_that_was_started_again_says_from_when_it_counts(ends):
+    ends.traffic.received = 3 * 1024
+    ends.traffic.report_epoch(0, SYNC, 2 * 1024)
+    (event,) = ends.said
+    assert event == "epoch 1 in A: 2.0 KiB crossed, 3.0 KiB since this start"
+    assert (event.fields["bytes"], event.fields["total_bytes"]) == (2048, 3072)
+    again = Ends()
+    again.traffic.report_epoch(1, SYNC, 0)
+    assert again.said == ["epoch 2 in A: 0 B crossed, 0 B since this start"]
+
+
 def test_a_silent_server_is_said_to_be_waited_for_once(ends):
     later(0.5, lambda: ends.tell(DONE))
     assert ends.client.receive((Done,), "answer batch 1 of epoch 1") == DONE

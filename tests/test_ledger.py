@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import DIRECTIONS, KINDS, Ledger
+from jsplit.experiment.summary import plain_ledger, wire_reduction
 
 HEADLINE = "AB" * 5 + "C" * 190
 
@@ -113,6 +114,16 @@ def test_the_whole_is_the_sum_of_its_kinds(states, sequential, clients):
     kinds = [by[direction] for by in ledger.wire.values() for direction in by]
     assert ledger.wire_bytes == sum(kinds)
     assert ledger.states == states
+
+
+@given(states=runs, sequential=st.booleans(), clients=st.integers(1, 5))
+def test_the_reduction_of_every_byte_is_against_as_many_plain_epochs(
+    states, sequential, clients
+):
+    costs = priced(sequential=sequential, sizes=(20,) * clients)
+    ledger = Ledger.of(costs, "L" + states)
+    plain = plain_ledger(costs, len(states))
+    assert wire_reduction(ledger) == plain.wire_bytes / ledger.wire_bytes
 
 
 @given(states=runs, sequential=st.booleans())

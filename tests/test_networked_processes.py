@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from jsplit.experiment.quantities import human_bytes
 from jsplit.net import certificates
 from jsplit.testing import (
     TINY_RUN,
@@ -14,6 +15,7 @@ from jsplit.testing import (
     run_in_process,
     run_in_processes,
 )
+from tests.runs import lines_of
 from tests.tiers import sample
 
 CASES = (
@@ -64,7 +66,24 @@ def test_processes_end_as_one_process_does(
         names = [event["event"] for event in events]
         began = "listening" if name == "server" else "joining"
         assert names[0] == began and names[-1] == "finished"
-        assert names.count("epoch") == (6 if name == "server" else 3)
+        epochs = [event for event in events if event["event"] == "epoch"]
+        assert len(epochs) == (6 if name == "server" else 3)
+        last = events[-1]
+        if name != "server":
+            assert epochs[-1]["total_bytes"] <= last["sent"] + last["received"]
+            continue
+        # The line says what the fields say, each by a name of its own.
+        records = lines_of(tmp_path / "server")
+        for event, record in zip(epochs, records, strict=True):
+            assert event["training_bytes"] == record["wire_bytes"]
+            assert event["reduction"] == record["wire_reduction"]
+            assert event["total_bytes"] == record["counted_bytes"]
+            sent, crossed = record["wire_bytes"], record["counted_bytes"]
+            said = (
+                f"sent {human_bytes(sent)} (/{record['wire_reduction']:.2f})  crossed"
+            )
+            assert f"{said} {human_bytes(crossed)}  ETA" in event["message"]
+        assert last["total_bytes"] > epochs[-1]["total_bytes"]
     summary = json.loads((tmp_path / "server" / "summary.json").read_text())
     network = summary["network"]
     for ways in network["difference"].values():

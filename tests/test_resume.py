@@ -123,7 +123,7 @@ def test_ctrl_c_on_a_terminal_saves_shows_the_cursor_and_says_how_to_go_on(
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     assert re.search(
         rf"epoch  3/{EPOCHS}  B  loss \d\.\d{{4}}  test \d+\.\d\d%  "
-        r"sent [\d.]+ KiB  comm /\d\.\d\d  ETA (-|\d:\d\d:\d\d)",
+        r"sent [\d.]+ KiB \(/\d\.\d\d\)  ETA (-|\d:\d\d:\d\d)",
         plain,
     )
     assert "states: A x2, B" in plain and re.search(r"takes longer \(\d+ s\)", plain)

@@ -1,7 +1,9 @@
 """A command is stopped at any moment: one line, the exit code, nothing half-made."""
 
 import contextlib
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -92,29 +94,39 @@ def test_a_second_signal_stops_at_once_while_xla_compiles(tmp_path):
 
 
 SIDES = {
-    # A line that says that it waits for the other side, the signal, what is said then.
-    ("serve", "--listen", "127.0.0.1:0"): ("listening on", signal.SIGTERM, "stopping"),
-    ("join", "--server", "127.0.0.1:1"): (
-        "client 0 with",
-        signal.SIGHUP,
-        "interrupted",
+    # A line that says that it waits for the other side, the signal, the events then.
+    ("serve", "--listen", "127.0.0.1:0"): (
+        "listening on",
+        signal.SIGTERM,
+        ["stopping", "stopped"],
     ),
+    ("join", "--server", "127.0.0.1:1"): ("client 0 with", signal.SIGHUP, ["stopped"]),
 }
 
 
 @pytest.mark.parametrize("words", SIDES)
 def test_server_and_client_stop_while_they_wait_for_one_another(tmp_path, words):
-    marker, number, said = SIDES[words]
-    path = tmp_path / "run"
+    marker, number, names = SIDES[words]
+    path = tmp_path / "my run"
     words = (*words, "--insecure", *TINY, "--compile-cache", "off", "--workdir", path)
+    words = (*words, "--log", "json")
     with started("-m", "jsplit", *words) as process:
         assert process.stdout is not None
         while marker not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(number)
-        _, lines = process.communicate(timeout=60)
+        out, lines = process.communicate(timeout=60)
     assert process.returncode == CODES[number], lines
-    assert said in lines and lines.count("\n") == 1, lines
+    found = [json.loads(line) for line in out.splitlines()]
+    found = [event for event in found if event["event"] != "no_server"]
+    assert [event["event"] for event in found] == names
+    if words[0] == "join":
+        said = "interrupted; the same command goes on where it was"
+        assert lines == f"error: {said}\n"
+    else:
+        assert lines == "", "a log in JSON is all that is said"
+        said = f"stopped; go on with: jsplit {shlex.join(map(str, words))} --resume"
+    assert found[-1]["message"] == said
 
 
 def test_a_first_signal_asks_and_the_handlers_come_back(capfd):

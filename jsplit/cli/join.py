@@ -100,7 +100,7 @@ def _take_part(
     with (
         workdir.lock(path),
         compilation_cache.kept(config.compile_cache, say),
-        on_stop(GO_ON),
+        on_stop(GO_ON, lambda line: say(Event(line, "stopped"))),
         failures_logged(say),
         contextlib.ExitStack() as stack,
     ):
@@ -133,7 +133,7 @@ def _take_part(
         Event(
             f"done: {counted(done.epochs, 'epoch')}{score}; "
             f"sent {human_bytes(client.traffic.sent)}, "
-            f"received {human_bytes(client.traffic.received)}",
+            f"received {human_bytes(client.traffic.received)} since this start",
             "finished",
             client=link.client,
             epochs=done.epochs,

@@ -30,6 +30,31 @@ COMMANDS = {
 `command(argv, prog)`."""
 
 
+def with_flag(message: str) -> str:
+    """A message whose first word is a setting of a run, with that as it is typed.
+
+    The library calls a setting by its argument's name (and what the server does to
+    stored maps without its `replay`), of which a command line knows nothing.
+
+    Example:
+        >>> with_flag("image_size is 3; give 4 or more")
+        '--image-size is 3; give 4 or more'
+        >>> with_flag("shift 9 needs maps of more than 9 cells along each axis")
+        '--replay-shift 9 needs maps of more than 9 cells along each axis'
+        >>> with_flag("model.json is damaged"), with_flag("there are no images")
+        ('model.json is damaged', 'there are no images')
+    """
+    # Not above: what a command needs is loaded by it alone.
+    from jsplit.core.option import options_of
+    from jsplit.experiment.config import flag
+    from jsplit.experiment.run_config import RunConfig
+
+    first, space, rest = message.partition(" ")
+    known = options_of(RunConfig)
+    name = next((name for name in (first, f"replay_{first}") if name in known), None)
+    return message if name is None else f"{flag(name)}{space}{rest}"
+
+
 def program(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> NoReturn:
     """Runs a command as this process, and ends with it.
 
@@ -66,7 +91,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
         code: int = module.command(words, prog if name == "run" else f"jsplit {name}")
         return code
     except InputError as error:
-        return complain(error, 2)
+        return complain(with_flag(str(error)), 2)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "jsplit":
             raise

@@ -14,7 +14,7 @@ from jsplit.analysis import tables
 from jsplit.analysis.plan_tables import images_line, tables_of
 from jsplit.analysis.plan_values import CAVEAT, Plan, lines_of, values_of
 from jsplit.cli import parsing
-from jsplit.cli.terminal import say
+from jsplit.cli.terminal import folded, say
 from jsplit.codecs import CODECS, USUAL
 from jsplit.core.option import Option, options_of
 from jsplit.data import line_of
@@ -188,7 +188,7 @@ def command(argv: Sequence[str], prog: str) -> int:
         offers=within(at_cut, every, pair, limits),
     )
     say(line_of(dataset))
-    say(f"source: {dataset.source}")
+    say(folded(f"source: {dataset.source}"))
     _show(plan, asked.rows)
     if not plan.offers:
         made = [offer for cut in at_cut for offer in offers(cut, every, *pair)]

@@ -18,8 +18,10 @@ from jsplit.cli.stopping import on_stop
 from jsplit.cli.terminal import (
     INTERRUPTED,
     complain,
+    folded,
     forget_output,
     last_words,
+    own_command,
     say,
 )
 from jsplit.cli.training import Finished
@@ -166,7 +168,7 @@ def _run(
     try:
         with on_stop(interrupted):
             say(data.line_of(dataset))
-            say(f"source: {dataset.source}")
+            say(folded(f"source: {dataset.source}"))
             run = training.finish(experiment, folder, progress, go_on)
             plain = None
             if run is not None and command.compare:
@@ -296,15 +298,19 @@ def _report(folder: RunFolder, run: Finished, plain: Finished | None) -> None:
     outcome = outcome_line(run.summary)
     if outcome is not None:
         say(outcome)
-    say(f"all of it is in {folder.path}")
-    if plain is None:
-        return
-    # Matplotlib takes its time, and is needed only here.
-    from jsplit.analysis import run_plots
+    if plain is not None:
+        # Matplotlib takes its time, and is needed only here.
+        from jsplit.analysis import run_plots
 
-    picture = folder.path / COMPARE / "accuracy_against_bytes.png"
-    run_plots.both_against_bytes(run.records, plain.records, picture, title=run.title)
-    say(f"accuracy against bytes of both: {picture}")
+        picture = folder.path / COMPARE / "accuracy_against_bytes.png"
+        run_plots.both_against_bytes(
+            run.records, plain.records, picture, title=run.title
+        )
+        say(f"accuracy against bytes of both: {picture}")
+    say(f"all of it is in {folder.path}")
+    program, named = own_command(), shlex.quote(str(folder.path))
+    say(f"next: {program} predict {named} IMAGES")
+    say(f"      {program} report {named}")
 
 
 def parse(argv: Sequence[str], prog: str) -> RunCommand:

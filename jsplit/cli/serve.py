@@ -2,8 +2,9 @@
 
 import contextlib
 import importlib
+import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -94,11 +95,14 @@ def command(argv: Sequence[str], prog: str) -> int:
     with logging_to_stdout(link.log) as say:
         for note in parsing.notes(argv, config):
             say(note)
-        return _train(config, link, say, resume=command.resume)
+        words = [prog, *argv] + ["--resume"] * (not command.resume)
+        return _train(config, link, say, words, resume=command.resume)
 
 
-def _train(config: RunConfig, link: ServeConfig, say: Say, *, resume: bool) -> int:
-    """Serves a training; returns the exit code."""
+def _train(
+    config: RunConfig, link: ServeConfig, say: Say, words: list[str], *, resume: bool
+) -> int:
+    """Serves a training, which these words go on with; returns the exit code."""
     credentials = _credentials(link, say)
     if link.status_port is not None:
         # Before there is a folder: it may not be installed.
@@ -108,9 +112,10 @@ def _train(config: RunConfig, link: ServeConfig, say: Say, *, resume: bool) -> i
         config, folder = stack.enter_context(_server_folder(config, resume=resume))
         stack.enter_context(folders.private(folder.path, "--workdir", say))
         stack.enter_context(compilation_cache.kept(config.compile_cache, say))
-        go_on = f"go on with the same command and --resume, in {folder.path}"
-        stack.enter_context(on_stop(f"interrupted; {go_on}"))
-        stopping = stack.enter_context(stop_at_signal("stopping"))
+        if config.workdir is None:
+            words = [*words, "--workdir", str(folder.path)]
+        go_on = f"go on with: {' '.join([words[0], shlex.join(words[1:])])}"
+        stopping = _hear_signals(stack, say, f"interrupted; {go_on}")
         run = ServerRun(config, link, folder, say, stopping)
         meter = TcpMeter(run.admission.handle_connection)
         watch = stack.enter_context(ConnectionWatch(say))
@@ -165,6 +170,16 @@ def _train(config: RunConfig, link: ServeConfig, say: Say, *, resume: bool) -> i
             say(outcome)
         say(run_finished(summary, folder.path))
     return 0
+
+
+def _hear_signals(
+    stack: contextlib.ExitStack, say: Say, interrupted: str
+) -> Callable[[], bool]:
+    """Logs signals; returns whether one asked for a stop."""
+    stack.enter_context(on_stop(interrupted, lambda line: say(Event(line, "stopped"))))
+    return stack.enter_context(
+        stop_at_signal("stopping", lambda line: say(Event(line, "stopping")))
+    )
 
 
 @contextlib.contextmanager
@@ -222,7 +237,7 @@ def _predict(config: RunConfig, link: ServeConfig) -> int:
         server = PredictionServer(model, run_name(model.folder), say)
         clients = model.description.config.clients
         watch = stack.enter_context(ConnectionWatch(say))
-        stopping = stack.enter_context(stop_at_signal("stopping"))
+        stopping = _hear_signals(stack, say, "interrupted")
         answer = server.handle_connection
         listener = stack.enter_context(
             serve(link.listen, credentials, clients, limit, answer, watch)

@@ -11,11 +11,18 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from jsplit.cli.terminal import INTERRUPTED, last_words
 from jsplit.runtime import atomic
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Say = Callable[[str], None]
+"""Takes a line for people."""
+
+PATIENCE = 1.0
+"""Seconds that a line may take where nobody may be reading."""
 
 
 class _Watch:
@@ -23,14 +30,17 @@ class _Watch:
 
     Attributes:
         words: said when the process is ended at once.
-        promise: said of the first signal where a command stops by itself; else None.
+        log: where the same goes besides, for a command that keeps a log; else None.
+        promise: says of the first signal that the command will stop by itself; None
+            where it does not.
         asked: the signal by which it was asked to.
         on: whether signals are heard.
     """
 
     def __init__(self) -> None:
         self.words = "interrupted"
-        self.promise: str | None = None
+        self.log: Say | None = None
+        self.promise: Say | None = None
         self.asked: int | None = None
         self.on = False
 
@@ -48,16 +58,21 @@ def watch() -> None:
 
 
 @contextlib.contextmanager
-def stop_at_signal(promise: str) -> Iterator[Callable[[], bool]]:
+def stop_at_signal(
+    promise: str, log: Say | None = None
+) -> Iterator[Callable[[], bool]]:
     """The first signal asks for a stop; a second one is obeyed at once.
 
     Args:
         promise: what is said of the first one, such as `stopping soon`.
+        log: takes that line; by default it goes to standard error.
     """
+    say = _to_stderr if log is None else log
     with contextlib.ExitStack() as stack:
         if not _watch.on:  # Called by a program, not as one.
             stack.enter_context(_watching())
-        _watch.asked, _watch.promise = None, promise
+        _watch.asked = None
+        _watch.promise = lambda again: say(f"{promise}; {again}")
         try:
             yield lambda: _watch.asked is not None
         finally:
@@ -65,13 +80,18 @@ def stop_at_signal(promise: str) -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
-def on_stop(words: str) -> Iterator[None]:
-    """Says these words if the process is stopped at once in here."""
-    before, _watch.words = _watch.words, words
+def on_stop(words: str, log: Say | None = None) -> Iterator[None]:
+    """Says these words if the process is stopped at once in here.
+
+    Args:
+        words: that standard error gets, as an error.
+        log: takes them besides.
+    """
+    before, _watch.words, _watch.log = (_watch.words, _watch.log), words, log
     try:
         yield
     finally:
-        _watch.words = before
+        _watch.words, _watch.log = before
 
 
 def exit_code(code: int) -> int:
@@ -125,18 +145,36 @@ def _obey(reader: int) -> None:
         for number in numbers:
             if number not in SIGNALS:
                 continue
-            if _watch.promise is None or _watch.asked is not None:
+            promise = _watch.promise
+            if promise is None or _watch.asked is not None:
                 _end(number)
+            if os.isatty(2):
+                os.write(2, b"\n")  # On a terminal, ^C stands in the line.
+            # First, so that a log has it before what the command says of its end.
+            _say(promise, "again to stop at once")
             _watch.asked = number
-            # Straight to the descriptor: a print could land inside another print.
-            # On a terminal, ^C stands in the line.
-            start = "\n" if os.isatty(2) else ""
-            os.write(2, f"{start}{_watch.promise}; again to stop at once\n".encode())
 
 
-def _end(number: int) -> None:
+def _to_stderr(line: str) -> None:
+    """Straight to the descriptor: a print could land inside another print."""
+    os.write(2, f"{line}\n".encode())
+
+
+def _say(say: Say, line: str) -> None:
+    """Says a line, and does not stay where nobody reads it.
+
+    A log that is full holds its lock, and the next signal must be heard all the same.
+    """
+    thread = threading.Thread(target=say, args=(line,), daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+
+
+def _end(number: int) -> NoReturn:
     """Ends the process, with no more than a line and without half-written files."""
     atomic.discard_unfinished()
+    if _watch.log is not None:
+        _say(_watch.log, _watch.words)
     last_words(_watch.words)
     # Not by an exception: see above.
     os._exit(128 + number)

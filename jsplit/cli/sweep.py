@@ -10,7 +10,7 @@ import tyro
 
 from jsplit.cli import parsing
 from jsplit.cli.stopping import on_stop, stop_at_signal
-from jsplit.cli.terminal import INTERRUPTED, complain, say
+from jsplit.cli.terminal import INTERRUPTED, complain, folded, say
 from jsplit.core.option import Option
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import sweep_spec, workdir
@@ -66,7 +66,7 @@ def command(argv: Sequence[str], prog: str) -> int:
         return 0
     caveats = (run.config.gate.caveat(run.config.unlike) for run in planned)
     for caveat in filter(None, dict.fromkeys(caveats)):
-        say(f"note: {caveat}")
+        say(folded(f"note: {caveat}"))
     # That of all runs, which one process can choose only once.
     device.choose(planned[0].config.device)
     with contextlib.ExitStack() as stack:

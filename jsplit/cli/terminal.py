@@ -2,7 +2,11 @@
 
 import contextlib
 import os
+import shlex
+import shutil
 import sys
+import textwrap
+from pathlib import Path
 
 INTERRUPTED = 130
 """The shell's exit code for Ctrl-C."""
@@ -31,6 +35,37 @@ def open_closed_streams() -> None:
 def say(line: str) -> None:
     """Says a line to people, at once."""
     print(line, flush=True)
+
+
+def folded(line: str) -> str:
+    """A line in as many of 80 columns as it takes, the later ones indented.
+
+    Words stay whole, also those that are longer.
+
+    Example:
+        >>> print(folded("source: " + "; ".join(["first 200 train examples"] * 4)))
+        source: first 200 train examples; first 200 train examples; first 200 train
+          examples; first 200 train examples
+    """
+    return textwrap.fill(
+        line,
+        80,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def own_command() -> str:
+    """What starts jsplit here: its name, or a path where no shell finds that."""
+    if shutil.which("jsplit") is not None:
+        return "jsplit"
+    python = Path(sys.executable)
+    if not python.with_name("jsplit").exists():
+        return f"{shlex.quote(str(python))} -m jsplit"
+    script, here = python.with_name("jsplit"), Path.cwd()
+    near = script.relative_to(here) if script.is_relative_to(here) else script
+    return shlex.quote(str(near))
 
 
 def forget_output() -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jsplit.cli.stopping import stop_at_signal
-from jsplit.cli.terminal import say
+from jsplit.cli.terminal import folded, say
 from jsplit.experiment.build import Experiment
 from jsplit.experiment.console import ConsoleWriter
 from jsplit.experiment.progress import Progress, Record
@@ -104,14 +104,19 @@ def _draw(folder: RunFolder, run: Finished) -> None:
 def _say_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> None:
     config = experiment.config
     layout = experiment.simulation.layout
-    say(
-        f"{config.model} cut after block {experiment.cut}, "
-        f"{counted(config.clients, 'client')}, {config.gate.name} gate, "
-        f"{config.codec} up, {config.grad_codec} down"
-        + "".join(f", {words}" for words in beside_paper(config))
-        + f", {counted(config.epochs, 'epoch')} of server batches of "
-        f"{layout.members * layout.batch}, in {folder.path}"
-    )
+    words = [
+        f"{config.model} cut after block {experiment.cut}",
+        counted(config.clients, "client"),
+        f"{config.gate.name} gate",
+        f"{config.codec} up",
+        f"{config.grad_codec} down",
+        *beside_paper(config),
+        f"{counted(config.epochs, 'epoch')} of server batches of "
+        f"{layout.members * layout.batch}",
+    ]
+    say(folded(", ".join(words)))
+    # On a line of its own: a path may be long, and must stay whole.
+    say(f"folder: {folder.path}")
     if config.init is not None:
         say(f"beginning with the weights of {config.init} ({config.init_part})")
     emulated = config.precision == "bfloat16" and jax.default_backend() == "cpu"
@@ -121,7 +126,7 @@ def _say_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> 
     )
     caveat = config.gate.caveat(config.unlike)
     if caveat is not None:
-        say(f"note: {caveat}")
+        say(folded(f"note: {caveat}"))
     if config.mesh:
         say(
             f"sharing clients and batches over {counted(jax.device_count(), 'device')}"

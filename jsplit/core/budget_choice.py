@@ -149,10 +149,12 @@ class BudgetGate(GateChoice):
         return None if self.against is None else read_curve(self.against)
 
     def _too_small(self, run: RunFacts, costs: EpochCosts) -> str:
-        sent = "1 epoch" if run.views == 1 else f"{run.views} epochs"
-        filled = f"does not pay for the {sent} of B that fill the store once"
+        one = run.views == 1
+        sent = "epoch of B that fills" if one else f"{run.views} epochs of B that fill"
+        filled = f"does not pay for the {sent} the store once"
         if self.budget is not None:
-            least = f"which send {costs.least:,} bytes in all; give at least --budget"
+            send = "sends" if one else "send"
+            least = f"which {send} {costs.least:,} bytes in all; give at least --budget"
             said = f"--budget {self.budget} {filled}, {least} {costs.least}"
         else:
             # Rounded down, so that what is named does pay.

@@ -111,8 +111,7 @@ class GateChoice(abc.ABC):
         """What to tell people before a run whose states learn from different images.
 
         Args:
-            unlike: how they differ, such as `A learns from augmented images, B and C
-                from images as they are`; empty if they do not.
+            unlike: how they differ, such as `only A augments`; empty if they do not.
         """
         return None
 

@@ -99,11 +99,8 @@ class LossGate(GateChoice):
         if not unlike or not self.threshold or self.reference == "same-state":
             return None
         return (
-            "The loss gate compares losses of all states with one another, but "
-            f"{' and '.join(unlike)}, so that a change of state alone can open it. "
-            "--views augmented has B and C learn from augmented images too; "
-            "--loss-reference same-state compares A with A and C with C, but can never "
-            "reopen the gate once the threshold exceeds the first loss of C."
+            f"{' and '.join(unlike)}, which alone may open the gate; see "
+            "--loss-reference"
         )
 
 

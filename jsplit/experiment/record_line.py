@@ -11,11 +11,14 @@ from jsplit.experiment.quantities import human_bytes
 def line_parts(record: Mapping[str, Any]) -> list[str]:
     """Formats a record for people, as the parts of one line.
 
-    Example: `epoch  3/12`, `A`, `loss 0.4123`, `test 84.30%`, `sent 5.2 MiB`,
-    `comm /3.10`, `ETA 0:00:42`. A number that is missing or not finite shows as "-".
+    Example: `epoch  3/12`, `A`, `loss 0.4123`, `test 84.30%`, `sent 5.2 MiB (/3.10)`,
+    `ETA 0:00:42`. What is sent is every byte of training so far, and the number beside
+    it how many times less that is than plain split learning sends. Of a networked run,
+    `crossed 6.1 MiB` is all that was counted. A number that is missing or not finite
+    shows as "-".
     """
     total = str(record.get("epochs", "?"))
-    sent, eta = (_finite(record.get(k)) for k in ("wire_bytes", "eta_seconds"))
+    eta = _finite(record.get("eta_seconds"))
     left = "-" if eta is None else datetime.timedelta(seconds=max(0, round(eta)))
     return [
         f"epoch {record.get('epoch', '?'):>{len(total)}}/{total}",
@@ -23,8 +26,13 @@ def line_parts(record: Mapping[str, Any]) -> list[str]:
         f"loss {_number(record, 'train_loss', '.4f')}",
         f"test {_number(record, 'test_accuracy', '.2%')}",
         *([f"clients {record['clients']}"] if "clients" in record else []),
-        f"sent {'-' if sent is None else human_bytes(int(sent))}",
-        f"comm /{_number(record, 'communication_reduction', '.2f')}",
+        f"sent {_bytes(record, 'wire_bytes')} "
+        f"(/{_number(record, 'wire_reduction', '.2f')})",
+        *(
+            [f"crossed {_bytes(record, 'counted_bytes')}"]
+            if "counted_bytes" in record
+            else []
+        ),
         f"ETA {left}",
         *([record["gate_reason"]] if record.get("gate_reason") else []),
     ]
@@ -33,6 +41,11 @@ def line_parts(record: Mapping[str, Any]) -> list[str]:
 def _number(record: Mapping[str, Any], name: str, spec: str) -> str:
     value = _finite(record.get(name))
     return "-" if value is None else format(value, spec)
+
+
+def _bytes(record: Mapping[str, Any], name: str) -> str:
+    value = _finite(record.get(name))
+    return "-" if value is None else human_bytes(int(value))
 
 
 def _finite(value: Any) -> float | None:

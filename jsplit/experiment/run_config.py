@@ -374,10 +374,10 @@ class RunConfig:
         """How the states learn from different images, in words; empty if not."""
         words = []
         if self.augment and set(self.views.split(",")) != {"augmented"}:
-            words.append("A learns from augmented images and B and C do not")
+            words.append("only A augments")
         replays = self.replays
         if replays and not self.replay_always:
-            words.append(f"C learns from stored maps after {' and '.join(replays)}")
+            words.append(f"only C has {', '.join(replays)}")
         return words
 
     @property

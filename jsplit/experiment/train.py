@@ -18,6 +18,7 @@ from jsplit.experiment import checkpoint
 from jsplit.experiment.build import Experiment
 from jsplit.experiment.description import describe, write_description
 from jsplit.experiment.progress import Progress, Record
+from jsplit.experiment.summary import wire_reduction
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import Writer, rewind
 from jsplit.runtime import device, multihost, sharding
@@ -205,6 +206,7 @@ def accounts(ledger: Ledger) -> Record:
     return {
         "paper_bytes": ledger.paper_bits // 8,
         "wire_bytes": ledger.wire_bytes,
+        "wire_reduction": wire_reduction(ledger) if begun else None,
         "communication_reduction": ledger.communication_reduction if begun else None,
         "client_compute_reduction": ledger.client_compute_reduction if begun else None,
     }

@@ -6,8 +6,12 @@ A record is a flat mapping, one per epoch, with some or all of these names:
     state                     "A", "B" or "C": what the gate chose for this epoch
     train_loss, test_loss     nats per example
     train_accuracy, test_accuracy              fractions
-    paper_bytes, wire_bytes                    sent so far, by either ledger
-    communication_reduction, client_compute_reduction      so far, against always A
+    wire_bytes, wire_reduction                 every byte of training sent so far, and
+                                               how many times less that is than always A
+    paper_bytes, communication_reduction       likewise, payload alone (as the paper)
+    client_compute_reduction                   of multiply-accumulates, likewise
+    counted_bytes                              that crossed so far, scores, handshakes
+                                               and repeats too, of a networked run
     gate_reason               why the epoch has its state, where the gate says so
     budget_left               bytes that the budget gate neither spent nor set aside
     clients                   connected just now, of a networked run
@@ -36,6 +40,7 @@ TAGS = {
     "test_accuracy": "test/accuracy",
     "paper_bytes": "traffic/paper_bytes",
     "wire_bytes": "traffic/wire_bytes",
+    "wire_reduction": "traffic/wire_reduction",
     "communication_reduction": "traffic/reduction",
     "client_compute_reduction": "compute/client_reduction",
     "budget_left": "traffic/budget_left",

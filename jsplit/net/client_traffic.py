@@ -8,7 +8,9 @@ from jsplit.typing import STATES, SYNC
 
 
 class ClientTraffic:
-    """Bytes that this client has sent and received, all messages.
+    """Bytes that this process of a client has sent and received, all messages.
+
+    What an earlier process of the same client did is not known, and is said not to be.
 
     Args:
         notify: takes a line of text for people.
@@ -35,7 +37,7 @@ class ClientTraffic:
         self._notify(
             Event(
                 f"epoch {epoch + 1} in {STATES[state]}: {human_bytes(crossed)} "
-                f"crossed, {human_bytes(self.total)} in all",
+                f"crossed, {human_bytes(self.total)} since this start",
                 "epoch",
                 epoch=epoch + 1,
                 state=STATES[state],

@@ -43,6 +43,8 @@ EVENTS: Mapping[str, str] = {
     "idle": "So many `epochs` needed nothing of this client.",
     "certificate_ends": "The certificate of this side ends in so many `days`.",
     "joining": "A client begins to look for its server.",
+    "stopping": "The process was asked to stop, and will; a second signal is obeyed "
+    "at once.",
     "stopped": "The process was asked to stop, and did; it can be started again.",
     "finished": "The run is complete.",
     "failed": "The process ends with an error; the text is the one on standard error.",

@@ -120,7 +120,9 @@ class EpochLog:
                 test_accuracy=record.get("test_accuracy"),
                 clients=record["clients"],
                 absent=len(record["absent"]) or None,
-                bytes=record["counted_bytes"],
+                training_bytes=record["wire_bytes"],
+                reduction=record["wire_reduction"],
+                total_bytes=record["counted_bytes"],
                 seconds=own,
             )
         )
@@ -144,7 +146,7 @@ def run_finished(summary: Mapping[str, Any], folder: Path) -> Event:
         states=summary["states"],
         test_accuracy=summary["test_accuracy"],
         seconds=summary["seconds"],
-        bytes=network["counted"]["total"],
+        total_bytes=network["counted"]["total"],
         repeated=sum(network["counted"]["repeated"].values()),
         folder=str(folder),
     )
