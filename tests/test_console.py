@@ -45,7 +45,7 @@ def test_piped_console_is_one_plain_line_an_epoch(monkeypatch):
 def test_a_servers_line_has_what_was_counted_beside_what_the_ledger_has():
     stream = io.StringIO()
     ConsoleWriter(stream).write(record(2, clients=9, counted_bytes=3 * 2**20))
-    said = "clients 9  sent 1.0 MiB (/2.70)  crossed 3.0 MiB  ETA"
+    said = "clients 9  predicted 1.0 MiB (/2.70)  crossed 3.0 MiB  ETA"
     assert said in stream.getvalue()
 
 

@@ -75,14 +75,13 @@ def test_processes_end_as_one_process_does(
         # The line says what the fields say, each by a name of its own.
         records = lines_of(tmp_path / "server")
         for event, record in zip(epochs, records, strict=True):
-            assert event["training_bytes"] == record["wire_bytes"]
+            assert event["predicted_bytes"] == record["wire_bytes"]
             assert event["reduction"] == record["wire_reduction"]
             assert event["total_bytes"] == record["counted_bytes"]
-            sent, crossed = record["wire_bytes"], record["counted_bytes"]
-            said = (
-                f"sent {human_bytes(sent)} (/{record['wire_reduction']:.2f})  crossed"
-            )
-            assert f"{said} {human_bytes(crossed)}  ETA" in event["message"]
+            predicted = human_bytes(record["wire_bytes"])
+            said = f"predicted {predicted} (/{record['wire_reduction']:.2f})  crossed"
+            crossed = human_bytes(record["counted_bytes"])
+            assert f"{said} {crossed}  ETA" in event["message"]
         assert last["total_bytes"] > epochs[-1]["total_bytes"]
     summary = json.loads((tmp_path / "server" / "summary.json").read_text())
     network = summary["network"]

@@ -120,7 +120,7 @@ class EpochLog:
                 test_accuracy=record.get("test_accuracy"),
                 clients=record["clients"],
                 absent=len(record["absent"]) or None,
-                training_bytes=record["wire_bytes"],
+                predicted_bytes=record["wire_bytes"],
                 reduction=record["wire_reduction"],
                 total_bytes=record["counted_bytes"],
                 seconds=own,
