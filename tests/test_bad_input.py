@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -325,7 +326,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(capsys, monkeypatch, exists
 def test_a_workdir_that_the_system_refuses_leaves_nothing_half_made(
     capsys, monkeypatch
 ):
-    monkeypatch.setattr(run, "build", lambda config, dataset: None)
+    monkeypatch.setattr(run, "build", lambda config, _: SimpleNamespace(config=config))
     said = refusal(capsys, *TINY, "--workdir", "/proc/jsplit/run")
     assert "/proc/jsplit/run" in said and "name another folder" in said
 

@@ -217,7 +217,7 @@ def test_a_run_that_is_no_such_plain_run_is_refused_by_what_differs(
     [
         ("config.json", '"here"', '"there", "fingerprint": "x"', "other data (there)"),
         ("config.json", "jsplit-run-1", "else", "cannot be used: "),
-        ("model.json", '"classes": 10', '"classes": 3', "has 3 classes, and this run"),
+        ("model.json", '"classes": 10', '"classes": 3', "10 class_names of 3 classes"),
         ("summary.json", "60", "50", "has 50 training examples, and this run has 60"),
         ("summary.json", "60", "", "has records that are damaged"),
         ("metrics.jsonl", '"epoch": 2', '"epoch": 3', "not the records of 6 epochs"),
@@ -231,6 +231,15 @@ def test_a_plain_run_of_other_data_or_damaged_is_refused(
     with pytest.raises(InputError) as raised:
         build(under(0.5, path), dataset)
     assert words in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_plain_run_of_other_classes_is_refused(plain, dataset):
+    path = plain()
+    described = json.loads((path / "model.json").read_text())
+    described |= {"classes": 3, "class_names": list("abc")}
+    (path / "model.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match="has 3 classes, and this run has 10; name"):
+        build(under(0.5, path), dataset)
 
 
 def test_a_curve_that_nobody_read_makes_no_gate(plain, dataset):

@@ -17,13 +17,9 @@ from jsplit.core.gates import LossGate
 from jsplit.core.model_part import from_flax
 from jsplit.data import normalization
 from jsplit.data.dataset import make_dataset
-from jsplit.experiment.build import (
-    build,
-    optimizer_of,
-    step_sizes_of,
-    transform_of,
-)
+from jsplit.experiment.build import build, optimizer_of, transform_of
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.step_sizes import step_sizes_of
 from jsplit.models import MODELS, Chain
 
 KEY = jax.random.key(0)

@@ -17,8 +17,9 @@ from jsplit.core.gates import FreezeGate, LossGate
 from jsplit.core.simulation import make_simulation
 from jsplit.core.state import SideState
 from jsplit.core.steps import make_steps
-from jsplit.experiment.build import optimizer_of, step_sizes_of
+from jsplit.experiment.build import optimizer_of
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.step_sizes import step_sizes_of
 from jsplit.typing import STATES, Packet
 from tests.nets import blobs, dense_parts
 

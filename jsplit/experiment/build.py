@@ -1,7 +1,6 @@
 """From a config to the values of the library: the one place that knows both."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +30,7 @@ from jsplit.experiment.config import RunConfig, all_options, check_choices, flat
 from jsplit.experiment.initial import begun_from
 from jsplit.experiment.plain_target import with_curve
 from jsplit.experiment.run_facts import facts_of
+from jsplit.experiment.step_sizes import step_sizes_of
 from jsplit.models import MODELS, Block, LocalHead, split, with_bottleneck
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -386,26 +386,3 @@ def transform_of(config: RunConfig, moments: data.Moments, *, edge: int) -> Tran
     kinds = {name: seen(name) for name in data.VIEWS}
     views = tuple(kinds[name] for name in data.views_of(config.views))
     return Transform(train, evaluate, views)
-
-
-def step_sizes_of(config: RunConfig) -> np.ndarray:
-    """The lab's recipe: x0.2 at 60, 120 and 160 of 200 epochs, in proportion.
-
-    Clients that learn alone do so before, over half a cosine (Loshchilov & Hutter
-    2017, arXiv:1608.03983), of which the few epochs that they need make more than of
-    steps down. Where several share a batch, each learns from a part of one, and its
-    rate is lower by the square root of that part (Krizhevsky 2014, arXiv:1404.5997):
-    with 10 clients the whole rate loses what was learned to noise, and a tenth of it
-    gets nowhere.
-    """
-    _, members = TOPOLOGIES[config.topology].arrange(config.clients)
-    batch = config.server_batch
-    part = max(1, batch // members) / batch
-    passed = np.arange(config.local_epochs) / max(1, config.local_epochs)
-    alone = math.sqrt(part) * (1 + np.cos(np.pi * passed)) / 2
-
-    shares = np.asarray([0.3, 0.6, 0.8])
-    epochs = np.arange(config.epochs)
-    after = 0.2 ** (epochs[:, None] >= shares * config.epochs).sum(axis=1)
-    sizes = config.learning_rate * np.concatenate([alone, after])
-    return sizes.astype(np.float32)

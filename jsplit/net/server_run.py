@@ -11,9 +11,9 @@ from jsplit.accounting.ledger import Ledger
 from jsplit.core.metrics import Metrics
 from jsplit.errors import Refusal, RunError
 from jsplit.experiment import checkpoint
-from jsplit.experiment.build import step_sizes_of
 from jsplit.experiment.config import RunConfig, agreement
 from jsplit.experiment.description import ModelDescription, write_description
+from jsplit.experiment.step_sizes import step_sizes_of
 from jsplit.experiment.train import accounts, needs_store
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import Writer, rewind

@@ -33,6 +33,7 @@ from jsplit.experiment import build
 from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.run_facts import facts_of
+from jsplit.experiment.step_sizes import step_sizes_of
 from jsplit.net.client_state import ClientSetup
 from jsplit.net.state import ServerSetup, ServerState
 from jsplit.wire.messages import DTYPES, INITIAL_WEIGHTS
@@ -249,7 +250,7 @@ def prepare_client(
         codec=codec,
         grad_codec=grad_codec,
         smashed_shape=smashed.shape[1:],
-        step_sizes=build.step_sizes_of(config),
+        step_sizes=step_sizes_of(config),
         test_batch=TEST_BATCH,
     )
 
