@@ -17,7 +17,7 @@ from jsplit.analysis.gate_styles import style_of
 from jsplit.analysis.privacy.view import ended, private
 from jsplit.cli import main as cli
 from jsplit.codecs import CODECS, bf16
-from jsplit.core.gate import Gate, freeze_gate
+from jsplit.core.gate import Gate, GateState, always_gate, freeze_gate
 from jsplit.core.gate_choice import GateChoice, RunFacts
 from jsplit.core.gates import GATES, LossGate
 from jsplit.core.option import Option, options_of
@@ -35,6 +35,7 @@ from jsplit.experiment.config import (
 from jsplit.experiment.plan import PlanData, planned_cut
 from jsplit.experiment.workdir import RunFolder, read_workdir
 from jsplit.models import MODELS, Model, cnn
+from jsplit.net.setup import prepare_server
 from jsplit.net.summary import summarize
 from jsplit.runtime.atomic import write_json
 from jsplit.testing import run_in_process
@@ -212,6 +213,16 @@ RUN = RunFacts(
 @pytest.fixture(params=ROWS)
 def gate(request, toys):
     return GATES[request.param]
+
+
+def test_a_server_refuses_a_gate_that_starts_as_none_can(toys, monkeypatch):
+    def starts_in_c(self, classes):
+        return always_gate()._replace(init=lambda: GateState(jnp.int32(2), ()))
+
+    monkeypatch.setattr(ToyGate, "make", starts_in_c)
+    config = RunConfig(model="toy", gate=ToyGate())
+    with pytest.raises(ValueError, match="must start in A or B, .* got C"):
+        prepare_server(config, (8, 8, 1), 10, [200])
 
 
 def test_every_gate_is_a_row_of_these_tests(toys):

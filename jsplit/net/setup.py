@@ -28,6 +28,7 @@ from jsplit.core.simulation import TEST_BATCH
 from jsplit.core.state import ClientParts, SideState, init_side
 from jsplit.core.steps import Steps, make_steps
 from jsplit.core.topology import TOPOLOGIES, Layout, make_layout
+from jsplit.core.value_checks import check_gate
 from jsplit.errors import InputError
 from jsplit.experiment import build
 from jsplit.experiment.at_cut import codecs_of, smashed_spec
@@ -124,6 +125,7 @@ def _views(config: RunConfig) -> int:
 
 def _gate(config: RunConfig, classes: int, costs: CostModel) -> Gate:
     gate = config.gate.make_for(facts_of(config, classes, costs))
+    check_gate(gate)  # As a simulation does: it may be a plug-in's.
     return in_phases(gate, _views(config), config.local_epochs)
 
 
