@@ -159,7 +159,8 @@ class Codec(NamedTuple):
             if answered is None:
                 raise ValueError(
                     f"{self.name} is for gradients alone: it goes by the activations "
-                    "that they answer"
+                    "that they answer; take it beside another one, as in --codec top4 "
+                    f"--grad-codec {self.name}"
                 )
             return self.pair(tuple(shape), answered.of(shape))
         return self if self.bind is None else self.bind(tuple(shape))

@@ -10,8 +10,9 @@ from jsplit.cli import training
 from jsplit.core.gates import AlwaysGate
 from jsplit.core.option import options_of
 from jsplit.errors import InputError
+from jsplit.experiment.compare_folder import plain_folder
 from jsplit.experiment.config import RunConfig, changed
-from jsplit.experiment.plain import check_not_plain, plain_folder, plain_of
+from jsplit.experiment.plain import check_not_plain, plain_of
 from tests.runs import (
     EPOCHS,
     STATES,

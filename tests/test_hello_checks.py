@@ -76,7 +76,7 @@ def spoilt(**changes):
 REFUSED_HELLOS = {
     "VERSION": spoilt(version=VERSION + 1),
     "IDENTITY: client 1 is not one": spoilt(client=1),
-    "SETTINGS: not the same on both sides: epochs": spoilt(
+    r"SETTINGS: not the same .*: epochs \(the server has [1-9]\d*\);": spoilt(
         settings=agreement(dataclasses.replace(CONFIG, epochs=4))
     ),
     r"SETTINGS: .*\(no name\)": spoilt(settings=agreement(CONFIG) + "\n\x1b[2J=1"),

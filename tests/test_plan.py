@@ -418,7 +418,7 @@ def test_leakage_is_read_from_attacked_runs_of_the_same_kind(
         (("--most-views", "0"), "--most-views must be at least 1"),
         (("--local-epochs", "0"), "--local-epochs must be at least 1"),
         (("--cut", "9"), "--cut 9 is outside cnn"),
-        (("--batch-size", "201"), "--batch-size 201 is more than the 200"),
+        (("--batch-size", "201"), "--batch-size 201 is more than there is: 200 t"),
         (("--picture", "plan.pdf"), "ends in .png"),
         (("--json", "missing/plan.json"), "--json missing/plan.json"),
         (("--csv", "."), "--csv ."),

@@ -87,6 +87,7 @@ def test_what_becomes_of_a_map_does_not_depend_on_the_others(replay):
         (shift(2), (2, 8, 4), r"shift 2 needs maps of more than 2 cells"),
         (mirror(), (512,), r"mirror needs maps .*, got \(512,\)"),
         (cutout(1), (128, 3), r"cutout needs maps .*, got \(128, 3\)"),
+        (cutout(8), (16, 8, 4), r"cutout 8 needs maps of more than 8 cells"),
         (chain(mixup(1.0), mirror()), (512,), "mirror needs maps"),
     ],
 )

@@ -182,7 +182,8 @@ def test_views_of_images_are_what_their_names_say():
 
 
 @pytest.mark.parametrize(
-    "names", ["", "plain,", "turned", "plain;mirrored", ",".join(["plain"] * 65)]
+    "names",
+    ["", "plain,", "turned", "plain;mirrored", "plain,plain", "augmented," * 65],
 )
 def test_views_that_are_none_are_refused(names):
     with pytest.raises(InputError, match="--views"):

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.build import canonical, check_kept_names
+from jsplit.experiment.compare_folder import COMPARE
 from jsplit.experiment.config import RunConfig
-from jsplit.experiment.plain import COMPARE
 from jsplit.experiment.workdir import RunFolder
 
 NEEDED = (

@@ -36,6 +36,7 @@ from jsplit.experiment.build import (
     check_names,
     load_dataset,
 )
+from jsplit.experiment.compare_folder import COMPARE, plain_folder
 from jsplit.experiment.config import (
     ClusterConfig,
     RunConfig,
@@ -46,9 +47,7 @@ from jsplit.experiment.config import (
     from_mapping,
 )
 from jsplit.experiment.plain import (
-    COMPARE,
     check_not_plain,
-    plain_folder,
     plain_of,
 )
 from jsplit.experiment.plain_target import outcome_line, with_kept_curve

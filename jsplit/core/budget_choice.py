@@ -51,6 +51,7 @@ class BudgetGate(GateChoice):
             "crosses. None: falls of the loss decide.",
             "POINTS",
             least=0,
+            most=100,
             traced=True,
         ),
     ] = None

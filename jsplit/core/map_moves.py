@@ -90,7 +90,7 @@ def cutout(cells: int) -> Replay:
 
     Raises:
         InputError: if `cells` is less than 1; by `check`, if an example is not
-            `[height, width, channels]`.
+            `[height, width, channels]`, or the square could blank all of it.
 
     Example:
         >>> maps = jnp.ones((1, 4, 4, 1))
@@ -107,7 +107,15 @@ def cutout(cells: int) -> Replay:
         column = _span(column_key, one.shape[1], cells)
         return jnp.where((row[:, None] & column[None])[..., None], 0.0, one)
 
-    return Replay(_of_each(blank), lambda shape: _check_picture("cutout", shape))
+    def check(smashed_shape: tuple[int, ...]) -> None:
+        _check_picture("cutout", smashed_shape)
+        if min(smashed_shape[:-1]) <= cells:
+            raise InputError(
+                f"cutout {cells} needs maps of more than {cells} cells along each axis "
+                f"at the cut, got {smashed_shape}; take a smaller one, or cut earlier"
+            )
+
+    return Replay(_of_each(blank), check)
 
 
 def _span(key: jax.Array, length: int, cells: int) -> Bool[Array, " length"]:

@@ -73,6 +73,10 @@ def _class_names(
             f"class_names is {names.dtype} {list(names.shape)}",
             f"give one text a class, [{classes}]",
         )
+    if len(set(names.tolist())) < classes:
+        raise _refusal(
+            path, f"class_names are {', '.join(names)}", "give each class its own"
+        )
     return tuple(map(str, names))
 
 

@@ -33,7 +33,7 @@ def views_of(names: str) -> list[str]:
     """The kinds of view in a list such as `plain,mirrored`, one for each epoch of B.
 
     Raises:
-        InputError: naming what is no view.
+        InputError: naming what is no view, or one that would be sent twice as it is.
 
     Example:
         >>> views_of("plain,mirrored")
@@ -48,6 +48,12 @@ def views_of(names: str) -> list[str]:
             raise InputError(
                 f"--views {names}: {name or 'an empty name'} is none of "
                 f"{', '.join(VIEWS)}"
+            )
+    for name in ("plain", "mirrored"):
+        if found.count(name) > 1:
+            raise InputError(
+                f"--views {names} sends the same images more than once; name {name} "
+                "once, and augmented as often as you like"
             )
     if len(found) > MOST:
         raise InputError(f"--views names {len(found)} views; the most is {MOST}")

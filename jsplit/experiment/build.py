@@ -29,6 +29,7 @@ from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig, all_options, check_choices, flat
 from jsplit.experiment.initial import begun_from
 from jsplit.experiment.plain_target import with_curve
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.run_facts import facts_of
 from jsplit.experiment.step_sizes import step_sizes_of
 from jsplit.models import MODELS, Block, LocalHead, split, with_bottleneck
@@ -141,8 +142,8 @@ def check_batch(config: RunConfig, examples: int) -> None:
     """
     if config.batch_size is not None and config.batch_size > examples:
         raise InputError(
-            f"--batch-size {config.batch_size} is more than the {examples} training "
-            "examples; take a smaller one"
+            f"--batch-size {config.batch_size} is more than there is: "
+            f"{counted(examples, 'training example')}; take a smaller one"
         )
 
 

@@ -1,7 +1,6 @@
 """Plain split learning beside a run: its settings, and where it is kept."""
 
 import dataclasses
-from pathlib import Path
 
 from jsplit.codecs import identity
 from jsplit.core.gates import AlwaysGate
@@ -9,10 +8,6 @@ from jsplit.core.option import options_of
 from jsplit.errors import InputError
 from jsplit.experiment.build import canonical
 from jsplit.experiment.config import RunConfig
-from jsplit.experiment.workdir import RunFolder
-
-COMPARE = "compare"
-"""The folder, in that of a run, of what belongs to its comparison."""
 
 
 def plain_of(config: RunConfig) -> RunConfig:
@@ -53,13 +48,3 @@ def check_not_plain(config: RunConfig) -> None:
             "--compare trains plain split learning beside the run, and this run is "
             "that already; leave --compare out, or choose another --gate or --codec"
         )
-
-
-def plain_folder(path: Path) -> RunFolder:
-    """The folder of the plain run beside the run in `path`, made or not.
-
-    Example:
-        >>> str(plain_folder(Path("runs/first")).path)
-        'runs/first/compare/plain'
-    """
-    return RunFolder(path / COMPARE / "plain")

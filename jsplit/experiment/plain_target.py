@@ -11,6 +11,7 @@ import numpy as np
 from jsplit.core.budget_choice import BudgetGate
 from jsplit.core.plain_curve import PlainCurve
 from jsplit.errors import InputError
+from jsplit.experiment.compare_folder import plain_folder
 from jsplit.experiment.config import differences, flag
 from jsplit.experiment.description import read_description
 from jsplit.experiment.run_config import RunConfig
@@ -108,10 +109,10 @@ def _read(
         what = f"--gate {plain.gate.name}"
         if plain.local_epochs:
             what += f" and --local-epochs {plain.local_epochs}"
-        raise InputError(
-            f"--against {name} is no plain run: it has {what}; name one of --gate "
-            "always alone"
-        )
+        remedy = "name one of --gate always alone"
+        if plain_folder(path).config.exists():
+            remedy = f"the one beside it is {plain_folder(Path(name)).path}"
+        raise InputError(f"--against {name} is no plain run: it has {what}; {remedy}")
     if not folder.summary.exists():
         raise InputError(
             f"--against {name} is not finished; go on with it by jsplit run --resume "

@@ -128,13 +128,20 @@ def _holdings(hello: Hello) -> tuple[object, ...]:
 
 
 def _differences(ours: str, theirs: str) -> list[str]:
-    """Names of the settings that are not the same; values stay each side's own."""
+    """The settings that are not the same, with the server's values.
+
+    What a client sent stays out of the server's log.
+    """
 
     def table(text: str) -> dict[str, str]:
         return dict(line.partition("=")[::2] for line in text.splitlines())
 
     own, other = table(ours), table(theirs)
-    names = [name for name in own if own[name] != other.get(name)]
+    names = [
+        f"{name} (the server has {own[name][:40]})"
+        for name in own
+        if own[name] != other.get(name)
+    ]
     # A name of the client's is printed only if it is plainly one.
     names += [
         name if name.isidentifier() and len(name) < 40 else "(no name)"

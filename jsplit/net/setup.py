@@ -33,6 +33,7 @@ from jsplit.errors import InputError
 from jsplit.experiment import build
 from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.run_facts import facts_of
 from jsplit.experiment.step_sizes import step_sizes_of
 from jsplit.net.client_state import ClientSetup
@@ -174,8 +175,8 @@ def prepare_server(
     """
     if config.batch_size is not None and config.batch_size > sum(sizes):
         raise InputError(
-            f"--batch-size {config.batch_size} is more than the {sum(sizes)} training "
-            "examples of all clients; take a smaller one"
+            f"--batch-size {config.batch_size} is more than there is: of all clients "
+            f"{counted(sum(sizes), 'training example')}; take a smaller one"
         )
     layout = layout_of(config, sizes)
     client, server = build.parts_of(config, classes, image)
