@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -302,6 +303,7 @@ def test_the_tables_fit_100_columns_and_say_that_accuracy_is_not_predicted(capsy
     assert "float8/identity" in shown.out and "/bf16" not in shown.out
     assert "accuracy is not predicted" in shown.out
     assert "200 images: 64 B each" in shown.out
+    assert re.search(r"^for \d+ epochs, 1 client and batches of \d+$", shown.out, re.M)
 
 
 def test_where_nothing_keeps_the_limits_the_nearest_is_said(capsys):

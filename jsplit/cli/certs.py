@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from jsplit.cli import parsing
-from jsplit.cli.terminal import say
+from jsplit.cli.terminal import folded, say
 from jsplit.core.option import Option
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
@@ -73,11 +73,12 @@ def command(argv: Sequence[str], prog: str) -> int:
     check_clients(command.clients)
     folder = workdir.path_of(command.folder, "FOLDER")
     certificates.make_certificates(folder, list(command.hosts), command.clients)
-    say(
+    made = (
         f"made {folder}/authority, {folder}/server and {folder}/client-0"
         + f" to client-{command.clients - 1}" * (command.clients > 1)
         + "; the key in authority/ stays at home"
     )
+    say(folded(made))
     return 0
 
 

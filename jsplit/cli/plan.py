@@ -25,7 +25,7 @@ from jsplit.experiment.build import check_names, cut_index, load_dataset
 from jsplit.experiment.config import RunConfig, check, check_range, flag, unknown
 from jsplit.experiment.offers import Limits, Offer, first_within, offers, within
 from jsplit.experiment.plan import data_of, every_cut, planned_cut
-from jsplit.experiment.quantities import human_bytes
+from jsplit.experiment.quantities import counted, human_bytes
 from jsplit.experiment.schedules import schedules
 from jsplit.experiment.workdir import path_of
 from jsplit.net.link_simulation import LinkSpeed
@@ -189,11 +189,15 @@ def command(argv: Sequence[str], prog: str) -> int:
     )
     say(line_of(dataset))
     say(folded(f"source: {dataset.source}"))
+    say(
+        f"for {counted(config.epochs, 'epoch')}, "
+        f"{counted(config.clients, 'client')} and batches of {config.server_batch}"
+    )
     _show(plan, asked.rows)
     if not plan.offers:
         made = [offer for cut in at_cut for offer in offers(cut, every, *pair)]
         _say_least(made)
-    say(f"note: {CAVEAT}")
+    say(folded(f"note: {CAVEAT}"))
     _write(plan, files)
     return 0
 

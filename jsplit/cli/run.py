@@ -251,7 +251,7 @@ def _begin_plain(
 ) -> Begun:
     """The run of plain split learning beside the one in a folder: new, or gone on."""
     path = plain_folder(folder.path)
-    say(f"now plain split learning with the same settings, in {path.path}")
+    say(folded(f"now plain split learning with the same settings, in {path.path}"))
     plain = dataclasses.replace(plain_of(config), workdir=str(path.path))
     begun = multihost.share(lambda: path.config.exists())
     return (_go_on if begun else _start)(plain, dataset, stack)
@@ -305,7 +305,7 @@ def _report(folder: RunFolder, run: Finished, plain: Finished | None) -> None:
         run_plots.both_against_bytes(
             run.records, plain.records, picture, title=run.title
         )
-        say(f"accuracy against bytes of both: {picture}")
+        say(folded(f"accuracy against bytes of both: {picture}"))
     say(f"all of it is in {folder.path}")
     program, named = own_command(), shlex.quote(str(folder.path))
     say(f"next: {program} predict {named} IMAGES")
