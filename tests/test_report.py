@@ -9,6 +9,7 @@ import statistics
 
 import pytest
 
+from benchmarks import pareto
 from jsplit.analysis.comparison import at_equal_traffic, grouped
 from jsplit.analysis.results import read_results
 from jsplit.cli import main as cli
@@ -76,6 +77,18 @@ def make_runs(path, **sent):
 @pytest.fixture
 def runs(tmp_path):
     return make_runs(tmp_path)
+
+
+def test_rows_of_every_length_are_drawn_in_one_picture(runs, monkeypatch):
+    drawn = []
+
+    def draw(points, path, **how):
+        drawn.append([point.label for point in points])
+
+    monkeypatch.setattr(pareto.plots, "accuracy_against_bytes", draw)
+    pareto.main([str(runs), "--out", str(runs / "all.png")])
+    assert len(drawn[0]) == len(set(drawn[0])) > 3
+    assert all(re.search(r"\d+ epochs, (1 seed|\d+ seeds)$", one) for one in drawn[0])
 
 
 def report(*words):
