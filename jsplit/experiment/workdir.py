@@ -1,6 +1,7 @@
 """A run's folder: what lies in it, and whose it is."""
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import json
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jsplit.data.sources import is_file
 from jsplit.errors import InputError
 from jsplit.experiment.config import RunConfig, differences, flat
 from jsplit.experiment.kept_config import from_kept
@@ -208,15 +210,38 @@ def read_workdir(path: Path) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
 def check_same(folder: RunFolder, asked: RunConfig, kept: RunConfig) -> None:
     """Refuses to resume a run with settings that would change its result.
 
+    A user's own file may lie elsewhere by now: whether another name stands for the
+    same data, `check_data` tells by the data.
+
     Raises:
         InputError: naming each setting that differs.
     """
+    if is_file(kept.dataset) and is_file(asked.dataset):
+        asked = dataclasses.replace(asked, dataset=kept.dataset)
     differing = differences(kept, asked)
     if differing:
         raise InputError(
             f"--resume: {folder.path} was started otherwise ({'; '.join(differing)}); "
             "give it the settings that it was started with, or start a new run in "
             "another --workdir"
+        )
+
+
+def check_file(folder: RunFolder, asked: RunConfig, kept: RunConfig) -> None:
+    """Refuses to resume a run whose data file is not where the run last had it.
+
+    A relative path is one from where the program runs, which may be another folder now.
+
+    Raises:
+        InputError: if nothing else was asked for, and there is no such file.
+    """
+    name = kept.dataset
+    if asked.dataset != name or not is_file(name):
+        return
+    if not os.path.exists(os.path.expanduser(name)):
+        raise InputError(
+            f"--resume: {folder.path} was started on the file {name}, which is not "
+            f"there (seen from {Path.cwd()}); say where it is by --dataset FILE"
         )
 
 
