@@ -172,7 +172,9 @@ def serving(folder):
             line = process.stdout.readline()
             yield re.search(r"listening on (127\.0\.0\.1:\d+) to predict", line)[1]
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0
+            said = process.communicate(timeout=20)[0].splitlines()
+            assert process.returncode == 130
+            assert said[-1].endswith("stopped") and "stopping" in said[-2]
         finally:
             process.kill()
 
