@@ -139,6 +139,8 @@ def test_certificates_that_cannot_all_be_written_leave_nothing(capsys, monkeypat
     Path("c").mkdir()
     assert "No space left on device" in refusal(capsys, "certs", "c", "--clients", "2")
     assert len(written) == 6
+    assert "No space left on device" in refusal(capsys, "certs", "new/c")
+    assert Path("c").is_dir() and not Path("new").exists()
 
 
 def test_the_certificates_of_another_party_are_refused_by_name(capsys, tmp_path):

@@ -1,4 +1,5 @@
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -248,8 +249,8 @@ def test_a_disk_that_refuses_leaves_the_checkpoint_before(tmp_path, monkeypatch)
         patch.setattr(checkpoint.ocp.StandardCheckpointHandler, "async_save", full)
         with pytest.raises(RunError, match="epoch-000002.*No space left.*intact"):
             checkpoint.save(tmp_path, 2, small(2), {})
-    assert checkpoint.latest(tmp_path) == 1
-    left = set(names(tmp_path)) - {"epoch-000001"}
+    assert names(tmp_path) == ["epoch-000001"]
+    left = {"epoch-000002.1.new.orbax-checkpoint-tmp"}
     sweep = checkpoint._sweep
 
     def sweep_too_early(folder):
@@ -263,6 +264,30 @@ def test_a_disk_that_refuses_leaves_the_checkpoint_before(tmp_path, monkeypatch)
         checkpoint.save(tmp_path, 2, small(2), {})
     checkpoint.save(tmp_path, 3, small(3), {})
     assert names(tmp_path) == ["epoch-000002", "epoch-000003"]
+
+
+@pytest.fixture
+def small_files():
+    """The system refuses to write files beyond 20 kB, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_refused_save_is_one_error_in_the_systems_words_and_leaves_nothing(
+    tmp_path, capfd, caplog, small_files
+):
+    noise = np.random.default_rng(0).normal(size=(4, 10_000))
+    large = {str(place): row for place, row in enumerate(noise)}
+    with pytest.raises(RunError, match=r"\(File too large\).*there is no earlier one"):
+        checkpoint.save(tmp_path, 1, large, {}, store=small(1))
+    assert names(tmp_path) == []
+    checkpoint.save(tmp_path, 1, small(1), {})
+    with pytest.raises(RunError, match=r"\(File too large\).*epoch 1 is intact"):
+        checkpoint.save(tmp_path, 2, large, {})
+    assert names(tmp_path) == ["epoch-000001"]
+    assert capfd.readouterr() == ("", "") and not caplog.records
 
 
 def test_no_thread_outlives_a_save(tmp_path):

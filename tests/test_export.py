@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,3 +177,17 @@ def test_export_refuses_in_one_line_and_writes_nothing(
         (tmp_path / file).write_text("mine")
     words = [word.format(run=run) for word in words]
     assert said in refused(capsys, lambda: main(["export", *words]))
+
+
+@pytest.mark.parametrize("kept", ["joined", "client", "server"])
+def test_an_export_is_no_run_to_predict_with(out, kept, tmp_path, capsys, monkeypatch):
+    """Whole or of one half; the pictures are not spoken of."""
+    monkeypatch.chdir(tmp_path)
+    copy = shutil.copytree(out, tmp_path / "export")
+    if kept != "joined":
+        for path in copy.glob("*.*"):
+            if path.name.startswith(tuple({"joined", *SIDES} - {kept})):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    said = refused(capsys, lambda: main(["predict", str(copy), "wide.png"]))
+    assert f"{copy} is what jsplit export made of a run; name the run's" in said
+    assert said == refused(capsys, lambda: main(["export", str(copy), "again"]))

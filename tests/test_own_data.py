@@ -5,10 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jsplit.cli import run
 from jsplit.cli.join import load_client_data
+from jsplit.errors import InputError
+from jsplit.experiment import workdir
 from jsplit.experiment.build import load_dataset
 from jsplit.experiment.config import RunConfig
 from jsplit.net.config import JoinConfig
+from tests.runs import run_here
 
 
 @pytest.fixture
@@ -55,3 +59,42 @@ def test_images_too_small_for_the_networks_are_said_unless_they_are_padded(
         "note: images of tiny are 2x2; of fewer than 4 pixels an edge the networks "
         "here see next to nothing"
     ]
+
+
+def test_a_run_goes_on_wherever_its_file_is_if_the_data_are_the_same(
+    common, tmp_path, capsys, monkeypatch
+):
+    """Begun beside `mine.npz`, gone on with from another folder."""
+    common = dataclasses.replace(
+        common, dataset="mine.npz", workdir=str(tmp_path / "r")
+    )
+    monkeypatch.chdir(tmp_path)
+    dataset = load_dataset(common, print)
+    with workdir.open_new(common, workdir.described(dataset)):
+        pass
+    kept = (tmp_path / "r/config.json").read_bytes()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "mine.npz").rename(elsewhere / "moved.npz")
+    images, labels = np.ones((60, 8, 8), np.uint8), np.arange(60) % 3
+    np.savez("other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+
+    def build(config, _):
+        raise InputError(f"accepted {config.dataset}")
+
+    monkeypatch.setattr(run, "build", build)
+
+    def go_on(*flags):
+        code = run_here("--resume", "--workdir", tmp_path / "r", *flags)
+        return code, *capsys.readouterr()
+
+    code, _, said = go_on()
+    assert code == 2 and said.count("\n") == 1
+    assert "mine.npz, which is not there" in said and "by --dataset FILE" in said
+    code, _, said = go_on("--dataset", "other.npz")
+    assert code == 2 and said.count("\n") == 1 and "started on other data" in said
+    code, _, said = go_on("--dataset", "fashion_mnist_10k")
+    assert code == 2 and "--dataset is mine.npz there, fashion_mnist_10k here" in said
+    _, _, said = go_on("--dataset", elsewhere / "moved.npz")
+    assert said == f"error: accepted {elsewhere}/moved.npz\n"
+    assert (tmp_path / "r/config.json").read_bytes() == kept

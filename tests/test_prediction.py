@@ -172,7 +172,9 @@ def serving(folder):
             line = process.stdout.readline()
             yield re.search(r"listening on (127\.0\.0\.1:\d+) to predict", line)[1]
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0
+            said = process.communicate(timeout=20)[0].splitlines()
+            assert process.returncode == 130
+            assert said[-1].endswith("stopped") and "stopping" in said[-2]
         finally:
             process.kill()
 
@@ -214,7 +216,8 @@ def test_what_cannot_predict_is_refused_in_one_line(
     folders, words, said, capsys, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
-    np.savez("x.npz", images=np.zeros((1, 8, 8), np.uint8))
+    # Pictures that are cut to fit, which would be said.
+    np.savez("x.npz", images=np.zeros((1, 8, 12), np.uint8))
     names = {"server": folders[0], "client": folders[1]}
     words = [word.format(**names) for word in words]
     assert said in refused(capsys, lambda: main(words))

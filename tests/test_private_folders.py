@@ -7,6 +7,7 @@ import pytest
 
 from jsplit.cli.main import main
 from jsplit.errors import InputError
+from jsplit.net.client import Client
 from jsplit.runtime import folders
 from jsplit.testing import TINY_RUN, words_for
 
@@ -89,12 +90,30 @@ def test_a_file_system_that_keeps_nobody_out_is_refused(tmp_path, monkeypatch):
         enter(tmp_path)
 
 
-def test_the_folder_of_a_client_is_private_and_those_above_are_not(tmp_path, capsys):
-    path = tmp_path / "runs" / "client"
+def test_the_folder_of_a_client_is_private_and_those_above_are_not(
+    tmp_path, capsys, monkeypatch
+):
+    path, seen = tmp_path / "runs" / "client", []
+
+    def start(self, connect, patience):
+        seen.append((modes(path)["."], modes(path.parent)["."]))
+        return run(self, connect, patience)
+
+    run = Client.run
+    monkeypatch.setattr(Client, "run", start)
     words = ("join", "--server", "127.0.0.1:1", "--insecure", "--patience", "0.1")
     assert main([*words, *words_for(TINY_RUN), "--workdir", str(path)]) == 1
-    assert modes(path)["."] == "700" and modes(path.parent)["."] == "755"
+    assert seen == [("700", "755")]
     assert "others could read" not in capsys.readouterr().out
+    assert not path.parent.exists(), "without a server, nothing is left of it"
+    path.parent.mkdir()
+    (path.parent / "other").touch()
+    path.mkdir(0o700)
+    assert main([*words, *words_for(TINY_RUN), "--workdir", str(path)]) == 1
+    assert path.exists(), "it was there before"
+    path.rmdir()
+    assert main([*words, *words_for(TINY_RUN), "--workdir", str(path)]) == 1
+    assert [left.name for left in path.parent.iterdir()] == ["other"]
 
 
 def test_the_folder_of_a_server_is_private_before_anything_is_in_it(
@@ -110,3 +129,4 @@ def test_the_folder_of_a_server_is_private_before_anything_is_in_it(
     words = ("serve", "--listen", "127.0.0.1:0", "--insecure", *words_for(TINY_RUN))
     assert main([*words, "--workdir", str(tmp_path / "server")]) == 2
     assert seen == [{".": "700", "config.json": "600", "traffic": "600"}]
+    assert not (tmp_path / "server").exists(), "nothing is left of what was refused"

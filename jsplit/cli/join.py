@@ -96,9 +96,10 @@ def _take_part(
         if config.workdir is None
         else workdir.path_of(config.workdir)
     )
-    workdir.make_folder(path, "--workdir", 0o700)
+    made = workdir.make_folder(path, "--workdir", 0o700)
     with (
         workdir.lock(path),
+        workdir.removed_if_empty(made),
         compilation_cache.kept(config.compile_cache, say),
         on_stop(GO_ON, lambda line: say(Event(line, "stopped"))),
         failures_logged(say),

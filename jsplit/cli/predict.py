@@ -23,6 +23,7 @@ from jsplit.experiment import workdir
 from jsplit.experiment.description import ModelDescription
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.trained import (
+    SIDES,
     Predictions,
     TrainedModel,
     load_run,
@@ -116,6 +117,9 @@ def command(argv: Sequence[str], prog: str) -> int:
     connect = None if asked.server is None else _connector(asked, asked.server)
     device.choose(asked.device)
     model = load_run(asked.run, remark)
+    # What the folder lacks is said before anything is of the images.
+    for side in SIDES if connect is None else ("client",):
+        model.half(side)
     description = model.description
     images = load_images(
         [Path(os.path.expanduser(name)) for name in asked.images],

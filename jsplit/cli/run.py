@@ -154,7 +154,9 @@ def _run(
     with multihost.together():
         if command.resume:
             assert config.workdir is not None
-            config = with_kept_curve(config, _kept(config)[1])
+            earlier, kept, _ = _kept(config)
+            config = with_kept_curve(config, kept)
+            workdir.check_file(earlier, config, kept)
         elif config.workdir is not None and multihost.leads():
             workdir.check_unused(workdir.path_of(config.workdir))
     dataset = _load(config)

@@ -215,7 +215,7 @@ def _credentials(link: ServeConfig, say: Say) -> Credentials | None:
 
 
 def _predict(config: RunConfig, link: ServeConfig) -> int:
-    """Serves predictions until somebody stops it."""
+    """Serves predictions until somebody stops it; returns the exit code."""
     if config.workdir is None:
         raise InputError("--predict needs the server's folder: add --workdir FOLDER")
     if link.status_port is not None:
@@ -254,7 +254,8 @@ def _predict(config: RunConfig, link: ServeConfig) -> int:
         )
         while not stopping():
             time.sleep(POLL)
-    return 0
+        say(Event("stopped", "stopped"))
+    return INTERRUPTED
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def _find(
     cache_dir: Path | None,
     notify: Callable[[str], None],
 ) -> Dataset:
-    if name.endswith(".npz"):
+    if is_file(name):
         return load_npz(Path(os.path.expanduser(name)))
     if name == "fashion_mnist_10k":
         return load_embedded()
@@ -90,6 +90,16 @@ def _find(
         return dataclasses.replace(dataset, source=source)
 
 
+def is_file(name: str) -> bool:
+    """Whether a dataset is named by its file, a user's own.
+
+    Example:
+        >>> is_file("~/photos.npz"), is_file("cifar10")
+        (True, False)
+    """
+    return name.endswith(".npz")
+
+
 def check_name(name: str) -> None:
     """Refuses what `load` can make nothing of, before anything is looked for.
 
@@ -103,7 +113,7 @@ def check_name(name: str) -> None:
             f"dataset {name!r} is a folder, and a data set is one .npz file; make one "
             "of a folder of pictures by the recipe in docs/guides/data.md"
         )
-    if name.endswith(".npz"):
+    if is_file(name):
         return
     raise InputError(
         f"dataset {name!r} is unknown; choose {', '.join(NAMES)}, tfds:NAME of a "

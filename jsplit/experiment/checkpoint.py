@@ -22,10 +22,15 @@ empties what it deletes under its good name, or, with `todelete_subdir`, never f
 
 import contextlib
 import json
+import logging
+import os
 import re
 import shutil
+import sys
+import threading
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +45,11 @@ KEEP = 2
 """How many states a folder keeps: the newest, and one to fall back to."""
 
 _REMOVALS = 40  # tries, 0.05 s apart
+_PATIENCE, _SETTLING = 5.0, 0.5  # seconds for the threads of a save that failed
 
 _EPOCH = re.compile(r"epoch-(\d+)(?:-store-(\d+))?")
 _STORE = re.compile(r"store-(\d+)")
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # as TensorStore has it
 _LEFTOVER = re.compile(r"(epoch|store)-\d+.*\.(orbax-checkpoint-tmp|new|old)")
 
 PyTree = Any
@@ -65,7 +72,8 @@ def save(
 
     Raises:
       InputError: the epoch is not a new one.
-      RunError: the disk refused; the checkpoint before is intact.
+      RunError: the disk refused; the checkpoint before, if any, is intact, and nothing
+        is left of this one.
     """
     folder = Path(folder).resolve()
     newest = latest(folder)
@@ -76,11 +84,26 @@ def save(
         )
     json.dumps(meta)  # Fails here, and not after a store has been written.
     _sweep(folder)
-    if store is not None:
-        _write(folder / f"store-{epoch:06d}", store, None)
-    stores = [int(match[1]) for match, _ in _entries(folder, _STORE)]
-    suffix = f"-store-{max(stores):06d}" if stores else ""
-    _write(folder / f"epoch-{epoch:06d}{suffix}", state, meta)
+    path = folder / f"store-{epoch:06d}"
+    try:
+        if store is not None:
+            _write(path, store, None)
+        stores = [int(match[1]) for match, _ in _entries(folder, _STORE)]
+        suffix = f"-store-{max(stores):06d}" if stores else ""
+        path = folder / f"epoch-{epoch:06d}{suffix}"
+        _write(path, state, meta)
+    except Exception as error:  # Orbax and TensorStore raise many kinds.
+        with contextlib.suppress(OSError):  # Else it goes at the next save.
+            _sweep(folder)
+        kept = (
+            "there is no earlier one"
+            if newest is None
+            else f"that of epoch {newest} is intact"
+        )
+        raise RunError(
+            f"cannot write checkpoint {path} ({_reason(error)}); free space there or "
+            f"check its permissions: {kept}"
+        ) from error
     _sweep(folder)
 
 
@@ -225,21 +248,47 @@ def _write(path: Path, tree: PyTree, meta: dict | None) -> None:
     stored = {name: array for name, array in arrays.items() if array.size}
     # A name of its own, since threads of a save that failed may still write to theirs.
     unfinished = path.with_name(f"{path.name}.{time.time_ns()}.new")
+    with _one_error(), _checkpointer() as checkpointer:
+        checkpointer.save(
+            unfinished,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardSave(stored),
+                record=ocp.args.JsonSave(record),
+            ),
+        )
+    unfinished.rename(path)
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Drops what threads of Orbax and TensorStore print of an error raised anyway.
+
+    After an error it waits, for a while, for those that still write.
+    """
+    log, hook = logging.getLogger("absl"), sys.unraisablehook
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "_SignalingThread" not in record.getMessage()
+
+    def tell_other(unraisable: "sys.UnraisableHookArgs") -> None:
+        # Writes that end after the first of them has failed find nobody there.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    log.addFilter(is_other)
+    sys.unraisablehook = tell_other
     try:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(
-                unfinished,
-                args=ocp.args.Composite(
-                    arrays=ocp.args.StandardSave(stored),
-                    record=ocp.args.JsonSave(record),
-                ),
-            )
-        unfinished.rename(path)
-    except Exception as error:  # Orbax and TensorStore raise many kinds.
-        raise RunError(
-            f"cannot write checkpoint {path} ({_line(error)}); "
-            "free space there or check its permissions: the one before is intact"
-        ) from error
+        yield
+    except Exception:
+        last = time.monotonic() + _PATIENCE
+        for thread in threading.enumerate():
+            if type(thread).__module__.startswith("orbax."):
+                thread.join(max(0.0, last - time.monotonic()))
+        time.sleep(_SETTLING)  # Threads of TensorStore's own cannot be waited for.
+        raise
+    finally:
+        sys.unraisablehook = hook
+        log.removeFilter(is_other)
 
 
 def _read(path: Path, like: PyTree) -> tuple[PyTree, dict]:
@@ -313,6 +362,21 @@ def place(array: np.ndarray, like: Any) -> Any:
         return jax.device_put(array, sharding)
     # Each process has read all of it; `device_put` would send it round to compare.
     return jax.make_array_from_callback(array.shape, sharding, lambda at: array[at])
+
+
+def _reason(error: Exception) -> str:
+    """Why a disk refused, in the system's words where they can be told.
+
+    Example:
+        >>> _reason(ValueError("Failed to write: [os_error_code='28']"))
+        'No space left on device'
+        >>> _reason(ValueError("no such thing"))
+        'ValueError: no such thing'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    code = _OS_ERROR.search(str(error))
+    return _line(error) if code is None else os.strerror(int(code[1]))
 
 
 def _line(error: Exception) -> str:

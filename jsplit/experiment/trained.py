@@ -248,9 +248,9 @@ def load_run(
         notify: takes lines for people, such as that an old run's data is read again.
 
     Raises:
-        InputError: if the folder holds no run, nothing trained yet, or not what it
-            takes to use the model; of what an earlier version kept, where the data
-            that the moments could be computed from again is not there.
+        InputError: if the folder holds no run, an export of one, nothing trained yet,
+            or not what it takes to use the model; of what an earlier version kept,
+            where the data that the moments could be computed from again is not there.
         RunError: if the checkpoint is damaged.
 
     Example:
@@ -265,6 +265,11 @@ def load_run(
         raise InputError(
             f"{path} holds no run; name the folder of one, which holds config.json "
             f"(or {NAME}, a client's)"
+        )
+    if not paths.config.is_file() and any(path.glob("*.jaxexport")):
+        raise InputError(
+            f"{path} is what jsplit export made of a run; name the run's own folder "
+            "(README.md in the export says how its files are used)"
         )
     found = read_variables(path)
     if found is None:

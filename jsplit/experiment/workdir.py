@@ -1,6 +1,7 @@
 """A run's folder: what lies in it, and whose it is."""
 
 import contextlib
+import dataclasses
 import datetime
 import fcntl
 import json
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jsplit.data.sources import is_file
 from jsplit.errors import InputError
 from jsplit.experiment.config import RunConfig, differences, flat
 from jsplit.experiment.kept_config import from_kept
@@ -36,6 +38,8 @@ def open_new(
 ) -> Iterator[RunFolder]:
     """Makes the folder of a new run, writes `config.json` and holds the folder.
 
+    What was made goes again if it is left by an error while nothing is in it.
+
     Args:
         config: its `workdir` names the folder; None makes a new one under `runs/`.
         dataset: what is known of the data, kept beside the config.
@@ -49,24 +53,22 @@ def open_new(
     check_unused(path)
     folder = RunFolder(path)
     record = {"format": _FORMAT, "config": flat(config), "dataset": dataset}
-    made = not path.exists()
     with contextlib.ExitStack() as stack:
         try:
-            _make(path, mode)
+            folders = make(path, mode)
             stack.enter_context(lock(path))
+            stack.enter_context(removed_if_empty(folders))
             check_unused(path)  # Again: another process may have been faster.
-            with atomic.unfinished(*([path] if made else [])):
+            with atomic.unfinished(*folders[:1]):
                 atomic.write_json(folder.config, record)
         except OSError as error:
-            if made and path.is_dir():
-                path.rmdir()
             raise InputError(
                 f"--workdir {path}: {error.strerror}; name another folder"
             ) from error
         yield folder
 
 
-def make_folder(path: Path, option: str, mode: int = 0o777) -> None:
+def make_folder(path: Path, option: str, mode: int = 0o777) -> list[Path]:
     """Makes a folder, with those above it, unless it is there.
 
     Args:
@@ -74,20 +76,55 @@ def make_folder(path: Path, option: str, mode: int = 0o777) -> None:
         option: that names it, for errors.
         mode: of the folder itself, less the umask; those above have the usual one.
 
+    Returns:
+        The folders that were made, for `removed_if_empty`.
+
     Raises:
         InputError: naming the option that names the folder, if it cannot be made.
     """
     try:
-        _make(path, mode)
+        return make(path, mode)
     except OSError as error:
         raise InputError(
             f"{option} {path}: {error.strerror}; name another folder"
         ) from error
 
 
-def _make(path: Path, mode: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(mode=mode, exist_ok=True)
+def make(path: Path, mode: int = 0o777) -> list[Path]:
+    """As `make_folder`, but what the system refuses is an `OSError`."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    with removed_if_empty(missing):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=mode, exist_ok=True)
+    return missing
+
+
+@contextlib.contextmanager
+def removed_if_empty(folders: list[Path]) -> Iterator[None]:
+    """Removes folders again if this is left by an error, unless something is in them.
+
+    What is refused has then written nothing.
+
+    Example:
+        >>> import tempfile
+        >>> above = Path(tempfile.mkdtemp())
+        >>> with contextlib.suppress(InputError):
+        ...     with removed_if_empty(make(above / "runs" / "first")):
+        ...         raise InputError("the port is taken")
+        >>> list(above.iterdir())
+        []
+
+    Args:
+        folders: that this process made, each in the next one, as `make` gives them.
+    """
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(OSError):  # The first one in use keeps those above.
+            for folder in folders:
+                with contextlib.suppress(FileNotFoundError):
+                    folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager
@@ -208,15 +245,38 @@ def read_workdir(path: Path) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
 def check_same(folder: RunFolder, asked: RunConfig, kept: RunConfig) -> None:
     """Refuses to resume a run with settings that would change its result.
 
+    A user's own file may lie elsewhere by now: whether another name stands for the
+    same data, `check_data` tells by the data.
+
     Raises:
         InputError: naming each setting that differs.
     """
+    if is_file(kept.dataset) and is_file(asked.dataset):
+        asked = dataclasses.replace(asked, dataset=kept.dataset)
     differing = differences(kept, asked)
     if differing:
         raise InputError(
             f"--resume: {folder.path} was started otherwise ({'; '.join(differing)}); "
             "give it the settings that it was started with, or start a new run in "
             "another --workdir"
+        )
+
+
+def check_file(folder: RunFolder, asked: RunConfig, kept: RunConfig) -> None:
+    """Refuses to resume a run whose data file is not where the run last had it.
+
+    A relative path is one from where the program runs, which may be another folder now.
+
+    Raises:
+        InputError: if nothing else was asked for, and there is no such file.
+    """
+    name = kept.dataset
+    if asked.dataset != name or not is_file(name):
+        return
+    if not os.path.exists(os.path.expanduser(name)):
+        raise InputError(
+            f"--resume: {folder.path} was started on the file {name}, which is not "
+            f"there (seen from {Path.cwd()}); say where it is by --dataset FILE"
         )
 
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jsplit.errors import InputError
+from jsplit.experiment.workdir import make, removed_if_empty
 from jsplit.net.credentials import Credentials
 from jsplit.net.events import Event
 from jsplit.runtime import atomic
@@ -63,10 +64,11 @@ def make_certificates(folder: Path, hosts: list[str], clients: int) -> None:
                 f"{folder} holds something already; name a new folder (keys are never "
                 "replaced)"
             )
-        folder.mkdir(parents=True, exist_ok=True)
+        made = make(folder)
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}; name another folder") from error
-    with atomic.unfinished(folder):  # Which is new or empty.
+    # Which is new or empty.
+    with removed_if_empty(made), atomic.unfinished(folder):
         _make_all(folder, names, clients)
 
 
