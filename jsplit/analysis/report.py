@@ -14,7 +14,7 @@ from jsplit.analysis.comparison import Group, Setting, at_equal_traffic, control
 from jsplit.analysis.gate_styles import style_of
 from jsplit.analysis.traffic import REPEATED, total, traffic_of
 from jsplit.experiment.progress import states_in_words
-from jsplit.experiment.quantities import counted, human_bytes
+from jsplit.experiment.quantities import counted, human_bytes, some_of
 
 LOSS = 0.005
 """Of test accuracy that a reduction may cost: the paper's half a percent."""
@@ -66,13 +66,23 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
         )
     if left_out:
         parts.append(
-            f"Not finished and left out: {counted(len(left_out), 'run')}, "
-            f"{as_text(left_out[0])} first."
+            f"Not finished and left out: {counted(len(left_out), 'run')} "
+            f"({as_text(some_of(left_out))})."
         )
     parts += [
         "## Best reduction at no more than 0.5 points of accuracy lost",
         _best(groups),
     ]
+    if any(
+        group.baseline is not None and not group.is_able(setting)
+        for group in groups
+        for setting in group.settings
+    ):
+        parts.append(
+            "Runs begun with trained weights that plain split learning did not begin "
+            "with are in the tables, and are no candidates here: what training those "
+            "weights sent is in no account."
+        )
     for number, group in enumerate(groups, 1):
         title = as_text(group.title)
         parts.append(f"## {title}")
