@@ -273,6 +273,10 @@ def test_the_page_is_one_file_and_names_data_device_seeds_and_versions(runs):
     assert all(link.startswith("data:image/png;base64,") for link in sources)
     for words in ("made up", "a test (cpu)", "seeds 0, 1, 2", "jax 1", "<table>"):
         assert words in page
+    # What is wider than the window scrolls, with a shadow where it goes on.
+    assert page.count('<div class="table" tabindex="0"><table>') == 3
+    assert page.count("</table></div>") == page.count("<table>") == 3
+    assert ".table{overflow-x:auto;background:linear-gradient" in page
     for name in ("accuracy-1.png", "bytes-1.png", "states-1.png"):
         data = (runs / "report" / name).read_bytes()
         assert data.startswith(b"\x89PNG") and len(data) > 10_000

@@ -112,6 +112,9 @@ def self_contained(text: str, folder: Path) -> str:
     # Names come from others' files: tags are text, see also `as_text`.
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     body = body.replace(" ± ", "&nbsp;±&nbsp;")  # No line of a cell ends in between.
+    # Wide ones scroll, by the keyboard too.
+    body = body.replace("<table>", '<div class="table" tabindex="0"><table>')
+    body = body.replace("</table>", "</table></div>")
 
     def embedded(found: re.Match[str]) -> str:
         picture = (folder / found[1]).read_bytes()
@@ -129,7 +132,14 @@ def self_contained(text: str, folder: Path) -> str:
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;"
     "padding:0 1rem;color:#222;background:#fff}"
-    "table{border-collapse:collapse;display:block;overflow-x:auto}"
+    "table{border-collapse:collapse}"
+    # Shadows at the edges that hide columns: at an end of the table a white cover,
+    # which scrolls with it, lies over the shadow, which does not.
+    ".table{overflow-x:auto;background:"
+    "linear-gradient(90deg,#fff 60%,#fff0) 0/1.5rem 100% no-repeat local,"
+    "linear-gradient(270deg,#fff 60%,#fff0) 100%/1.5rem 100% no-repeat local,"
+    "linear-gradient(90deg,#0005,#0000) 0/1rem 100% no-repeat scroll,"
+    "linear-gradient(270deg,#0005,#0000) 100%/1rem 100% no-repeat scroll}"
     "th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
     "th:first-child,td:first-child{text-align:left}"
     "img{max-width:100%}"
