@@ -124,7 +124,7 @@ def test_an_extension_that_is_stopped_goes_on_as_the_extended_run(
 def test_a_run_is_not_made_shorter_and_extended_with_no_other_setting(copy, capsys):
     resume = ("--resume", "--workdir", copy)
     said = refused(capsys, lambda: run_here(*resume, "--epochs", 3))
-    assert "--epochs is 4 there, 3 here" in said
+    assert f"a run cannot be shortened, and {copy} has 4 epochs; say --ep" in said
     said = refused(capsys, lambda: run_here(*resume, "--epochs", 6, "--seed", 1))
     assert "--seed is 0 there, 1 here" in said and "--epochs" not in said
     assert (copy / "summary.json").exists()

@@ -267,20 +267,34 @@ def test_bytes_stand_beside_what_the_images_take(tmp_path, drawn):
     (axes,) = drawn[0].axes
     upright = [line for line in axes.lines if len(set(line.get_xdata())) == 1]
     at = {float(line.get_xdata()[0]): line.get_linestyle() for line in upright}
-    assert at[3e7] == "-" and at[1.5e7] == "--"
+    assert at[3e7 / 2**20] == "-" and at[1.5e7 / 2**20] == "--"
     said = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert said[-2:] == ["images, raw", "images, losslessly compressed"]
     ticks = [text.get_text() for text in axes.get_xticklabels()]
-    assert "10 MB" in ticks and "20 MB" in ticks
+    assert "10" in ticks and "20" in ticks and "(MiB)" in axes.get_xlabel()
 
 
 def test_the_legend_of_the_states_covers_no_title(tmp_path, drawn):
-    rows = [(f"loss 0.05, seed {seed}", "AABCC") for seed in range(3)]
+    rows = [(f"loss 0.05, seed {seed}", "AAB") for seed in range(3)]
     plots.strips(rows, tmp_path / "p.png", title="cnn cut after 1, 1 client, " * 3)
     drawn[0].draw_without_rendering()
     legend = drawn[0].legends[0].get_window_extent()
     assert not legend.overlaps(drawn[0]._suptitle.get_window_extent())
     assert not legend.overlaps(drawn[0].axes[0].get_tightbbox())
+
+
+def test_states_have_ticks_at_whole_epochs(tmp_path, drawn):
+    plots.strips([("loss", "AAB")], tmp_path / "p.png", title="t")
+    assert [n for n in drawn[0].axes[0].get_xticks() if 0.5 < n < 3.5] == [1, 2, 3]
+
+
+def test_no_accuracy_is_beyond_100_percent_or_below_0(tmp_path, drawn):
+    few = [crowd()[0]._replace(accuracy=a, deviation=0.2) for a in (0.0, 1.0)]
+    draw(few, tmp_path / "many.png", drawn)
+    run = records("AAC", test_accuracy=[0.0, 1.0, 1.0])
+    run_plots.accuracy_against_bytes(run, tmp_path / "one.png", title="t")
+    for axes in (*drawn[0].axes, *drawn[-1].axes):
+        assert axes.get_ylim() == (0.0, 1.0)
 
 
 def test_no_point_lies_below_the_legend_of_a_run(tmp_path, drawn):

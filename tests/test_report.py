@@ -176,6 +176,34 @@ def test_a_line_joins_what_differs_in_the_gates_number_alone(tmp_path):
     }
 
 
+def test_runs_begun_with_trained_weights_are_rows_apart_and_not_the_best(runs):
+    init = {"init": "runs/my-$first$", "init_part": "body"}
+    for seed in range(3):
+        one, two = ({**init, "threshold": 0.5}, {**init, **PLAIN})
+        finish(runs / f"begun {seed}", changed(BASE, **one, seed=seed), 0.95, 500.0)
+        finish(runs / f"tuned {seed}", changed(BASE, **two, seed=seed), 0.951)
+    assert report(runs) == 0
+    text = (runs / "report" / "report.md").read_text()
+    rows = rows_of(text, "## cnn cut after 1 (conv1), 1 client, 12 epochs")
+    begun = "begun with my-$first$ (body)"
+    assert [row[0] for row in rows] == [
+        "always, float32",
+        f"always, float32, {begun}",
+        "loss 0.02",
+        "loss 0.5",
+        "loss 5",
+        f"loss 0.5, {begun}",
+        "freeze 3",
+    ]
+    assert rows[5][1:5] == ["3", "95.00 ± 0.00", "+5.00", "/500"]
+    assert rows_of(text, "## Best")[0][1] == "/90 (loss 0.5, -0.40)"
+    assert "and are no candidates here" in text
+    # Where all begin with the same weights, they are compared.
+    every, _ = read_results(runs, partial=False)
+    (group,) = grouped(run for run in every if run.config.init is not None)
+    assert group.best("communication_reduction", 0.005).label == f"loss 0.5, {begun}"
+
+
 def test_of_equal_reductions_the_most_accurate_is_the_best(runs):
     for name, mixup, accuracy in (
         ("a", 0.5, 0.899),
@@ -258,6 +286,10 @@ def test_the_page_is_one_file_and_names_data_device_seeds_and_versions(runs):
     assert all(link.startswith("data:image/png;base64,") for link in sources)
     for words in ("made up", "a test (cpu)", "seeds 0, 1, 2", "jax 1", "<table>"):
         assert words in page
+    # What is wider than the window scrolls, with a shadow where it goes on.
+    assert page.count('<div class="table" tabindex="0"><table>') == 3
+    assert page.count("</table></div>") == page.count("<table>") == 3
+    assert ".table{overflow-x:auto;background:linear-gradient" in page
     for name in ("accuracy-1.png", "bytes-1.png", "states-1.png"):
         data = (runs / "report" / name).read_bytes()
         assert data.startswith(b"\x89PNG") and len(data) > 10_000
@@ -307,9 +339,19 @@ def test_unfinished_runs_are_refused_or_left_out_as_asked(runs, capsys):
     refused(runs, r"1 of 15 runs in .* are not finished \(plain 1\)", capsys)
     assert report(runs, "--partial") == 0
     text = (runs / "report" / "report.md").read_text()
-    assert "Not finished and left out: 1 run, plain 1 first." in text
+    assert "Not finished and left out: 1 run (plain 1)." in text
     # Two of three seeds are left of plain split learning: no comparison is fair.
     assert "not the same seeds" in text
+
+
+def test_each_unfinished_run_is_named_or_counted(runs, capsys):
+    for name in ("freeze 0", "plain 0", "plain 1"):
+        (runs / name / "summary.json").unlink()
+    refused(runs, r"3 of 15 .* \(freeze 0, plain 0, plain 1\); go on", capsys)
+    for path in runs.glob("loss*/summary.json"):
+        path.unlink()
+    named = "freeze 0, loss huge 0, loss huge 1, loss huge 2, loss large 0"
+    refused(runs, rf"12 of 15 .* \({named} and 7 more\); go on", capsys)
 
 
 def test_runs_on_different_data_are_refused(runs, capsys):

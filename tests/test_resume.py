@@ -141,7 +141,10 @@ def test_a_finished_run_resumes_to_the_same_summary(undisturbed, same, capsys):
     before = (path / "summary.json").read_text()
     assert run_here("--resume", "--workdir", path) == 0
     assert (path / "summary.json").read_text() == before
-    assert "compiling" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "compiling" not in said and "resuming" not in said
+    more = f"--epochs N goes on to N epochs, N above {EPOCHS}"
+    assert f"{path} has finished already; {more}\n" in said
     same(path)
 
 

@@ -21,7 +21,7 @@ from jsplit.core.option import options_of
 from jsplit.errors import InputError
 from jsplit.experiment.build import canonical
 from jsplit.experiment.config import RunConfig
-from jsplit.experiment.run_labels import beside_paper
+from jsplit.experiment.run_labels import beginning, beside_paper
 
 
 class Range(NamedTuple):
@@ -77,6 +77,7 @@ class Setting:
         parts += [f"NoPeek {config.nopeek:g}"] * (config.nopeek > 0)
         parts += [f"noise {config.noise:g}"] * (config.noise > 0)
         parts += beside_paper(config)
+        parts += beginning(config)
         parts += ["B by batch"] * (config.refresh_statistics != "running")
         parts += ["networked"] * self.networked
         return parts
@@ -91,6 +92,12 @@ class Setting:
         """Whether this is plain split learning: always A, float32."""
         defended = self.config.nopeek or self.config.noise
         return not (self.config.gate.leaves_a or defended) and self.is_plain_coded
+
+    @property
+    def begun_with(self) -> tuple[str, str] | None:
+        """Whose weights it begins with, and which of them; None for random ones."""
+        config = self.config
+        return None if config.init is None else (config.init, config.init_part)
 
     @property
     def accuracy(self) -> tuple[float, float | None] | None:
@@ -153,17 +160,24 @@ class Group:
 
     @property
     def baseline(self) -> Setting | None:
-        """Plain split learning; None if it was not run."""
+        """Plain split learning; None if it was not run.
+
+        It begins with trained weights only where it was not run without them.
+        """
         return next((setting for setting in self.settings if setting.is_baseline), None)
 
     def best(self, reduction: str, loss: float) -> Setting | None:
         """What reduces most at no more than so much mean accuracy lost.
+
+        Only what begins with the weights that plain split learning begins with can be
+        it: what trained others was sent as well, and is in no account.
 
         Plain split learning itself where nothing else does; None where it was not run.
         """
         able = [
             setting
             for setting in self.settings
+            if self.is_able(setting)
             if (lost := setting.lost(self.baseline)) is not None and lost <= loss + 1e-9
         ]
 
@@ -173,6 +187,11 @@ class Group:
             return round(setting.reduction(reduction).middle, 6), setting.accuracy[0]
 
         return max(able, key=worth, default=None)
+
+    def is_able(self, setting: Setting) -> bool:
+        """Whether a setting begins with the weights that plain split learning does."""
+        plain = self.baseline
+        return plain is not None and setting.begun_with == plain.begun_with
 
 
 def controls() -> list[str]:
@@ -272,10 +291,12 @@ def _order(setting: Setting) -> tuple[Any, ...]:
     config = setting.config
     return (
         not setting.is_baseline,
-        setting.networked and setting.is_baseline,
+        # The first of these is what others are compared with.
+        setting.is_baseline and (config.init is not None, setting.networked),
         list(GATES).index(config.gate.name),
         (config.gate.kind(), config.codec, config.grad_codec),
-        (config.nopeek, config.noise, setting.networked),
+        (setting.begun_with or ("", ""), config.nopeek, config.noise),
+        setting.networked,
         setting.reduction("communication_reduction").middle,
     )
 

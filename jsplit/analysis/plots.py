@@ -15,12 +15,18 @@ from matplotlib.ticker import (
     Formatter,
     FuncFormatter,
     LogLocator,
-    PercentFormatter,
+    MaxNLocator,
     StrMethodFormatter,
 )
 
 from jsplit.analysis.label_placement import place_labels
-from jsplit.analysis.run_plots import STATES, finish, folded
+from jsplit.analysis.run_plots import (
+    STATES,
+    finish,
+    folded,
+    literal,
+    within_percent,
+)
 from jsplit.core.gate_choice import Style
 
 HOLLOW = "hollow, broken line: over a network"
@@ -124,13 +130,13 @@ def accuracy_against_bytes(
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     axes = figure.subplots()
     for anchor in anchors:
-        axes.axvline(anchor.sent, **_upright(anchor))
-    axes.set_xlabel("every byte that crosses in the whole training")
+        axes.axvline(anchor.sent / 2**20, **_upright(anchor))
+    axes.set_xlabel("every byte that crosses in the whole training (MiB)")
     upright = [
         Line2D([], [], label=anchor.label, **_upright(anchor)) for anchor in anchors
     ]
-    panels = ((axes, [point.sent for point in points]),)
-    text = FuncFormatter(lambda count, _: _decimal_bytes(count))
+    panels = ((axes, [point.sent / 2**20 for point in points]),)
+    text = FuncFormatter(lambda count, _: f"{count:,.12g}")
     _finish_accuracy(figure, panels, text, points, path, title, baseline, loss, upright)
 
 
@@ -138,14 +144,6 @@ def _upright(anchor: Anchor) -> dict[str, Any]:
     """How an anchor is drawn, unlike level lines."""
     line = "--" if anchor.broken else "-"
     return {"color": "#0072B2", "linewidth": 1.5, "linestyle": line}
-
-
-def _decimal_bytes(count: float) -> str:
-    """A round number of bytes, as an axis of powers of ten has them."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:g} {unit}"
-    return f"{count:g} B"
 
 
 def _finish_accuracy(
@@ -167,11 +165,14 @@ def _finish_accuracy(
             axes.axhline(baseline - loss, **_line(":"))
     first, _ = panels[0]
     first.set(ylabel="test accuracy, mean over seeds")
-    first.yaxis.set_major_formatter(PercentFormatter(1.0))
+    within_percent(first)
     figure.suptitle(folded(title))
     handles = [
         Line2D(
-            [], [], label=f"{number}  {point.label}", **_look(point.style, networked)
+            [],
+            [],
+            label=literal(f"{number}  {point.label}"),
+            **_look(point.style, networked),
         )
         for number, point in enumerate(points, 1)
         for networked in (point.networked,)
@@ -212,7 +213,9 @@ def strips(rows: Sequence[tuple[str, str]], path: Path, *, title: str) -> None:
             color=[colours[state] for state in states],
             linewidth=0,
         )
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize="small")
+    names = [literal(name) for name, _ in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize="small")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(xlim=(0.5, longest + 0.5), ylim=(len(rows) - 0.4, -0.6), xlabel="epoch")
     figure.legend(
         handles=[
@@ -267,7 +270,7 @@ def _scatter(
     for joined in kinds.values():
         joined.sort()
         first = joined[0][1]
-        axes.errorbar(
+        line, _, _ = axes.errorbar(
             [x for x, _ in joined],
             [point.accuracy for _, point in joined],
             [point.deviation or 0.0 for _, point in joined],
@@ -275,6 +278,8 @@ def _scatter(
             capsize=3,
             **_look(first.style, first.networked),
         )
+        # Points are whole at 0 and 100 %, too, where the axis ends; bars end there.
+        line.set_clip_on(False)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(formatter)

@@ -14,7 +14,7 @@ from jsplit.analysis.comparison import Group, Setting, at_equal_traffic, control
 from jsplit.analysis.gate_styles import style_of
 from jsplit.analysis.traffic import REPEATED, total, traffic_of
 from jsplit.experiment.progress import states_in_words
-from jsplit.experiment.quantities import counted, human_bytes
+from jsplit.experiment.quantities import counted, human_bytes, some_of
 
 LOSS = 0.005
 """Of test accuracy that a reduction may cost: the paper's half a percent."""
@@ -66,13 +66,23 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
         )
     if left_out:
         parts.append(
-            f"Not finished and left out: {counted(len(left_out), 'run')}, "
-            f"{as_text(left_out[0])} first."
+            f"Not finished and left out: {counted(len(left_out), 'run')} "
+            f"({as_text(some_of(left_out))})."
         )
     parts += [
         "## Best reduction at no more than 0.5 points of accuracy lost",
         _best(groups),
     ]
+    if any(
+        group.baseline is not None and not group.is_able(setting)
+        for group in groups
+        for setting in group.settings
+    ):
+        parts.append(
+            "Runs begun with trained weights that plain split learning did not begin "
+            "with are in the tables, and are no candidates here: what training those "
+            "weights sent is in no account."
+        )
     for number, group in enumerate(groups, 1):
         title = as_text(group.title)
         parts.append(f"## {title}")
@@ -102,6 +112,9 @@ def self_contained(text: str, folder: Path) -> str:
     # Names come from others' files: tags are text, see also `as_text`.
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     body = body.replace(" ± ", "&nbsp;±&nbsp;")  # No line of a cell ends in between.
+    # Wide ones scroll, by the keyboard too.
+    body = body.replace("<table>", '<div class="table" tabindex="0"><table>')
+    body = body.replace("</table>", "</table></div>")
 
     def embedded(found: re.Match[str]) -> str:
         picture = (folder / found[1]).read_bytes()
@@ -119,7 +132,14 @@ def self_contained(text: str, folder: Path) -> str:
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;"
     "padding:0 1rem;color:#222;background:#fff}"
-    "table{border-collapse:collapse;display:block;overflow-x:auto}"
+    "table{border-collapse:collapse}"
+    # Shadows at the edges that hide columns: at an end of the table a white cover,
+    # which scrolls with it, lies over the shadow, which does not.
+    ".table{overflow-x:auto;background:"
+    "linear-gradient(90deg,#fff 60%,#fff0) 0/1.5rem 100% no-repeat local,"
+    "linear-gradient(270deg,#fff 60%,#fff0) 100%/1.5rem 100% no-repeat local,"
+    "linear-gradient(90deg,#0005,#0000) 0/1rem 100% no-repeat scroll,"
+    "linear-gradient(270deg,#0005,#0000) 100%/1rem 100% no-repeat scroll}"
     "th,td{padding:.3rem .7rem;border-bottom:1px solid #ddd;text-align:right}"
     "th:first-child,td:first-child{text-align:left}"
     "img{max-width:100%}"

@@ -11,6 +11,7 @@ from jsplit.experiment import workdir
 from jsplit.experiment.build import canonical, check_kept_names
 from jsplit.experiment.compare_folder import COMPARE
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.quantities import some_of
 from jsplit.experiment.workdir import RunFolder
 
 NEEDED = (
@@ -83,7 +84,7 @@ def read_results(path: Path, *, partial: bool) -> tuple[list[FinishedRun], list[
     if unfinished and not partial:
         raise InputError(
             f"{len(unfinished)} of {len(runs) + len(unfinished)} runs in {path} are "
-            f"not finished ({unfinished[0]}); go on with them, or say --partial"
+            f"not finished ({some_of(unfinished)}); go on with them, or say --partial"
         )
     runs = _without_repeats(runs)
     _check_data(runs, path)

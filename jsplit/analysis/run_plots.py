@@ -84,6 +84,7 @@ def both_against_bytes(
         markerfacecolor="white",
         markersize=5,
         linewidth=1,
+        clip_on=False,
         label=f"plain split learning ({len(plain)})",
         zorder=1,
     )
@@ -121,6 +122,7 @@ def _draw_states(axes: Axes, records: Records) -> bool:
                 marker=marker,
                 edgecolors="white",
                 linewidths=0.5,
+                clip_on=False,  # Whole at 0 and 100 %, too, where the axis ends.
                 label=f"{label} ({mine.sum()})",
                 zorder=2,
             )
@@ -154,10 +156,17 @@ def _finish_against_bytes(
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.margins(x=0.06, y=0.12)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    within_percent(axes)
     axes.set(title=folded(title), ylabel="test accuracy")
     axes.set_xlabel("activations and gradients sent so far (MiB, paper's accounting)")
     finish(figure, (axes,), path)
+
+
+def within_percent(axes: Axes) -> None:
+    """Shows fractions as per cent, from 0 to 100 at most; all must be drawn before."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0.0), min(high, 1.0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def loss_by_epoch(records: Records, path: Path, *, title: str) -> None:
@@ -253,8 +262,13 @@ def _marker_area(count: int) -> float:
 
 
 def folded(title: str) -> str:
-    """A title in lines that the picture is wide enough for, its `$` no formula's."""
-    return textwrap.fill(title, 68).replace("$", r"\$")
+    """A title in lines that the picture is wide enough for."""
+    return literal(textwrap.fill(title, 68))
+
+
+def literal(text: str) -> str:
+    """Text that a picture shows as it is, its `$` no formula's."""
+    return text.replace("$", r"\$")
 
 
 def finish(

@@ -222,9 +222,15 @@ def _go_on(config: RunConfig, dataset: Dataset, stack: contextlib.ExitStack) -> 
             if longer:
                 workdir.extend(folder, config.epochs)
     progress = resume(experiment, folder)
-    say(f"resuming {folder.path} after epoch {progress.epochs}")
+    whole = config.all_epochs
+    if progress.epochs == whole:
+        say(
+            f"{folder.path} has finished already; --epochs N goes on to N epochs, "
+            f"N above {config.epochs}"
+        )
+    else:
+        say(f"resuming {folder.path} after epoch {progress.epochs}")
     if longer:
-        whole = config.all_epochs
         say(
             f"it goes on to {whole} epochs instead of {kept.all_epochs}, at the "
             f"learning rates of epochs {progress.epochs + 1} to {whole} in a run of "
@@ -237,14 +243,20 @@ def _kept(config: RunConfig) -> tuple[RunFolder, RunConfig, dict[str, Any]]:
     """The run in the config's folder, which must be the same, or shorter.
 
     Raises:
-        InputError: if there is none, or it was started otherwise.
+        InputError: if there is none, it was started otherwise, or it is longer.
     """
     assert config.workdir is not None
     folder, kept, described = workdir.read_workdir(workdir.path_of(config.workdir))
     config = with_kept_curve(config, kept)
+    same = dataclasses.replace(kept, epochs=config.epochs)
+    if config.epochs < kept.epochs and not differences(same, config):
+        raise InputError(
+            f"--resume --epochs {config.epochs}: a run cannot be shortened, and "
+            f"{folder.path} has {kept.epochs} epochs; say --epochs {kept.epochs}, or "
+            "more to go on with it"
+        )
     longer = config.epochs > kept.epochs
-    same = dataclasses.replace(kept, epochs=config.epochs) if longer else kept
-    workdir.check_same(folder, config, same)
+    workdir.check_same(folder, config, same if longer else kept)
     return folder, kept, described
 
 

@@ -1,5 +1,7 @@
 """Numbers with what they count, for people."""
 
+from collections.abc import Sequence
+
 
 def counted(number: int, noun: str) -> str:
     """Says how many there are of something whose plural ends in s, or in es after ss.
@@ -11,6 +13,17 @@ def counted(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
     return f"{number} {noun}{'es' if noun.endswith('ss') else 's'}"
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Names in a row, the first of them and how many more where they are many.
+
+    Example:
+        >>> some_of(["a", "b"]), some_of(["a", "b", "c", "d"], most=2)
+        ('a, b', 'a, b and 2 more')
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def human_bytes(count: int) -> str:

@@ -1,5 +1,7 @@
 """What a run is called in a few words."""
 
+from pathlib import Path
+
 from jsplit.experiment.run_config import RunConfig
 
 
@@ -14,3 +16,18 @@ def beside_paper(config: RunConfig) -> list[str]:
         words.append(f"views {config.views.replace(',', '+')}")
     where = " always" if config.replay_always else ""
     return words + [replay + where for replay in config.replays]
+
+
+def beginning(config: RunConfig) -> list[str]:
+    """The weights that a run begins with, in a few words: none for random ones.
+
+    Example:
+        >>> beginning(RunConfig(init="runs/first")), beginning(RunConfig())
+        (['begun with first'], [])
+        >>> beginning(RunConfig(init="weights.safetensors", init_part="body"))
+        ['begun with weights.safetensors (body)']
+    """
+    if config.init is None:
+        return []
+    part = "" if config.init_part == RunConfig.init_part else f" ({config.init_part})"
+    return [f"begun with {Path(config.init).name or config.init}{part}"]
