@@ -57,6 +57,7 @@ JOIN = {
     "--insecure --client -1": ("--client", "got -1"),
     "--insecure --client 2 --clients 2": ("--client 2", "give 0 to 1"),
     "--insecure --patience -1": ("--patience", "got -1"),
+    "--insecure --resume": ("--resume is for jsplit serve", "leave it out"),
     "--insecure --link fast": ("--link", "'fast'", "10mbit/40ms"),
     "--insecure --link 0mbit": ("--link", "0mbit"),
     "--insecure --link 10mbit/-1ms": ("--link", "10mbit/-1ms"),

@@ -60,6 +60,11 @@ class JoinCommand:
 
 def command(argv: Sequence[str], prog: str) -> int:
     """`jsplit join`: takes part in a run until the server says that it is over."""
+    if "--resume" in argv:
+        raise InputError(
+            "--resume is for jsplit serve: a client goes on by itself in the same "
+            "--workdir; leave it out"
+        )
     command = parsing.parse(JoinCommand(), argv, prog, JOIN, parsing.settings(argv))
     config, link = command.settings, command.link
     check(config)
