@@ -260,7 +260,9 @@ def test_a_device_that_gives_up_ends_the_run_in_one_line(
     simulation = undisturbed[1].simulation
     broken = simulation._replace(program=simulation.program._replace(run=give_up))
     experiment = undisturbed[1]._replace(simulation=broken)
-    monkeypatch.setattr(run, "build", lambda config, dataset: experiment)
+    monkeypatch.setattr(
+        run, "build", lambda config, dataset: experiment._replace(config=config)
+    )
     assert run_here(*TINY, "--workdir", tmp_path / "run") == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "epoch 1 failed on" in said
