@@ -16,10 +16,9 @@ from pathlib import Path
 from jsplit.analysis import plots
 from jsplit.analysis.comparison import Setting, grouped
 from jsplit.analysis.gate_styles import style_of
-from jsplit.analysis.report import images_of
+from jsplit.analysis.report import LOSS, anchors_of
 from jsplit.analysis.results import read_results
-
-LOSS = 0.005
+from jsplit.experiment.quantities import counted
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,17 +32,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs, _ = read_results(asked.folder, partial=False)
     groups = grouped(runs)
     points = [point_of(setting) for group in groups for setting in group.settings]
-    images = images_of(groups[-1])
     plots.accuracy_against_bytes(
         points,
         asked.out,
         title=f"{runs[0].summary['dataset']}, {runs[0].config.model}: {len(runs)} runs",
         baseline=None,
         loss=LOSS,
-        anchors=[
-            plots.Anchor(f"the training images, {how}", count, broken=how != "raw")
-            for how, count in images.items()
-        ],
+        anchors=anchors_of(groups[-1]),
     )
     print(f"written: {asked.out}")
 
@@ -55,8 +50,8 @@ def point_of(setting: Setting) -> plots.Point:
     clients = "" if config.clients == 1 else f", {config.clients} clients"
     if config.partition != "iid":
         clients += f", {config.partition}"
-    seeds = f", {len(setting.seeds)} seeds" if len(setting.seeds) > 1 else ", 1 seed"
-    label = f"{setting.label}{clients}, {config.epochs} epochs{seeds}"
+    seeds = counted(len(setting.seeds), "seed")
+    label = f"{setting.label}{clients}, {config.epochs} epochs, {seeds}"
     return plots.Point(
         style_of(type(config.gate)),
         setting.networked,

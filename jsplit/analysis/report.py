@@ -172,11 +172,16 @@ def _draw_accuracy(group: Group, savings: Path, sent: Path) -> None:
         title=group.title,
         baseline=baseline,
         loss=LOSS,
-        anchors=[
-            plots.Anchor(f"the training images, {how}", count, broken=how != "raw")
-            for how, count in images_of(group).items()
-        ],
+        anchors=anchors_of(group),
     )
+
+
+def anchors_of(group: Group) -> list[plots.Anchor]:
+    """The bytes of the training images, as pictures show them."""
+    return [
+        plots.Anchor(f"the training images, {how}", count, broken=how != "raw")
+        for how, count in images_of(group).items()
+    ]
 
 
 def images_of(group: Group) -> dict[str, float]:

@@ -93,7 +93,7 @@ def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> La
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     groups, members = topology.arrange(len(sizes))
-    share = max(1, batch_size // members)
+    share = share_of_batch(batch_size, members)
     batch = min(share, max(sizes))
     steps = -(-max(sizes) // batch)
     examples = sum(sizes)
@@ -110,6 +110,16 @@ def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> La
         padded=any(size != steps * batch for size in sizes),
         offline_padded=examples != offline_steps * offline_batch,
     )
+
+
+def share_of_batch(batch_size: int, members: int) -> int:
+    """Examples of a server step that each client beside others gives: at least 1.
+
+    Example:
+        >>> share_of_batch(100, members=3), share_of_batch(2, members=8)
+        (33, 1)
+    """
+    return max(1, batch_size // members)
 
 
 def spread(tree: Tree, members: int) -> Tree:

@@ -156,7 +156,7 @@ def differences(config: RunConfig, other: RunConfig) -> list[str]:
     """
     known, theirs = all_options(), flat(other)
     return [
-        f"{flag(name)} is {_brief(value)} there, {_brief(theirs[name])} here"
+        f"{flag(name)} is {_cut(str(value))} there, {_cut(str(theirs[name]))} here"
         for name, value in flat(config).items()
         if not known[name].option.speed_only
         and name in theirs
@@ -340,12 +340,11 @@ def shortened(value: object) -> str:
         text = repr(value)
     except ValueError:  # Python refuses to print an integer so long.
         return "a number of thousands of digits"
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+    return _cut(text)
 
 
-def _brief(value: object) -> str:
-    """A setting as a line of differences shows it."""
-    text = str(value)
+def _cut(text: str) -> str:
+    """The beginning of a text that is too long for a line."""
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 

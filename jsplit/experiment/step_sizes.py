@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from jsplit.core.topology import TOPOLOGIES
+from jsplit.core.topology import TOPOLOGIES, share_of_batch
 from jsplit.experiment.run_config import RunConfig
 
 
@@ -20,7 +20,7 @@ def step_sizes_of(config: RunConfig) -> np.ndarray:
     """
     _, members = TOPOLOGIES[config.topology].arrange(config.clients)
     batch = config.server_batch
-    part = max(1, batch // members) / batch
+    part = share_of_batch(batch, members) / batch
     passed = np.arange(config.local_epochs) / max(1, config.local_epochs)
     alone = math.sqrt(part) * (1 + np.cos(np.pi * passed)) / 2
 

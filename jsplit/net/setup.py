@@ -33,7 +33,6 @@ from jsplit.errors import InputError
 from jsplit.experiment import build
 from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig
-from jsplit.experiment.quantities import counted
 from jsplit.experiment.run_facts import facts_of
 from jsplit.experiment.step_sizes import step_sizes_of
 from jsplit.net.client_state import ClientSetup
@@ -173,11 +172,7 @@ def prepare_server(
         InputError: if the batch is larger than all of the examples, or the gate is none
             for such a run.
     """
-    if config.batch_size is not None and config.batch_size > sum(sizes):
-        raise InputError(
-            f"--batch-size {config.batch_size} is more than there is: of all clients "
-            f"{counted(sum(sizes), 'training example')}; take a smaller one"
-        )
+    build.check_batch(config, sum(sizes))
     layout = layout_of(config, sizes)
     client, server = build.parts_of(config, classes, image)
     head = build.head_of(config, classes)
