@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from jsplit.errors import InputError
-from jsplit.experiment.build import parts_of, plain_client_of
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.parts import parts_of, plain_client_of
 from jsplit.models import MODELS, Chain, LocalHead, with_bottleneck
 
 SHAPE = (16, 16, 3)

@@ -64,6 +64,7 @@ MODULES = (
     "experiment.trained",
     "experiment.weights",
     "models.bottleneck",
+    "models.dct",
     "models.local_head",
     "net.client_manager",
     "net.connection_watch",

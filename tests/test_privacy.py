@@ -211,7 +211,7 @@ def test_the_penalty_has_a_gradient_where_rows_are_equal_or_none_counts():
 
 def steps_of(run, **defence):
     """Steps with exact codecs and a plain optimizer, and a client to take them."""
-    from jsplit.experiment.build import parts_of
+    from jsplit.experiment.parts import parts_of
 
     client, server = parts_of(
         run.experiment.config, 10, run.experiment.dataset.image_shape

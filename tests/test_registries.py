@@ -33,6 +33,7 @@ from jsplit.experiment.config import (
     from_mapping,
 )
 from jsplit.experiment.plan import PlanData, planned_cut
+from jsplit.experiment.run_labels import unlike
 from jsplit.experiment.workdir import RunFolder, read_workdir
 from jsplit.models import MODELS, Model, cnn
 from jsplit.net.setup import prepare_server
@@ -336,7 +337,7 @@ def test_a_bad_setting_of_a_gate_is_named_by_its_flag(gate):
 )
 def test_a_run_says_where_the_papers_rule_compares_unlike_losses(changes, words):
     config = changed(RunConfig(), **changes)
-    said = config.gate.caveat(config.unlike)
+    said = config.gate.caveat(unlike(config))
     assert (said is None) == (words is None)
     if words is not None:
         assert said.startswith(words) and said.endswith("see --loss-reference")

@@ -6,8 +6,8 @@ from jsplit.analysis.plan_values import Leakage
 from jsplit.analysis.privacy_report import kept_file, read_figures
 from jsplit.analysis.results import FinishedRun, read_results
 from jsplit.errors import InputError
-from jsplit.experiment.build import cut_index
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.parts import cut_index
 from jsplit.experiment.plan import PlanData
 
 

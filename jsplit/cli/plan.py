@@ -21,9 +21,10 @@ from jsplit.data import line_of
 from jsplit.data.lossless import lossless_bytes
 from jsplit.data.views import MOST as MOST_VIEWS
 from jsplit.errors import InputError
-from jsplit.experiment.build import check_names, cut_index, load_dataset
+from jsplit.experiment.build import check_names, load_dataset
 from jsplit.experiment.config import RunConfig, check, check_range, flag, unknown
 from jsplit.experiment.offers import Limits, Offer, first_within, offers, within
+from jsplit.experiment.parts import cut_index
 from jsplit.experiment.plan import data_of, every_cut, planned_cut
 from jsplit.experiment.quantities import counted, human_bytes
 from jsplit.experiment.schedules import schedules

@@ -11,7 +11,7 @@ from jsplit.experiment.build import Experiment
 from jsplit.experiment.console import ConsoleWriter
 from jsplit.experiment.progress import Progress, Record
 from jsplit.experiment.quantities import counted
-from jsplit.experiment.run_labels import beside_paper
+from jsplit.experiment.run_labels import beside_paper, unlike
 from jsplit.experiment.summary import summarize, write_summary
 from jsplit.experiment.train import train
 from jsplit.experiment.workdir import RunFolder
@@ -124,7 +124,7 @@ def _say_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> 
         f"computing on {device.describe()}, in {config.precision}"
         + (", which a CPU only emulates: slower than float32" if emulated else "")
     )
-    caveat = config.gate.caveat(config.unlike)
+    caveat = config.gate.caveat(unlike(config))
     if caveat is not None:
         say(folded(f"note: {caveat}"))
     if config.mesh:

@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 
 from jsplit import data
 from jsplit.accounting.compression_tally import Tally
 from jsplit.core.defences import Defence
 from jsplit.core.map_moves import cutout, mirror, shift
 from jsplit.core.mixup import check_mixup, mixup
-from jsplit.core.model_part import ModelPart, from_flax, with_precision
 from jsplit.core.option import options_of
 from jsplit.core.replay import AS_RECEIVED, Replay, chain
 from jsplit.core.simulation import Simulation, make_simulation
@@ -28,13 +25,18 @@ from jsplit.errors import InputError
 from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig, all_options, check_choices, flat
 from jsplit.experiment.initial import begun_from
+from jsplit.experiment.parts import (
+    cut_index,
+    cut_of,
+    head_of,
+    parts_of,
+    plain_client_of,
+)
 from jsplit.experiment.plain_target import with_curve
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.run_facts import facts_of
 from jsplit.experiment.step_sizes import step_sizes_of
-from jsplit.models import MODELS, Block, LocalHead, split, with_bottleneck
-
-PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+from jsplit.models import MODELS, Block
 
 
 class Experiment(NamedTuple):
@@ -72,6 +74,16 @@ def check_names(config: RunConfig) -> None:
         raise InputError(
             f"--init-part {config.init_part} says what --init gives; name a run or a "
             "file by --init"
+        )
+    if (
+        config.first_filters != "random"
+        and config.init
+        and config.init_part != "server"
+    ):
+        raise InputError(
+            f"--first-filters {config.first_filters} and --init {config.init} both say "
+            "what the client's part begins with; leave one of them out, or take the "
+            "server's half alone by --init-part server"
         )
     if config.replay_always and not config.replays:
         raise InputError(
@@ -244,41 +256,6 @@ def shape_of(config: RunConfig) -> dict[str, object]:
     }
 
 
-def parts_of(
-    config: RunConfig, classes: int, image_shape: tuple[int, ...]
-) -> tuple[ModelPart, ModelPart]:
-    """The client's and the server's part of the config's network.
-
-    Raises:
-        InputError: if a bottleneck is none.
-    """
-    blocks, cut = MODELS[config.model](classes), cut_index(config)
-    if config.bottleneck is not None:
-        try:
-            blocks = with_bottleneck(blocks, cut, config.bottleneck, image_shape)
-        except ValueError as error:
-            raise InputError(f"--bottleneck {config.bottleneck}: {error}") from error
-        cut += 1
-    client, server = (_part(config, module) for module in split(blocks, cut))
-    return client, server
-
-
-def plain_client_of(config: RunConfig, classes: int) -> ModelPart | None:
-    """The client part without a bottleneck; None where there is none."""
-    if config.bottleneck is None:
-        return None
-    return _part(config, split(MODELS[config.model](classes), cut_index(config))[0])
-
-
-def head_of(config: RunConfig, classes: int) -> ModelPart | None:
-    """The head by which a client learns alone; None where it never does."""
-    return _part(config, LocalHead(classes)) if config.local_epochs else None
-
-
-def _part(config: RunConfig, module: nn.Module) -> ModelPart:
-    return with_precision(from_flax(module), PRECISIONS[config.precision])
-
-
 def replay_of(config: RunConfig) -> Replay:
     """What the server does to stored maps before it learns from them."""
     replays = []
@@ -303,12 +280,6 @@ def defence_of(config: RunConfig) -> Defence:
     return Defence(config.nopeek, config.noise)
 
 
-def cut_of(config: RunConfig) -> str:
-    """Where the network is cut, for people: `3 (layer1_1)`."""
-    index = cut_index(config)
-    return f"{index} ({MODELS[config.model](2)[index - 1].name})"
-
-
 def shares_of(config: RunConfig, dataset: Dataset) -> list[np.ndarray]:
     """Each client's examples of a common training set, as indices."""
     return data.partition(
@@ -317,11 +288,6 @@ def shares_of(config: RunConfig, dataset: Dataset) -> list[np.ndarray]:
         scheme=config.partition,
         seed=config.seed,
     )
-
-
-def cut_index(config: RunConfig) -> int:
-    """How many blocks the client holds; the model's usual cut where none is named."""
-    return config.cut or MODELS[config.model].usual_cut
 
 
 def canonical(config: RunConfig) -> RunConfig:

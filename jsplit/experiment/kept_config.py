@@ -7,6 +7,7 @@ from jsplit.core.gates import GATES
 from jsplit.errors import InputError
 from jsplit.experiment.config import all_options, flat, from_mapping
 from jsplit.experiment.run_config import RunConfig
+from jsplit.experiment.run_labels import unlike
 
 ADDED: dict[str, Any] = {
     "precision": "float32",
@@ -28,6 +29,7 @@ ADDED: dict[str, Any] = {
     "loss_budget": None,
     "against": None,
     "bottleneck": None,
+    "first_filters": "random",
 }
 """Settings that were added since the first version, each with what runs did before.
 
@@ -91,6 +93,6 @@ def _reference(values: Mapping[str, Any], source: str) -> str:
     None meant `alike` where the states learn from different images.
     """
     others = {name: value for name, value in values.items() if name != "loss_reference"}
-    if values["loss_reference"] == "alike" or from_mapping(others, source).unlike:
+    if values["loss_reference"] == "alike" or unlike(from_mapping(others, source)):
         return "same-state"
     return "decision"

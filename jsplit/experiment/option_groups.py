@@ -2,7 +2,7 @@
 
 _GROUPS = {
     "run": "workdir",
-    "model": "model cut bottleneck precision init init_part",
+    "model": "model cut bottleneck first_filters precision init init_part",
     "data": "dataset data_dir image_size train_examples test_examples augment",
     "clients": "clients topology partition local_epochs",
     "gate": "gate",

@@ -9,13 +9,15 @@ from jsplit.errors import InputError
 from jsplit.experiment.build import canonical
 from jsplit.experiment.config import RunConfig
 
+_BEGINNING = ("init", "init_part", "first_filters")
+
 
 def plain_of(config: RunConfig) -> RunConfig:
     """Plain split learning with the same network, data, clients, epochs and seed.
 
     Always A, float32 both ways, and nothing of what may differ between runs of one
     table: no views, replay, epochs alone, bottleneck, penalty or noise. It begins with
-    the weights that the run begins with.
+    the weights that the run begins with, first filters included.
 
     Example:
         >>> plain = plain_of(RunConfig(seed=3, views="plain,mirrored", local_epochs=2))
@@ -28,7 +30,7 @@ def plain_of(config: RunConfig) -> RunConfig:
     usual = {
         name: known.default
         for name, known in options_of(RunConfig).items()
-        if known.option.compared and name not in ("init", "init_part")
+        if known.option.compared and name not in _BEGINNING
     }
     usual |= dict.fromkeys(("codec", "grad_codec"), identity().name)
     return dataclasses.replace(config, **{**usual, "gate": AlwaysGate()})

@@ -24,13 +24,11 @@ from jsplit.experiment.at_cut import codec_of, codecs_of
 from jsplit.experiment.build import (
     blocks_of,
     check_batch,
-    cut_index,
-    head_of,
     optimizer_of,
-    parts_of,
     shares_of,
 )
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.parts import cut_index, head_of, parts_of
 from jsplit.models import MODELS
 
 

@@ -263,6 +263,16 @@ class RunConfig:
         ),
     ] = "both"
 
+    first_filters: Annotated[
+        Literal["random", "dct"],
+        Option(
+            "What the first convolution's filters begin as: random ones, or the "
+            "cosines of the discrete transform (dct), which a client need not train.",
+            traced=True,
+            compared=True,
+        ),
+    ] = "random"
+
     precision: Annotated[
         Literal["float32", "bfloat16"],
         Option("The numbers that networks compute in. Everything else stays float32."),
@@ -368,17 +378,6 @@ class RunConfig:
         if self.batch_size is not None:
             return self.batch_size
         return 128 if self.clients == 1 else 100
-
-    @property
-    def unlike(self) -> list[str]:
-        """How the states learn from different images, in words; empty if not."""
-        words = []
-        if self.augment and set(self.views.split(",")) != {"augmented"}:
-            words.append("only A augments")
-        replays = self.replays
-        if replays and not self.replay_always:
-            words.append(f"only C has {', '.join(replays)}")
-        return words
 
     @property
     def replays(self) -> list[str]:

@@ -19,15 +19,31 @@ def beside_paper(config: RunConfig) -> list[str]:
 
 
 def beginning(config: RunConfig) -> list[str]:
-    """The weights that a run begins with, in a few words: none for random ones.
+    """What a run begins with, in a few words: none for random weights.
 
     Example:
         >>> beginning(RunConfig(init="runs/first")), beginning(RunConfig())
         (['begun with first'], [])
         >>> beginning(RunConfig(init="weights.safetensors", init_part="body"))
         ['begun with weights.safetensors (body)']
+        >>> beginning(RunConfig(first_filters="dct"))
+        ['dct filters']
     """
+    words = []
+    if config.first_filters != RunConfig.first_filters:
+        words.append(f"{config.first_filters} filters")
     if config.init is None:
-        return []
+        return words
     part = "" if config.init_part == RunConfig.init_part else f" ({config.init_part})"
-    return [f"begun with {Path(config.init).name or config.init}{part}"]
+    return [*words, f"begun with {Path(config.init).name or config.init}{part}"]
+
+
+def unlike(config: RunConfig) -> list[str]:
+    """How the states learn from different images, in words; empty if not."""
+    words = []
+    if config.augment and set(config.views.split(",")) != {"augmented"}:
+        words.append("only A augments")
+    replays = config.replays
+    if replays and not config.replay_always:
+        words.append(f"only C has {', '.join(replays)}")
+    return words

@@ -12,8 +12,9 @@ from jsplit.accounting.ledger import FLOAT32_BITS, Ledger
 from jsplit.codecs import identity
 from jsplit.core.init import head_bytes
 from jsplit.data.lossless import lossless_bytes
-from jsplit.experiment.build import Experiment, cut_of
+from jsplit.experiment.build import Experiment
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.parts import cut_of
 from jsplit.experiment.progress import Progress
 from jsplit.experiment.workdir import RunFolder
 from jsplit.runtime import device

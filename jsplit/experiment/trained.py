@@ -18,7 +18,7 @@ from jsplit.core.simulation import TEST_BATCH
 from jsplit.core.state import SideState
 from jsplit.core.steps import Steps, make_steps
 from jsplit.errors import InputError, RunError
-from jsplit.experiment import build, checkpoint, workdir
+from jsplit.experiment import build, checkpoint, parts, workdir
 from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.description import (
     NAME,
@@ -280,10 +280,9 @@ def load_run(
     description = read_description(path) or _computed_again(path, notify)
     build.check_kept_names(description.config, path)
     epochs = checkpoint.latest(paths.checkpoints) or description.config.all_epochs
-    parts = parts_of(description)
     halves = {
         side: Half(part, jax.tree.map(jnp.asarray, found[side]))
-        for side, part in zip(SIDES, parts, strict=True)
+        for side, part in zip(SIDES, parts_of(description), strict=True)
         if side in found
     }
     return TrainedModel(
@@ -294,7 +293,7 @@ def load_run(
 def parts_of(description: ModelDescription) -> tuple[ModelPart, ModelPart]:
     """The client's and the server's part of the network, without weights."""
     shape, classes = description.image_shape, description.num_classes
-    return build.parts_of(description.config, classes, shape)
+    return parts.parts_of(description.config, classes, shape)
 
 
 def _computed_again(path: Path, notify: Callable[[str], None]) -> ModelDescription:

@@ -6,6 +6,7 @@ from jsplit.models.blocks import Block, Chain, Model, split
 from jsplit.models.bottleneck import with_bottleneck
 from jsplit.models.cnn import cnn
 from jsplit.models.cuts import Cut, cuts
+from jsplit.models.dct import dct_filters, with_dct_filters
 from jsplit.models.local_head import LocalHead
 from jsplit.models.resnet import resnet18, resnet50
 from jsplit.models.vgg import vgg
@@ -34,9 +35,11 @@ __all__ = [
     "Model",
     "cnn",
     "cuts",
+    "dct_filters",
     "resnet18",
     "resnet50",
     "split",
     "vgg",
     "with_bottleneck",
+    "with_dct_filters",
 ]

@@ -33,6 +33,7 @@ from jsplit.errors import InputError
 from jsplit.experiment import build
 from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.parts import head_of, parts_of, plain_client_of
 from jsplit.experiment.run_facts import facts_of
 from jsplit.experiment.step_sizes import step_sizes_of
 from jsplit.net.client_state import ClientSetup
@@ -100,8 +101,8 @@ def _shapes(
     config: RunConfig, image: tuple[int, int, int], classes: int
 ) -> tuple[tuple[int, ...], int]:
     """Of one example's activations; and the bytes of the client part."""
-    client, _ = build.parts_of(config, classes, image)
-    head = build.head_of(config, classes)
+    client, _ = parts_of(config, classes, image)
+    head = head_of(config, classes)
     optimizer, x = build.optimizer_of(config), jnp.zeros((1, *image), jnp.float32)
 
     def begun(part: ModelPart, x: jax.Array) -> SideState:
@@ -174,9 +175,9 @@ def prepare_server(
     """
     build.check_batch(config, sum(sizes))
     layout = layout_of(config, sizes)
-    client, server = build.parts_of(config, classes, image)
-    head = build.head_of(config, classes)
-    plain = build.plain_client_of(config, classes)
+    client, server = parts_of(config, classes, image)
+    head = head_of(config, classes)
+    plain = plain_client_of(config, classes)
     optimizer, keys = build.optimizer_of(config), keys_of(config.seed)
     x = jnp.zeros((1, *image), jnp.float32)
     prepared = init_both(client, server, optimizer, keys, x, layout)
@@ -234,8 +235,8 @@ def prepare_client(
     moments: data.Moments,
 ) -> ClientSetup:
     """What a client computes with, for images with these moments."""
-    client, _ = build.parts_of(config, classes, image)
-    head, optimizer = build.head_of(config, classes), build.optimizer_of(config)
+    client, _ = parts_of(config, classes, image)
+    head, optimizer = head_of(config, classes), build.optimizer_of(config)
     x, keys = jnp.zeros((1, *image), jnp.float32), keys_of(config.seed)
     side = init_compiled(client, optimizer, keys.client, x)
     smashed = smashed_of(client, side, x)
@@ -256,12 +257,12 @@ def prepare_client(
 @functools.lru_cache(maxsize=8)
 def _steps(config: RunConfig, classes: int, image: tuple[int, int, int]) -> Steps:
     """The jitted steps; made once for a server and clients in one process."""
-    client, server = build.parts_of(config, classes, image)
+    client, server = parts_of(config, classes, image)
     codec, grad_codec = codecs_of(config, smashed_spec(client, image).shape[1:])
     return make_steps(
         client,
         server,
-        head=build.head_of(config, classes),
+        head=head_of(config, classes),
         client_optimizer=build.optimizer_of(config),
         server_optimizer=build.optimizer_of(config),
         codec=codec,

@@ -1,0 +1,76 @@
+"""The parts of a config's network: the client's, the server's, and a client's head."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jsplit.core.model_part import ModelPart, from_flax, with_precision
+from jsplit.errors import InputError
+from jsplit.experiment.config import RunConfig
+from jsplit.models import MODELS, LocalHead, split, with_bottleneck, with_dct_filters
+from jsplit.typing import Variables
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def cut_index(config: RunConfig) -> int:
+    """How many blocks the client holds; the model's usual cut where none is named."""
+    return config.cut or MODELS[config.model].usual_cut
+
+
+def cut_of(config: RunConfig) -> str:
+    """Where the network is cut, for people: `3 (layer1_1)`."""
+    index = cut_index(config)
+    return f"{index} ({MODELS[config.model](2)[index - 1].name})"
+
+
+def parts_of(
+    config: RunConfig, classes: int, image_shape: tuple[int, ...]
+) -> tuple[ModelPart, ModelPart]:
+    """The client's and the server's part of the config's network.
+
+    Raises:
+        InputError: if a bottleneck is none, or the first block does not take images by
+            one convolution where cosines are its filters.
+    """
+    blocks, cut = MODELS[config.model](classes), cut_index(config)
+    if config.bottleneck is not None:
+        try:
+            blocks = with_bottleneck(blocks, cut, config.bottleneck, image_shape)
+        except ValueError as error:
+            raise InputError(f"--bottleneck {config.bottleneck}: {error}") from error
+        cut += 1
+    client, server = (_part(config, module) for module in split(blocks, cut))
+    if config.first_filters == "dct":
+        client = _with_dct_filters(client, blocks[0].name)
+        try:
+            jax.eval_shape(client.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+        except ValueError as error:
+            raise InputError(
+                f"--first-filters dct does not suit --model {config.model}: {error}"
+            ) from error
+    return client, server
+
+
+def _with_dct_filters(client: ModelPart, first_block: str) -> ModelPart:
+    def init(key: jax.Array, x: jax.Array) -> Variables:
+        variables = client.init(key, x)
+        return with_dct_filters(variables, first_block, channels=x.shape[-1])
+
+    return client._replace(init=init)
+
+
+def plain_client_of(config: RunConfig, classes: int) -> ModelPart | None:
+    """The client part without a bottleneck; None where there is none."""
+    if config.bottleneck is None:
+        return None
+    return _part(config, split(MODELS[config.model](classes), cut_index(config))[0])
+
+
+def head_of(config: RunConfig, classes: int) -> ModelPart | None:
+    """The head by which a client learns alone; None where it never does."""
+    return _part(config, LocalHead(classes)) if config.local_epochs else None
+
+
+def _part(config: RunConfig, module: nn.Module) -> ModelPart:
+    return with_precision(from_flax(module), PRECISIONS[config.precision])

@@ -1,0 +1,123 @@
+"""First filters that are cosines, and a run that begins with them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jsplit.errors import InputError
+from jsplit.experiment.build import check_names
+from jsplit.experiment.config import RunConfig
+from jsplit.experiment.parts import parts_of
+from jsplit.experiment.plain import plain_of
+from jsplit.models import MODELS, dct_filters, with_dct_filters
+
+
+def filters(size: int, channels: int, features: int) -> np.ndarray:
+    """Cosines in place of zeros: `[features, size * size * channels]`."""
+    kernel = dct_filters(jnp.zeros((size, size, channels, features)))
+    return np.asarray(kernel).reshape(-1, features).T
+
+
+@given(size=st.sampled_from([1, 3, 5]), channels=st.integers(1, 4))
+def test_all_filters_of_a_sign_are_orthogonal(size: int, channels: int) -> None:
+    positive = filters(size, channels, 2 * size * size * channels)[::2]
+    products = positive @ positive.T
+    lengths = np.sqrt(np.diag(products))
+    cosines = products / np.outer(lengths, lengths)
+    np.testing.assert_allclose(cosines, np.eye(len(positive)), atol=1e-5)
+
+
+def test_filters_come_in_pairs_of_both_signs() -> None:
+    found = filters(3, 3, 16)
+    np.testing.assert_array_equal(found[::2], -found[1::2])
+
+
+def test_an_odd_number_ends_with_a_filter_of_one_sign() -> None:
+    np.testing.assert_array_equal(filters(3, 3, 5), filters(3, 3, 6)[:5])
+
+
+def test_filters_beyond_all_coefficients_stay_as_they_were() -> None:
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 1, 24))
+    found = dct_filters(kernel)
+    np.testing.assert_array_equal(found[..., 18:], kernel[..., 18:])
+    assert not np.array_equal(found[..., :18], kernel[..., :18])
+
+
+def test_the_widest_spread_comes_first_and_mixed_frequencies_after_pure_ones() -> None:
+    # A mean; then edges across, down and between colours in some order; curves.
+    waves = filters(3, 3, 16)[::2].reshape(-1, 3, 3, 3)
+    turns = [
+        tuple(int(np.abs(np.diff(wave.mean(other))).max() > 1e-6) for other in axes)
+        for wave in waves
+        for axes in [((1, 2), (0, 2), (0, 1))]
+    ]
+    assert turns[0] == (0, 0, 0)
+    assert set(turns[1:4]) == {(1, 0, 0), (0, 1, 0), (0, 0, 1)}
+    assert set(turns[4:7]) == {(1, 0, 0), (0, 1, 0), (0, 0, 1)}
+
+
+def test_what_comes_out_of_an_autoregressive_image_has_variance_1() -> None:
+    # The covariance of an image whose neighbours correlate 0.9, written out by hand.
+    near = np.array([[1, 0.9, 0.81], [0.9, 1, 0.9], [0.81, 0.9, 1]])
+    covariance = np.kron(np.kron(near, near), near)
+    found = filters(3, 3, 54)
+    variances = np.einsum("fi,ij,fj->f", found, covariance, found)
+    np.testing.assert_allclose(variances, 1, rtol=1e-4)
+
+
+def test_what_comes_out_of_photographs_has_a_variance_near_1() -> None:
+    from jsplit.data import load, normalization, preprocess
+
+    images = load("fashion_mnist_10k").train_images[:500]
+    x = preprocess(images, *normalization(images))
+    kernel = dct_filters(jnp.zeros((3, 3, 1, 8)))
+    y = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    spread = np.asarray(y).std(axis=(0, 1, 2))
+    assert (spread > 0.3).all() and (spread < 3).all()
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_every_model_begins_with_cosines_and_is_otherwise_as_it_was(model: str) -> None:
+    x, key = jnp.zeros((1, 16, 16, 3)), jax.random.key(0)
+    config = RunConfig(model=model)
+    begun, usual = (
+        parts_of(dataclasses.replace(config, first_filters=kind), 10, (16, 16, 3))[0]
+        for kind in ("dct", "random")
+    )
+    differing = [
+        (path, ours.shape)
+        for (path, ours), theirs in zip(
+            jax.tree_util.tree_leaves_with_path(begun.init(key, x)),
+            jax.tree.leaves(usual.init(key, x)),
+            strict=True,
+        )
+        if not np.array_equal(ours, theirs)
+    ]
+    ((path, shape),) = differing
+    assert path[-1].key == "kernel" and shape[:3] == (3, 3, 3)
+
+
+def test_a_block_without_exactly_one_such_kernel_is_refused() -> None:
+    two = {"a": jnp.zeros((3, 3, 3, 8)), "b": jnp.zeros((1, 1, 3, 8))}
+    with pytest.raises(ValueError, match="block stem has 2 kernels that take 3 chan"):
+        with_dct_filters({"params": {"stem": two}}, "stem", channels=3)
+    with pytest.raises(ValueError, match="block body has 0 kernels"):
+        with_dct_filters({"params": {"stem": two}}, "body", channels=3)
+
+
+def test_weights_of_another_run_and_cosines_are_not_both_the_clients() -> None:
+    config = RunConfig(first_filters="dct", init="runs/first")
+    with pytest.raises(InputError, match="--first-filters dct and --init runs/first b"):
+        check_names(config)
+    check_names(dataclasses.replace(config, init_part="server"))
+
+
+def test_plain_split_learning_beside_a_run_begins_with_the_same_filters() -> None:
+    assert plain_of(RunConfig(first_filters="dct")).first_filters == "dct"
