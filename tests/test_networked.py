@@ -27,8 +27,9 @@ ALONE = {
     "views": "plain,augmented",
     "replay_shift": 1,
     "bottleneck": 4,
+    "first_filters": "dct",
 }
-"""Clients that learn alone, then all states, two views and a bottleneck."""
+"""Cosines, clients that learn alone, then all states, two views and a bottleneck."""
 
 FEW_BITS = {"codec": "bits3-channel", "grad_codec": "bits4-stochastic"}
 FEW_VALUES = {"codec": "top16-random", "grad_codec": "where-sent"}
