@@ -71,6 +71,7 @@ def test_a_budget_that_does_not_fill_the_store_is_refused_with_the_least_that_do
         (BudgetGate(), "--gate budget needs what may cross"),
         (BudgetGate(5.0, "1MB"), "--budget 1MB and --reduction 5 both say"),
         (BudgetGate(budget="all"), "--budget must be like 150MB or 1.5GiB, got 'all'"),
+        (BudgetGate(0.5), "--reduction must be 1 or more, got 0.5"),
         (BudgetGate(budget="0MB"), "--budget must be like 150MB or 1.5GiB, got '0MB'"),
     ],
 )

@@ -199,6 +199,8 @@ class BudgetGate(GateChoice):
                 f"--budget {self.budget} and --reduction {self.reduction:g} both say "
                 "what may cross; leave one of them out"
             )
+        if self.reduction is not None and not self.reduction >= 1:
+            return f"--reduction must be 1 or more, got {self.reduction:g}"
         try:
             bytes_from(self.budget or "1")
         except ValueError:
