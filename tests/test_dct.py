@@ -10,11 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jsplit.errors import InputError
-from jsplit.experiment.build import check_names
+from jsplit.experiment.build import check_names, replay_of
 from jsplit.experiment.config import RunConfig
-from jsplit.experiment.parts import parts_of
+from jsplit.experiment.parts import mirrored_channels, parts_of
 from jsplit.experiment.plain import plain_of
-from jsplit.models import MODELS, dct_filters, with_dct_filters
+from jsplit.models import (
+    MODELS,
+    dct_filters,
+    mirrored_filters,
+    with_dct_filters,
+)
 
 
 def filters(size: int, channels: int, features: int) -> np.ndarray:
@@ -121,3 +126,44 @@ def test_weights_of_another_run_and_cosines_are_not_both_the_clients() -> None:
 
 def test_plain_split_learning_beside_a_run_begins_with_the_same_filters() -> None:
     assert plain_of(RunConfig(first_filters="dct")).first_filters == "dct"
+
+
+@pytest.mark.parametrize("model", ["cnn", "resnet18"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_map_of_a_mirrored_image_is_the_mirrored_map_with_pairs_exchanged(
+    model: str, channels: int
+) -> None:
+    shape = (8, 8, channels)
+    config = RunConfig(model=model, cut=1, first_filters="dct", replay_mirror=True)
+    client, _ = parts_of(config, 10, shape)
+    x = jax.random.normal(jax.random.key(1), (32, *shape))
+    variables = client.init(jax.random.key(0), x)
+
+    def maps(x: jax.Array) -> jax.Array:
+        return client.apply(variables, x, mask=None, key=None, train=False)[0]
+
+    places = mirrored_channels(config, shape)
+    assert places is not None
+    cosines = min(len(places), 2 * 9 * channels)
+    turned = maps(x)[:, :, ::-1, np.asarray(places)]
+    np.testing.assert_allclose(
+        maps(x[:, :, ::-1])[..., :cosines], turned[..., :cosines], rtol=1e-5, atol=1e-4
+    )
+    # What the server of such a run does to half of the maps.
+    replay = replay_of(config, shape)
+    found, _ = replay.apply(jax.random.key(2), maps(x), None)
+    mirrored = np.asarray((found == turned).all(axis=(1, 2, 3)))
+    kept = np.asarray((found == maps(x)).all(axis=(1, 2, 3)))
+    assert (mirrored ^ kept).all() and mirrored.any() and kept.any()
+
+
+def test_channels_are_exchanged_only_where_cosines_cross() -> None:
+    shape, config = (8, 8, 3), RunConfig(model="cnn", first_filters="dct")
+    assert mirrored_channels(config, shape) is not None
+    for changes in ({"cut": 2}, {"bottleneck": 4}, {"first_filters": "random"}):
+        assert mirrored_channels(dataclasses.replace(config, **changes), shape) is None
+
+
+def test_filters_without_their_pair_count_as_symmetric() -> None:
+    assert mirrored_filters((3, 3, 1, 3)) == [0, 1, 2]
+    assert mirrored_filters((3, 3, 1, 24))[18:] == list(range(18, 24))

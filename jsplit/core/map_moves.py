@@ -2,15 +2,17 @@
 
 For convolutions without a position of their own, the map of a shifted image is the
 shifted map but for its borders, as long as the shift is a multiple of the strides
-between. Mirroring is no such symmetry (filters are not symmetric), but what one image
-in two looks like after it is learned all the same. Each is drawn anew for each example
+between. Mirroring is no such symmetry, because learned filters are not symmetric (for
+others `mirror` takes places); what half of the images look like then is learned all the
+same. Each is drawn anew for each example
 and each step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from jsplit.core.replay import Replay
@@ -58,11 +60,16 @@ def shift(cells: int) -> Replay:
     return Replay(_of_each(move), check)
 
 
-def mirror() -> Replay:
+def mirror(places: Sequence[int] | None = None) -> Replay:
     """Mirrors half of the maps left and right.
+
+    Args:
+        places: for each channel, the one that takes its place in a mirrored map, as
+            `jsplit.models.mirrored_filters` says; None: it keeps its own. Static.
 
     Raises:
         InputError: by `check`, if an example is not `[height, width, channels]`.
+        ValueError: by `check`, if it has not as many channels as there are places.
 
     Example:
         >>> maps = jnp.arange(3.0).reshape(1, 1, 3, 1)
@@ -75,9 +82,20 @@ def mirror() -> Replay:
     """
 
     def turn(key: jax.Array, one: jax.Array) -> jax.Array:
-        return jnp.where(jax.random.bernoulli(key), one[:, ::-1], one)
+        turned = one[:, ::-1]
+        if places is not None:
+            turned = turned[..., np.asarray(places)]
+        return jnp.where(jax.random.bernoulli(key), turned, one)
 
-    return Replay(_of_each(turn), lambda shape: _check_picture("mirror", shape))
+    def check(smashed_shape: tuple[int, ...]) -> None:
+        _check_picture("mirror", smashed_shape)
+        if places is not None and len(places) != smashed_shape[-1]:
+            raise ValueError(
+                f"mirror has places for {len(places)} channels, and maps have "
+                f"{smashed_shape[-1]}"
+            )
+
+    return Replay(_of_each(turn), check)
 
 
 def cutout(cells: int) -> Replay:

@@ -29,6 +29,7 @@ from jsplit.experiment.parts import (
     cut_index,
     cut_of,
     head_of,
+    mirrored_channels,
     parts_of,
     plain_client_of,
 )
@@ -204,8 +205,8 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         ),
         refresh_statistics=config.refresh_statistics,
         defence=defence_of(config),
-        replay=replay_of(config),
-        received_replay=received_replay_of(config),
+        replay=replay_of(config, shape),
+        received_replay=received_replay_of(config, shape),
         seed=config.seed,
         devices=jax.devices() if config.mesh else None,
         observe=ignore if tally is None else tally.observe,
@@ -256,13 +257,13 @@ def shape_of(config: RunConfig) -> dict[str, object]:
     }
 
 
-def replay_of(config: RunConfig) -> Replay:
-    """What the server does to stored maps before it learns from them."""
+def replay_of(config: RunConfig, image_shape: tuple[int, ...]) -> Replay:
+    """What the server does to stored maps of such images before it learns from them."""
     replays = []
     if config.replay_shift:
         replays.append(shift(config.replay_shift))
     if config.replay_mirror:
-        replays.append(mirror())
+        replays.append(mirror(mirrored_channels(config, image_shape)))
     if config.replay_cutout:
         replays.append(cutout(config.replay_cutout))
     if config.mixup:
@@ -270,9 +271,9 @@ def replay_of(config: RunConfig) -> Replay:
     return chain(*replays)
 
 
-def received_replay_of(config: RunConfig) -> Replay:
+def received_replay_of(config: RunConfig, image_shape: tuple[int, ...]) -> Replay:
     """What it does, in A and B, to those that just came."""
-    return replay_of(config) if config.replay_always else AS_RECEIVED
+    return replay_of(config, image_shape) if config.replay_always else AS_RECEIVED
 
 
 def defence_of(config: RunConfig) -> Defence:

@@ -7,7 +7,15 @@ from flax import linen as nn
 from jsplit.core.model_part import ModelPart, from_flax, with_precision
 from jsplit.errors import InputError
 from jsplit.experiment.config import RunConfig
-from jsplit.models import MODELS, LocalHead, split, with_bottleneck, with_dct_filters
+from jsplit.models import (
+    MODELS,
+    LocalHead,
+    first_kernel_shape,
+    mirrored_filters,
+    split,
+    with_bottleneck,
+    with_dct_filters,
+)
 from jsplit.typing import Variables
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -58,6 +66,26 @@ def _with_dct_filters(client: ModelPart, first_block: str) -> ModelPart:
         return with_dct_filters(variables, first_block, channels=x.shape[-1])
 
     return client._replace(init=init)
+
+
+def mirrored_channels(
+    config: RunConfig, image_shape: tuple[int, ...]
+) -> list[int] | None:
+    """For each channel at the cut, that which has its place for mirrored images.
+
+    None where no channels are known to be each other's: only the cosines of a client
+    that is one convolution are.
+    """
+    known = config.first_filters == "dct" and cut_index(config) == 1
+    if not known or config.bottleneck is not None:
+        return None
+    blocks = MODELS[config.model](2)
+    client, _ = parts_of(config, 2, image_shape)
+    x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(client.init, jax.random.key(0), x)
+    return mirrored_filters(
+        first_kernel_shape(variables, blocks[0].name, image_shape[-1])
+    )
 
 
 def plain_client_of(config: RunConfig, classes: int) -> ModelPart | None:

@@ -6,7 +6,12 @@ from jsplit.models.blocks import Block, Chain, Model, split
 from jsplit.models.bottleneck import with_bottleneck
 from jsplit.models.cnn import cnn
 from jsplit.models.cuts import Cut, cuts
-from jsplit.models.dct import dct_filters, with_dct_filters
+from jsplit.models.dct import (
+    dct_filters,
+    first_kernel_shape,
+    mirrored_filters,
+    with_dct_filters,
+)
 from jsplit.models.local_head import LocalHead
 from jsplit.models.resnet import resnet18, resnet50
 from jsplit.models.vgg import vgg
@@ -36,6 +41,8 @@ __all__ = [
     "cnn",
     "cuts",
     "dct_filters",
+    "first_kernel_shape",
+    "mirrored_filters",
     "resnet18",
     "resnet50",
     "split",

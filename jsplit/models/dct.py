@@ -10,6 +10,7 @@ learn faster (Jordan 2024, arXiv:2404.00498, by components of its own images).
 """
 
 import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -52,21 +53,41 @@ def dct_filters(kernel: Float[Array, "k k i o"]) -> Float[Array, "k k i o"]:
     *sizes, features = kernel.shape
     bases = [_cosines(size) for size in sizes]
     spreads = [_spread(basis) for basis in bases]
-    frequencies = itertools.product(*map(range, sizes))
-
-    def spread(at: tuple[int, ...]) -> float:
-        chosen = (axis[f] for axis, f in zip(spreads, at, strict=True))
-        return float(np.prod(list(chosen)))
-
-    # Rounded, so that what is equal but for rounding keeps its order everywhere.
-    widest = sorted(frequencies, key=lambda at: -round(spread(at), 9))
     filters = []
-    for at in widest[: -(-features // 2)]:
+    for at in _widest_first(sizes)[: -(-features // 2)]:
         waves = [basis[f] for basis, f in zip(bases, at, strict=True)]
-        wave = np.einsum("h,w,c->hwc", *waves) / spread(at)
+        spread = [axis[f] for axis, f in zip(spreads, at, strict=True)]
+        wave = np.einsum("h,w,c->hwc", *waves) / np.prod(spread)
         filters += [wave, -wave]
     chosen = jnp.asarray(np.stack(filters, axis=-1)[..., :features], kernel.dtype)
     return kernel.at[..., : chosen.shape[-1]].set(chosen)
+
+
+def mirrored_filters(shape: Sequence[int]) -> list[int]:
+    """Which filter sees in an image what each of these sees in its mirror image.
+
+    A cosine is symmetric left and right, and then it is itself, or mirroring changes
+    its sign, and then it is the other one of its pair: the maps of a mirrored image
+    are, to the bit but for the order of sums, the mirrored maps with those exchanged.
+    Filters that are no cosines, or whose pair is not complete, count as symmetric.
+
+    Args:
+        shape: of the kernel, `(k, k, i, o)`.
+
+    Returns:
+        `o` places, from 0.
+
+    Example:
+        >>> mirrored_filters((3, 3, 1, 8))  # of 2 and 3, an edge across, the other
+        [0, 1, 3, 2, 4, 5, 6, 7]
+    """
+    *sizes, features = shape
+    places = list(range(features))
+    for number, (_, across, _) in enumerate(_widest_first(sizes)):
+        plus, minus = 2 * number, 2 * number + 1
+        if across % 2 and minus < features:
+            places[plus], places[minus] = minus, plus
+    return places
 
 
 def with_dct_filters(variables: Variables, block: str, channels: int) -> Variables:
@@ -89,10 +110,42 @@ def with_dct_filters(variables: Variables, block: str, channels: int) -> Variabl
         >>> round(float(begun["params"]["stem"]["kernel"][0, 0, 0, 0]), 2)
         0.04
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(variables)
+    leaves, structure = jax.tree.flatten(variables)
+    index = _first_kernel(variables, block, channels)
+    leaves[index] = dct_filters(leaves[index])
+    return jax.tree.unflatten(structure, leaves)
+
+
+def first_kernel_shape(
+    variables: Variables, block: str, channels: int
+) -> tuple[int, ...]:
+    """The shape of the kernel that `with_dct_filters` would change.
+
+    Args:
+        variables: of a network, or of its first part; arrays or their shapes.
+        block: the name of its first block.
+        channels: of its images.
+
+    Raises:
+        ValueError: if the block has not exactly one kernel that takes such images.
+
+    Example:
+        >>> variables = {"params": {"stem": {"kernel": jnp.zeros((3, 3, 3, 8))}}}
+        >>> first_kernel_shape(variables, "stem", channels=3)
+        (3, 3, 3, 8)
+    """
+    index = _first_kernel(variables, block, channels)
+    shape: tuple[int, ...] = jax.tree.leaves(variables)[index].shape
+    return shape
+
+
+def _first_kernel(variables: Variables, block: str, channels: int) -> int:
+    """Its place among the leaves."""
     kernels = [
         index
-        for index, (path, leaf) in enumerate(leaves)
+        for index, (path, leaf) in enumerate(
+            jax.tree_util.tree_leaves_with_path(variables)
+        )
         if [getattr(key, "key", None) for key in path[:2]] == ["params", block]
         and leaf.ndim == 4
         and leaf.shape[2] == channels
@@ -102,9 +155,19 @@ def with_dct_filters(variables: Variables, block: str, channels: int) -> Variabl
             f"block {block} has {len(kernels)} kernels that take {channels} channels, "
             "and cosines are for a single one"
         )
-    arrays = [leaf for _, leaf in leaves]
-    arrays[kernels[0]] = dct_filters(arrays[kernels[0]])
-    return jax.tree.unflatten(structure, arrays)
+    return kernels[0]
+
+
+def _widest_first(sizes: Sequence[int]) -> list[tuple[int, ...]]:
+    """The frequencies of all coefficients, those of widest spread first."""
+    spreads = [_spread(_cosines(size)) for size in sizes]
+
+    def spread(at: tuple[int, ...]) -> float:
+        # Rounded, so that what is equal but for rounding keeps its order everywhere.
+        chosen = [axis[f] for axis, f in zip(spreads, at, strict=True)]
+        return round(float(np.prod(chosen)), 9)
+
+    return sorted(itertools.product(*map(range, sizes)), key=lambda at: -spread(at))
 
 
 def _cosines(size: int) -> np.ndarray:

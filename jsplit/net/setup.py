@@ -181,7 +181,7 @@ def prepare_server(
     optimizer, keys = build.optimizer_of(config), keys_of(config.seed)
     x = jnp.zeros((1, *image), jnp.float32)
     prepared = init_both(client, server, optimizer, keys, x, layout)
-    build.replay_of(config).check(prepared.smashed.shape[1:])
+    build.replay_of(config, image).check(prepared.smashed.shape[1:])
     own = None
     if head is not None:
         own = init_head(head, optimizer, keys, prepared.smashed, layout)
@@ -269,6 +269,6 @@ def _steps(config: RunConfig, classes: int, image: tuple[int, int, int]) -> Step
         grad_codec=grad_codec,
         refresh_statistics=config.refresh_statistics,
         defence=build.defence_of(config),
-        replay=build.replay_of(config),
-        received_replay=build.received_replay_of(config),
+        replay=build.replay_of(config, image),
+        received_replay=build.received_replay_of(config, image),
     )
