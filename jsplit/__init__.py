@@ -9,6 +9,7 @@ The values that a training is made of, and the function that puts them together:
     loss_gate(...), always_gate(), ...  gates
     PARALLEL, SEQUENTIAL                topologies
     shift, mirror, cutout, mixup, chain what the server does to maps that it stored
+    dct_filters, with_dct_filters       first filters that a client need not train
     LocalHead(classes)                  by which a client learns alone at first
     Defence(...)                        what hides examples from the server
     make_simulation(...)                all of it on one machine; run with `.run`
@@ -76,6 +77,7 @@ __all__ = [  # noqa: F405
     "budget_gate",
     "chain",
     "cutout",
+    "dct_filters",
     "float8",
     "freeze_gate",
     "from_flax",
@@ -90,6 +92,7 @@ __all__ = [  # noqa: F405
     "make_simulation",
     "make_steps",
     "mirror",
+    "mirrored_filters",
     "mixup",
     "packed",
     "payload_costs",
@@ -99,6 +102,7 @@ __all__ = [  # noqa: F405
     "where_sent",
     "wire_costs",
     "with_bottleneck",
+    "with_dct_filters",
     "with_precision",
     "with_views",
 ]

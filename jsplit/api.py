@@ -43,5 +43,13 @@ from jsplit.core.steps import Steps, make_steps
 from jsplit.core.store import Store
 from jsplit.core.topology import PARALLEL, SEQUENTIAL, Layout, Topology, make_layout
 from jsplit.core.transform import Transform
-from jsplit.models import MODELS, LocalHead, Model, with_bottleneck
+from jsplit.models import (
+    MODELS,
+    LocalHead,
+    Model,
+    dct_filters,
+    mirrored_filters,
+    with_bottleneck,
+    with_dct_filters,
+)
 from jsplit.typing import LOCAL, OFFLINE, REFRESH, STATES, SYNC, Codec, Packet

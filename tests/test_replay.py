@@ -54,6 +54,20 @@ def test_half_of_the_maps_are_mirrored():
     np.testing.assert_allclose(turned.mean(), 0.5, atol=0.05)
 
 
+def test_channels_are_exchanged_in_mirrored_maps_alone():
+    x = maps(shape=(50, 2, 4, 3))
+    places = [1, 0, 2]
+    found = np.asarray(mirror(places).apply(KEY, jnp.asarray(x), None)[0])
+    kept = (found == x).all(axis=(1, 2, 3))
+    turned = (found == x[:, :, ::-1][..., places]).all(axis=(1, 2, 3))
+    assert (kept ^ turned).all() and kept.any() and turned.any()
+
+
+def test_places_for_other_channels_than_there_are_are_refused():
+    with pytest.raises(ValueError, match="places for 2 channels, and maps have 3"):
+        mirror([1, 0]).check((2, 4, 3))
+
+
 @given(seed=st.integers(0, 1000), cells=st.integers(1, 4))
 def test_a_cutout_blanks_one_square_and_nothing_else(seed, cells):
     x = maps(seed, (8, 6, 7, 2)) + 10  # never 0
