@@ -70,6 +70,7 @@ MODULES = (
     "net.connection_watch",
     "net.conversation",
     "net.events",
+    "net.grpc_channel",
     "net.reconnect",
     "net.tcp_meter",
     "runtime.folders",

@@ -331,7 +331,25 @@ def _reason(error: grpc.RpcError) -> Exception:
         )
     if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Refusal("FULL", "the server has no place for another connection")
-    return ConnectionLost(" ".join((call.details() or call.code().name).split())[:200])
+    return ConnectionLost(cause_of(call.details() or call.code().name)[:200])
+
+
+_FRAMING = re.compile(
+    r"^failed to connect to all addresses; last error: "
+    r"([A-Z_]+: )?(ipv[46]:\S+: )?(Failed to connect to remote host: )?"
+)
+
+
+def cause_of(details: str) -> str:
+    """Why a call failed, in one line, without what gRPC puts around it.
+
+    Example:
+        >>> cause_of("failed to connect to all addresses; last error: UNKNOWN: "
+        ...          "ipv4:127.0.0.1:7070: Failed to connect to remote host: "
+        ...          "Connection refused")
+        'Connection refused'
+    """
+    return _FRAMING.sub("", " ".join(details.split()))
 
 
 @contextlib.contextmanager
