@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jsplit.errors import InputError
-from jsplit.experiment.build import check_names, replay_of
+from jsplit.experiment.build import check_names, replay_of, shape_of
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.parts import mirrored_channels, parts_of
 from jsplit.experiment.plain import plain_of
@@ -111,9 +111,9 @@ def test_every_model_begins_with_cosines_and_is_otherwise_as_it_was(model: str) 
 
 def test_a_block_without_exactly_one_such_kernel_is_refused() -> None:
     two = {"a": jnp.zeros((3, 3, 3, 8)), "b": jnp.zeros((1, 1, 3, 8))}
-    with pytest.raises(ValueError, match="block stem has 2 kernels that take 3 chan"):
+    with pytest.raises(ValueError, match="stem has 2 kernels of images with 3 cha"):
         with_dct_filters({"params": {"stem": two}}, "stem", channels=3)
-    with pytest.raises(ValueError, match="block body has 0 kernels"):
+    with pytest.raises(ValueError, match="no block body with parameters, but stem"):
         with_dct_filters({"params": {"stem": two}}, "body", channels=3)
 
 
@@ -167,3 +167,23 @@ def test_channels_are_exchanged_only_where_cosines_cross() -> None:
 def test_filters_without_their_pair_count_as_symmetric() -> None:
     assert mirrored_filters((3, 3, 1, 3)) == [0, 1, 2]
     assert mirrored_filters((3, 3, 1, 24))[18:] == list(range(18, 24))
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8), (0, 3, 3, 8), (3, 3, 3, 0), ()])
+def test_what_is_no_kernel_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="height, width, channels and filters"):
+        dct_filters(jnp.zeros(shape))
+    with pytest.raises(ValueError, match="height, width, channels and filters"):
+        mirrored_filters(shape)
+
+
+def test_a_kernel_of_integers_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be floats, got int32"):
+        dct_filters(jnp.zeros((3, 3, 3, 8), jnp.int32))
+
+
+def test_runs_with_other_first_filters_share_no_program() -> None:
+    # Which channels a mirrored map exchanges is part of it.
+    config = RunConfig(replay_mirror=True)
+    other = dataclasses.replace(config, first_filters="dct")
+    assert shape_of(config) != shape_of(other)

@@ -68,6 +68,12 @@ def test_places_for_other_channels_than_there_are_are_refused():
         mirror([1, 0]).check((2, 4, 3))
 
 
+@pytest.mark.parametrize("places", [[0, 0], [1, 2], [-1, 0]])
+def test_places_that_are_no_order_of_the_channels_are_refused(places):
+    with pytest.raises(ValueError, match="places must be 0 to 1 in some order, got"):
+        mirror(places)
+
+
 @given(seed=st.integers(0, 1000), cells=st.integers(1, 4))
 def test_a_cutout_blanks_one_square_and_nothing_else(seed, cells):
     x = maps(seed, (8, 6, 7, 2)) + 10  # never 0

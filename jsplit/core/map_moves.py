@@ -2,10 +2,10 @@
 
 For convolutions without a position of their own, the map of a shifted image is the
 shifted map but for its borders, as long as the shift is a multiple of the strides
-between. Mirroring is no such symmetry, because learned filters are not symmetric (for
-others `mirror` takes places); what half of the images look like then is learned all the
-same. Each is drawn anew for each example
-and each step.
+between. Mirroring is no such symmetry where filters were learned, because they are not
+symmetric, but what half of the images look like then is learned all the same; where
+filters are each other's mirror images, `mirror` is told so. Each is drawn anew for each
+example and each step.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,11 +65,12 @@ def mirror(places: Sequence[int] | None = None) -> Replay:
 
     Args:
         places: for each channel, the one that takes its place in a mirrored map, as
-            `jsplit.models.mirrored_filters` says; None: it keeps its own. Static.
+            `jsplit.mirrored_filters` says; None: it keeps its own. Static.
 
     Raises:
         InputError: by `check`, if an example is not `[height, width, channels]`.
-        ValueError: by `check`, if it has not as many channels as there are places.
+        ValueError: if the places are not those of all channels in some order; by
+            `check`, if there are not as many as channels.
 
     Example:
         >>> maps = jnp.arange(3.0).reshape(1, 1, 3, 1)
@@ -80,6 +81,10 @@ def mirror(places: Sequence[int] | None = None) -> Replay:
         >>> sorted(drawn)
         [(0.0, 1.0, 2.0), (2.0, 1.0, 0.0)]
     """
+    if places is not None and sorted(places) != list(range(len(places))):
+        raise ValueError(
+            f"places must be 0 to {len(places) - 1} in some order, got {list(places)}"
+        )
 
     def turn(key: jax.Array, one: jax.Array) -> jax.Array:
         turned = one[:, ::-1]

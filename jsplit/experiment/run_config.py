@@ -170,7 +170,10 @@ class RunConfig:
     replay_mirror: Annotated[
         bool,
         Option(
-            "State C mirrors half of the stored maps.", beyond_a=True, compared=True
+            "State C mirrors half of the stored maps, as --first-filters dct has it "
+            "where only those filters are the client's.",
+            beyond_a=True,
+            compared=True,
         ),
     ] = False
     replay_cutout: Annotated[
@@ -268,7 +271,6 @@ class RunConfig:
         Option(
             "What the first convolution's filters begin as: random ones, or the "
             "cosines of the discrete transform (dct), which a client need not train.",
-            traced=True,
             compared=True,
         ),
     ] = "random"

@@ -7,7 +7,7 @@ from jsplit.experiment.run_config import RunConfig
 
 def beside_paper(config: RunConfig) -> list[str]:
     """What a run does beside the paper's states, each in a few words, for labels."""
-    words = []
+    words = filters(config)
     if config.local_epochs:
         words.append(f"alone {config.local_epochs}")
     if config.bottleneck is not None:
@@ -18,24 +18,30 @@ def beside_paper(config: RunConfig) -> list[str]:
     return words + [replay + where for replay in config.replays]
 
 
+def filters(config: RunConfig) -> list[str]:
+    """What the first filters begin as, in a few words: none for random ones.
+
+    Example:
+        >>> filters(RunConfig(first_filters="dct")), filters(RunConfig())
+        (['dct filters'], [])
+    """
+    known = config.first_filters != RunConfig.first_filters
+    return [f"{config.first_filters} filters"] * known
+
+
 def beginning(config: RunConfig) -> list[str]:
-    """What a run begins with, in a few words: none for random weights.
+    """The weights that a run begins with, in a few words: none for random ones.
 
     Example:
         >>> beginning(RunConfig(init="runs/first")), beginning(RunConfig())
         (['begun with first'], [])
         >>> beginning(RunConfig(init="weights.safetensors", init_part="body"))
         ['begun with weights.safetensors (body)']
-        >>> beginning(RunConfig(first_filters="dct"))
-        ['dct filters']
     """
-    words = []
-    if config.first_filters != RunConfig.first_filters:
-        words.append(f"{config.first_filters} filters")
     if config.init is None:
-        return words
+        return []
     part = "" if config.init_part == RunConfig.init_part else f" ({config.init_part})"
-    return [*words, f"begun with {Path(config.init).name or config.init}{part}"]
+    return [f"begun with {Path(config.init).name or config.init}{part}"]
 
 
 def unlike(config: RunConfig) -> list[str]:

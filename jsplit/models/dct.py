@@ -36,10 +36,13 @@ def dct_filters(kernel: Float[Array, "k k i o"]) -> Float[Array, "k k i o"]:
     by it: what comes out has a variance near 1.
 
     Args:
-        kernel: of images whose channels have mean 0 and variance 1.
+        kernel: of images whose channels have mean 0 and variance 1; floating point.
 
     Returns:
         The same shape and dtype.
+
+    Raises:
+        ValueError: if it is no kernel of floating-point numbers, or empty.
 
     Example:
         >>> filters = dct_filters(jnp.zeros((3, 3, 1, 4)))
@@ -50,7 +53,9 @@ def dct_filters(kernel: Float[Array, "k k i o"]) -> Float[Array, "k k i o"]:
         >>> bool((filters[..., 1] == -filters[..., 0]).all())
         True
     """
-    *sizes, features = kernel.shape
+    *sizes, features = _checked(kernel.shape)
+    if not jnp.issubdtype(kernel.dtype, jnp.floating):
+        raise ValueError(f"a kernel of cosines must be floats, got {kernel.dtype}")
     bases = [_cosines(size) for size in sizes]
     spreads = [_spread(basis) for basis in bases]
     filters = []
@@ -60,16 +65,18 @@ def dct_filters(kernel: Float[Array, "k k i o"]) -> Float[Array, "k k i o"]:
         wave = np.einsum("h,w,c->hwc", *waves) / np.prod(spread)
         filters += [wave, -wave]
     chosen = jnp.asarray(np.stack(filters, axis=-1)[..., :features], kernel.dtype)
-    return kernel.at[..., : chosen.shape[-1]].set(chosen)
+    return jnp.asarray(kernel).at[..., : chosen.shape[-1]].set(chosen)
 
 
 def mirrored_filters(shape: Sequence[int]) -> list[int]:
     """Which filter sees in an image what each of these sees in its mirror image.
 
     A cosine is symmetric left and right, and then it is itself, or mirroring changes
-    its sign, and then it is the other one of its pair: the maps of a mirrored image
-    are, to the bit but for the order of sums, the mirrored maps with those exchanged.
-    Filters that are no cosines, or whose pair is not complete, count as symmetric.
+    its sign, and then it is the other one of its pair. So the maps of a mirrored image
+    are, within rounding, the mirrored maps with those exchanged, if the convolution and
+    what follows treat left and right alike: stride 1 with an odd kernel (or without
+    padding), and a pooling that leaves no column over. Filters that are no cosines, or
+    whose pair is not complete, count as symmetric, which they are not.
 
     Args:
         shape: of the kernel, `(k, k, i, o)`.
@@ -77,11 +84,14 @@ def mirrored_filters(shape: Sequence[int]) -> list[int]:
     Returns:
         `o` places, from 0.
 
+    Raises:
+        ValueError: if it is no shape of a kernel, or one of an empty one.
+
     Example:
         >>> mirrored_filters((3, 3, 1, 8))  # of 2 and 3, an edge across, the other
         [0, 1, 3, 2, 4, 5, 6, 7]
     """
-    *sizes, features = shape
+    *sizes, features = _checked(shape)
     places = list(range(features))
     for number, (_, across, _) in enumerate(_widest_first(sizes)):
         plus, minus = 2 * number, 2 * number + 1
@@ -102,7 +112,8 @@ def with_dct_filters(variables: Variables, block: str, channels: int) -> Variabl
         The same, but for the kernel of that block.
 
     Raises:
-        ValueError: if the block has not exactly one kernel that takes such images.
+        ValueError: if there is no such block, or it has not exactly one kernel that
+            takes such images.
 
     Example:
         >>> variables = {"params": {"stem": {"kernel": jnp.zeros((3, 3, 3, 8))}}}
@@ -127,7 +138,8 @@ def first_kernel_shape(
         channels: of its images.
 
     Raises:
-        ValueError: if the block has not exactly one kernel that takes such images.
+        ValueError: if there is no such block, or it has not exactly one kernel that
+            takes such images.
 
     Example:
         >>> variables = {"params": {"stem": {"kernel": jnp.zeros((3, 3, 3, 8))}}}
@@ -150,12 +162,24 @@ def _first_kernel(variables: Variables, block: str, channels: int) -> int:
         and leaf.ndim == 4
         and leaf.shape[2] == channels
     ]
+    if block not in variables["params"]:
+        there = ", ".join(variables["params"]) or "none"
+        raise ValueError(f"there is no block {block} with parameters, but {there}")
     if len(kernels) != 1:
         raise ValueError(
-            f"block {block} has {len(kernels)} kernels that take {channels} channels, "
-            "and cosines are for a single one"
+            f"block {block} has {len(kernels)} kernels of images with {channels} "
+            "channels, and cosines are for a single one"
         )
     return kernels[0]
+
+
+def _checked(shape: Sequence[int]) -> Sequence[int]:
+    if len(shape) != 4 or min(shape) < 1:
+        raise ValueError(
+            "a kernel has height, width, channels and filters, 1 or more of each, got "
+            f"{tuple(shape)}"
+        )
+    return shape
 
 
 def _widest_first(sizes: Sequence[int]) -> list[tuple[int, ...]]:
