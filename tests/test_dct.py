@@ -160,7 +160,7 @@ def test_the_map_of_a_mirrored_image_is_the_mirrored_map_with_pairs_exchanged(
 def test_channels_are_exchanged_only_where_cosines_cross() -> None:
     shape, config = (8, 8, 3), RunConfig(model="cnn", first_filters="dct")
     assert mirrored_channels(config, shape) is not None
-    for changes in ({"cut": 2}, {"bottleneck": 4}, {"first_filters": "random"}):
+    for changes in ({"cut": 2}, {"first_filters": "random"}):
         assert mirrored_channels(dataclasses.replace(config, **changes), shape) is None
 
 
@@ -187,3 +187,36 @@ def test_runs_with_other_first_filters_share_no_program() -> None:
     config = RunConfig(replay_mirror=True)
     other = dataclasses.replace(config, first_filters="dct")
     assert shape_of(config) != shape_of(other)
+
+
+def test_a_bottleneck_passes_the_widest_cosines_on() -> None:
+    shape = (8, 8, 3)
+    whole = RunConfig(model="vgg11", cut=1, first_filters="dct", replay_mirror=True)
+    x = jax.random.normal(jax.random.key(1), (4, *shape))
+
+    def maps(config: RunConfig, x: jax.Array) -> jax.Array:
+        client, _ = parts_of(config, 10, shape)
+        variables = client.init(jax.random.key(0), x)
+        return client.apply(variables, x, mask=None, key=None, train=False)[0]
+
+    narrow = dataclasses.replace(whole, bottleneck=6)
+    np.testing.assert_allclose(maps(narrow, x), maps(whole, x)[..., :6], rtol=1e-5)
+    places = mirrored_channels(narrow, shape)
+    turned = maps(narrow, x)[:, :, ::-1, np.asarray(places)]
+    mirrored = maps(narrow, x[:, :, ::-1])
+    np.testing.assert_allclose(mirrored, turned, rtol=1e-5, atol=1e-4)
+    assert places != list(range(6))
+
+
+def test_after_later_blocks_a_bottleneck_begins_at_random() -> None:
+    shape = (8, 8, 3)
+    config = RunConfig(model="cnn", cut=2, bottleneck=4, first_filters="dct")
+    begun, usual = (
+        parts_of(dataclasses.replace(config, first_filters=kind), 10, shape)[0]
+        for kind in ("dct", "random")
+    )
+    kernels = [
+        part.init(jax.random.key(0), jnp.zeros((1, *shape)))["params"]["narrow"]
+        for part in (begun, usual)
+    ]
+    np.testing.assert_array_equal(*(kernel["Dense_0"]["kernel"] for kernel in kernels))

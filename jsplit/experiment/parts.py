@@ -12,6 +12,7 @@ from jsplit.models import (
     LocalHead,
     first_kernel_shape,
     mirrored_filters,
+    passing_first_channels,
     split,
     with_bottleneck,
     with_dct_filters,
@@ -50,7 +51,7 @@ def parts_of(
         cut += 1
     client, server = (_part(config, module) for module in split(blocks, cut))
     if config.first_filters == "dct":
-        client = _with_dct_filters(client, blocks[0].name)
+        client = _with_dct_filters(config, client, blocks[0].name)
         try:
             jax.eval_shape(client.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
         except ValueError as error:
@@ -60,9 +61,16 @@ def parts_of(
     return client, server
 
 
-def _with_dct_filters(client: ModelPart, first_block: str) -> ModelPart:
+def _with_dct_filters(
+    config: RunConfig, client: ModelPart, first_block: str
+) -> ModelPart:
+    """The client part that begins with cosines; a bottleneck passes the first on."""
+    cosines_cross = cut_index(config) == 1
+
     def init(key: jax.Array, x: jax.Array) -> Variables:
         variables = client.init(key, x)
+        if cosines_cross and config.bottleneck is not None:
+            variables = passing_first_channels(variables)
         return with_dct_filters(variables, first_block, channels=x.shape[-1])
 
     return client._replace(init=init)
@@ -73,19 +81,18 @@ def mirrored_channels(
 ) -> list[int] | None:
     """For each channel at the cut, that which has its place for mirrored images.
 
-    None where no channels are known to be each other's: only the cosines of a client
-    that is one convolution are.
+    None where no channels are known to be each other's: only cosines are, where they
+    cross as they are.
     """
-    known = config.first_filters == "dct" and cut_index(config) == 1
-    if not known or config.bottleneck is not None:
+    if config.first_filters != "dct" or cut_index(config) != 1:
         return None
     blocks = MODELS[config.model](2)
     client, _ = parts_of(config, 2, image_shape)
     x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(client.init, jax.random.key(0), x)
-    return mirrored_filters(
-        first_kernel_shape(variables, blocks[0].name, image_shape[-1])
-    )
+    shape = first_kernel_shape(variables, blocks[0].name, image_shape[-1])
+    crossing = config.bottleneck or shape[-1]
+    return mirrored_filters((*shape[:-1], crossing))
 
 
 def plain_client_of(config: RunConfig, classes: int) -> ModelPart | None:

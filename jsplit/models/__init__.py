@@ -3,7 +3,7 @@
 from functools import partial
 
 from jsplit.models.blocks import Block, Chain, Model, split
-from jsplit.models.bottleneck import with_bottleneck
+from jsplit.models.bottleneck import passing_first_channels, with_bottleneck
 from jsplit.models.cnn import cnn
 from jsplit.models.cuts import Cut, cuts
 from jsplit.models.dct import (
@@ -43,6 +43,7 @@ __all__ = [
     "dct_filters",
     "first_kernel_shape",
     "mirrored_filters",
+    "passing_first_channels",
     "resnet18",
     "resnet50",
     "split",

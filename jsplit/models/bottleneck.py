@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jsplit.models.blocks import Block, Chain
+from jsplit.typing import Variables
 
 
 class Project(nn.Module):
@@ -29,6 +30,10 @@ class Project(nn.Module):
     ) -> jax.Array:
         """`[b, ..., c]` to `[b, ..., features]`."""
         return nn.Dense(self.features, use_bias=False, dtype=x.dtype)(x)
+
+
+NARROW, WIDEN = "narrow", "widen"
+"""The names of its blocks, on the client's and on the server's side."""
 
 
 def with_bottleneck(
@@ -62,6 +67,30 @@ def with_bottleneck(
         )
     narrow, widen = (
         Block(name, partial(Project, features))
-        for name, features in (("narrow", channels), ("widen", width))
+        for name, features in ((NARROW, channels), (WIDEN, width))
     )
     return (*blocks[:cut], narrow, widen, *blocks[cut:])
+
+
+def passing_first_channels(variables: Variables) -> Variables:
+    """Variables of a client part whose bottleneck gives its first channels as they are.
+
+    Where a client trains nothing, a random projection would mix all channels for good.
+
+    Args:
+        variables: of a part that ends with a bottleneck.
+
+    Returns:
+        The same, but for the kernel of the projection, which is an identity matrix
+        without its last columns.
+
+    Example:
+        >>> narrow = {"Dense_0": {"kernel": jnp.zeros((3, 2))}}
+        >>> passing = passing_first_channels({"params": {"narrow": narrow}})
+        >>> passing["params"]["narrow"]["Dense_0"]["kernel"].tolist()
+        [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    """
+    params = variables["params"]
+    kernel = params[NARROW]["Dense_0"]["kernel"]
+    passing = {"Dense_0": {"kernel": jnp.eye(*kernel.shape).astype(kernel.dtype)}}
+    return {**variables, "params": {**params, NARROW: passing}}
