@@ -20,6 +20,7 @@ from jsplit.models import (
     mirrored_filters,
     with_dct_filters,
 )
+from tests.tiers import sample
 
 
 def filters(size: int, channels: int, features: int) -> np.ndarray:
@@ -88,7 +89,7 @@ def test_what_comes_out_of_photographs_has_a_variance_near_1() -> None:
     assert (spread > 0.3).all() and (spread < 3).all()
 
 
-@pytest.mark.parametrize("model", sorted(MODELS))
+@pytest.mark.parametrize("model", sample(sorted(MODELS), "cnn", "resnet18"))
 def test_every_model_begins_with_cosines_and_is_otherwise_as_it_was(model: str) -> None:
     x, key = jnp.zeros((1, 16, 16, 3)), jax.random.key(0)
     config = RunConfig(model=model)
