@@ -8,9 +8,9 @@ The values that a training is made of, and the function that puts them together:
     float8(), identity(), ...           codecs
     loss_gate(...), always_gate(), ...  gates
     PARALLEL, SEQUENTIAL                topologies
-    mirrored_filters(shape)             which of them are mirror images, for mirror
     shift, mirror, cutout, mixup, chain what the server does to maps that it stored
     dct_filters, with_dct_filters       first filters that a client need not train
+    mirrored_filters(shape)             which of them are mirror images, for mirror
     LocalHead(classes)                  by which a client learns alone at first
     Defence(...)                        what hides examples from the server
     make_simulation(...)                all of it on one machine; run with `.run`

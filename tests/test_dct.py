@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jsplit.errors import InputError
+from jsplit.experiment import parts
 from jsplit.experiment.build import check_names, replay_of, shape_of
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.parts import mirrored_channels, parts_of
 from jsplit.experiment.plain import plain_of
 from jsplit.models import (
     MODELS,
+    Model,
+    cnn,
     dct_filters,
     mirrored_filters,
     with_dct_filters,
@@ -221,3 +224,14 @@ def test_after_later_blocks_a_bottleneck_begins_at_random() -> None:
         for part in (begun, usual)
     ]
     np.testing.assert_array_equal(*(kernel["Dense_0"]["kernel"] for kernel in kernels))
+
+
+def test_a_model_without_one_first_convolution_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Whose first block is a head: it takes the mean of the images.
+    toy = Model("toy", lambda classes: cnn(classes)[::-1], usual_cut=1)
+    monkeypatch.setattr(parts, "MODELS", {"toy": toy})
+    client, _ = parts_of(RunConfig(model="toy", first_filters="dct"), 10, (8, 8, 3))
+    with pytest.raises(InputError, match="--first-filters dct does not suit --model t"):
+        client.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))

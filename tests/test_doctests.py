@@ -61,6 +61,7 @@ MODULES = (
     "data.prepare",
     "experiment.halves",
     "experiment.at_cut",
+    "experiment.run_labels",
     "experiment.trained",
     "experiment.weights",
     "models.bottleneck",

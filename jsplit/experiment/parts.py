@@ -39,8 +39,8 @@ def parts_of(
     """The client's and the server's part of the config's network.
 
     Raises:
-        InputError: if a bottleneck is none, or the first block does not take images by
-            one convolution where cosines are its filters.
+        InputError: if a bottleneck is none; by the client's `init`, if the first block
+            does not take images by one convolution where cosines are its filters.
     """
     blocks, cut = MODELS[config.model](classes), cut_index(config)
     if config.bottleneck is not None:
@@ -52,12 +52,6 @@ def parts_of(
     client, server = (_part(config, module) for module in split(blocks, cut))
     if config.first_filters == "dct":
         client = _with_dct_filters(config, client, blocks[0].name)
-        try:
-            jax.eval_shape(client.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
-        except ValueError as error:
-            raise InputError(
-                f"--first-filters dct does not suit --model {config.model}: {error}"
-            ) from error
     return client, server
 
 
@@ -71,7 +65,12 @@ def _with_dct_filters(
         variables = client.init(key, x)
         if cosines_cross and config.bottleneck is not None:
             variables = passing_first_channels(variables)
-        return with_dct_filters(variables, first_block, channels=x.shape[-1])
+        try:
+            return with_dct_filters(variables, first_block, channels=x.shape[-1])
+        except ValueError as error:
+            raise InputError(
+                f"--first-filters dct does not suit --model {config.model}: {error}"
+            ) from error
 
     return client._replace(init=init)
 

@@ -6,8 +6,15 @@ from jsplit.experiment.run_config import RunConfig
 
 
 def beside_paper(config: RunConfig) -> list[str]:
-    """What a run does beside the paper's states, each in a few words, for labels."""
-    words = filters(config)
+    """What a run does beside the paper's states, each in a few words, for labels.
+
+    Example:
+        >>> beside_paper(RunConfig(first_filters="dct")), beside_paper(RunConfig())
+        (['dct filters'], [])
+    """
+    words = []
+    if config.first_filters != RunConfig.first_filters:
+        words.append(f"{config.first_filters} filters")
     if config.local_epochs:
         words.append(f"alone {config.local_epochs}")
     if config.bottleneck is not None:
@@ -16,17 +23,6 @@ def beside_paper(config: RunConfig) -> list[str]:
         words.append(f"views {config.views.replace(',', '+')}")
     where = " always" if config.replay_always else ""
     return words + [replay + where for replay in config.replays]
-
-
-def filters(config: RunConfig) -> list[str]:
-    """What the first filters begin as, in a few words: none for random ones.
-
-    Example:
-        >>> filters(RunConfig(first_filters="dct")), filters(RunConfig())
-        (['dct filters'], [])
-    """
-    known = config.first_filters != RunConfig.first_filters
-    return [f"{config.first_filters} filters"] * known
 
 
 def beginning(config: RunConfig) -> list[str]:

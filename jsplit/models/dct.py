@@ -57,12 +57,10 @@ def dct_filters(kernel: Float[Array, "k k i o"]) -> Float[Array, "k k i o"]:
     if not jnp.issubdtype(kernel.dtype, jnp.floating):
         raise ValueError(f"a kernel of cosines must be floats, got {kernel.dtype}")
     bases = [_cosines(size) for size in sizes]
-    spreads = [_spread(basis) for basis in bases]
     filters = []
-    for at in _widest_first(sizes)[: -(-features // 2)]:
+    for at, spread in _widest_first(sizes)[: -(-features // 2)]:
         waves = [basis[f] for basis, f in zip(bases, at, strict=True)]
-        spread = [axis[f] for axis, f in zip(spreads, at, strict=True)]
-        wave = np.einsum("h,w,c->hwc", *waves) / np.prod(spread)
+        wave = np.einsum("h,w,c->hwc", *waves) / spread
         filters += [wave, -wave]
     chosen = jnp.asarray(np.stack(filters, axis=-1)[..., :features], kernel.dtype)
     return jnp.asarray(kernel).at[..., : chosen.shape[-1]].set(chosen)
@@ -93,7 +91,7 @@ def mirrored_filters(shape: Sequence[int]) -> list[int]:
     """
     *sizes, features = _checked(shape)
     places = list(range(features))
-    for number, (_, across, _) in enumerate(_widest_first(sizes)):
+    for number, ((_, across, _), _) in enumerate(_widest_first(sizes)):
         plus, minus = 2 * number, 2 * number + 1
         if across % 2 and minus < features:
             places[plus], places[minus] = minus, plus
@@ -182,16 +180,15 @@ def _checked(shape: Sequence[int]) -> Sequence[int]:
     return shape
 
 
-def _widest_first(sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """The frequencies of all coefficients, those of widest spread first."""
+def _widest_first(sizes: Sequence[int]) -> list[tuple[tuple[int, ...], float]]:
+    """The frequencies of all coefficients with their spread, the widest first."""
     spreads = [_spread(_cosines(size)) for size in sizes]
-
-    def spread(at: tuple[int, ...]) -> float:
-        # Rounded, so that what is equal but for rounding keeps its order everywhere.
-        chosen = [axis[f] for axis, f in zip(spreads, at, strict=True)]
-        return round(float(np.prod(chosen)), 9)
-
-    return sorted(itertools.product(*map(range, sizes)), key=lambda at: -spread(at))
+    found = [
+        (at, float(np.prod([axis[f] for axis, f in zip(spreads, at, strict=True)])))
+        for at in itertools.product(*map(range, sizes))
+    ]
+    # Rounded, so that what is equal but for rounding keeps its order everywhere.
+    return sorted(found, key=lambda one: -round(one[1], 9))
 
 
 def _cosines(size: int) -> np.ndarray:
