@@ -101,6 +101,7 @@ every_run = given(
     local_epochs=st.integers(0, 2),
     share=st.floats(0, 1),
     learned_alone=st.booleans(),
+    known_filters=st.booleans(),
     new_views=st.booleans(),
     min_fall=st.sampled_from([0.0, 0.05, 0.5]),
     patience=st.integers(1, 3),
@@ -152,7 +153,8 @@ def test_the_first_epoch_sends_and_c_comes_when_the_store_is_full(
     states = states_of(losses, budget, epochs, **phases, **how)
     assert states[:local_epochs] == "L" * local_epochs
     sent = states[local_epochs:]
-    assert sent[0] in ("B" if how["learned_alone"] else "AB")
+    ready = how["learned_alone"] or how["known_filters"]
+    assert sent[0] in ("B" if ready else "AB")
     # A round comes at the start, after A, or after C, and is whole before C.
     assert re.fullmatch(f"(A*{'B' * views}C+)*A*B{{0,{views}}}", sent)
 
@@ -213,6 +215,16 @@ def test_after_learning_alone_it_begins_with_views_and_a_follows_a_stall():
     assert states_of(FLAT, 8, costs, **how) == "LLBBCCABBCCCCCCC"
     assert states_of(FALLING, 8, costs, **how) == "LLBB" + "C" * (EPOCHS - 4)
     assert states_of(FLAT, 2, costs, **how) == "LLBB" + "C" * (EPOCHS - 4)
+
+
+def test_known_filters_begin_with_views_and_a_follows_a_stall():
+    how = {"views": 2, "known_filters": True, "patience": 1, "initial_loss": 2.0}
+    costs = EpochCosts(0, 2, 2, 2, 2, 2, 2)
+    assert states_of(FLAT, 8, costs, **how) == "BBCCABBCCCCCCCCC"
+    assert states_of(FALLING, 8, costs, **how) == "BB" + "C" * (EPOCHS - 2)
+    assert states_of(FALLING, 2, costs, **how) == "BB" + "C" * (EPOCHS - 2)
+    gate = budget_gate(8, costs, initial_loss=2.0, known_filters=True)
+    assert epochs_of(gate, FLAT)[1][0] == "the client's filters are known beforehand"
 
 
 def test_every_epoch_says_why_it_has_its_state():

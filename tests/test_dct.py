@@ -15,6 +15,7 @@ from jsplit.experiment.build import check_names, replay_of, shape_of
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.parts import mirrored_channels, parts_of
 from jsplit.experiment.plain import plain_of
+from jsplit.experiment.run_facts import facts_of
 from jsplit.models import (
     MODELS,
     Model,
@@ -23,6 +24,7 @@ from jsplit.models import (
     mirrored_filters,
     with_dct_filters,
 )
+from tests.test_budget_gate import COSTS
 from tests.tiers import sample
 
 
@@ -166,6 +168,17 @@ def test_channels_are_exchanged_only_where_cosines_cross() -> None:
     assert mirrored_channels(config, shape) is not None
     for changes in ({"cut": 2}, {"first_filters": "random"}):
         assert mirrored_channels(dataclasses.replace(config, **changes), shape) is None
+
+
+@pytest.mark.parametrize(
+    ("filters", "cut", "known"),
+    [("dct", 1, True), ("dct", None, True), ("dct", 2, False), ("random", 1, False)],
+)
+def test_a_gate_is_told_whether_cosines_are_all_that_the_client_holds(
+    filters: str, cut: int | None, known: bool
+) -> None:
+    config = RunConfig(model="cnn", cut=cut, first_filters=filters)
+    assert facts_of(config, 10, costs=COSTS).known_filters == known
 
 
 def test_filters_without_their_pair_count_as_symmetric() -> None:

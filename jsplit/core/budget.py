@@ -56,6 +56,7 @@ REASONS = (
     "the loss lags behind the plain run's and the budget pays for no further A",
     "the loss lags behind the plain run's and the budget pays for new views alone",
     "the loss lags behind the plain run's and the budget pays for nothing more",
+    "the client's filters are known beforehand",
 )
 """Why an epoch has its state, for people."""
 
@@ -78,6 +79,7 @@ REASONS = (
     _LAGS_NO_SYNC,
     _LAGS_NEW_VIEWS,
     _LAGS_SPENT,
+    _KNOWN_FILTERS,
 ) = range(len(REASONS))
 
 
@@ -123,6 +125,7 @@ def budget_gate(
     *,
     initial_loss: float,
     learned_alone: bool = False,
+    known_filters: bool = False,
     new_views: bool = False,
     min_fall: float = 0.05,
     patience: int = 3,
@@ -150,6 +153,8 @@ def budget_gate(
         learned_alone: whether clients learned alone before. Then it begins with a
             round: they have something to send, and the server, which is new, has no
             gradients worth an epoch.
+        known_filters: whether the client's part is nothing but filters that are known
+            beforehand, such as `jsplit.dct_filters`. Then it begins likewise.
         new_views: whether a second round sends other views than the first, drawn
             anew. Otherwise none is paid for without an A before it.
         min_fall: at least 0 and less than 1.
@@ -207,12 +212,13 @@ def budget_gate(
             f"{budget}"
         )
     spare = budget - costs.before - costs.first_sync - costs.round
-    begins_with_sync = spare >= 0 and not learned_alone
+    begins_with_sync = spare >= 0 and not (learned_alone or known_filters)
     if not begins_with_sync:
         spare = budget - costs.least
 
     def init() -> GateState:
-        reason = _LEARNED_ALONE if learned_alone else _NO_SYNC
+        reason = _KNOWN_FILTERS if known_filters else _NO_SYNC
+        reason = _LEARNED_ALONE if learned_alone else reason
         memory = _BudgetMemory(
             left=wide(min(spare, MOST - 1)),
             sync=_cost(costs.sync),

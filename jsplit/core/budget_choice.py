@@ -120,6 +120,7 @@ class BudgetGate(GateChoice):
             costs,
             initial_loss=math.log(run.classes),
             learned_alone=run.local_epochs > 0,
+            known_filters=run.known_filters,
             new_views=run.new_views,
             min_fall=self.min_fall,
             patience=self.patience,

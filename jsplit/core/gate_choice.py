@@ -27,6 +27,8 @@ class RunFacts(NamedTuple):
         views: of each example, each from an epoch of B.
         new_views: whether the same view sends something else the next time.
         costs: of an epoch.
+        known_filters: whether the client's part is nothing but filters that are known
+            beforehand, and so has something to send before it learned anything.
     """
 
     classes: int
@@ -35,6 +37,7 @@ class RunFacts(NamedTuple):
     views: int
     new_views: bool
     costs: CostModel
+    known_filters: bool = False
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,11 @@ def cut_of(config: RunConfig) -> str:
     return f"{index} ({MODELS[config.model](2)[index - 1].name})"
 
 
+def sends_cosines(config: RunConfig) -> bool:
+    """Whether cosines are all that the client's part begins with."""
+    return config.first_filters == "dct" and cut_index(config) == 1
+
+
 def parts_of(
     config: RunConfig, classes: int, image_shape: tuple[int, ...]
 ) -> tuple[ModelPart, ModelPart]:
@@ -59,11 +64,10 @@ def _with_dct_filters(
     config: RunConfig, client: ModelPart, first_block: str
 ) -> ModelPart:
     """The client part that begins with cosines; a bottleneck passes the first on."""
-    cosines_cross = cut_index(config) == 1
 
     def init(key: jax.Array, x: jax.Array) -> Variables:
         variables = client.init(key, x)
-        if cosines_cross and config.bottleneck is not None:
+        if sends_cosines(config) and config.bottleneck is not None:
             variables = passing_first_channels(variables)
         try:
             return with_dct_filters(variables, first_block, channels=x.shape[-1])
@@ -83,7 +87,7 @@ def mirrored_channels(
     None where no channels are known to be each other's: only cosines are, where they
     cross as they are.
     """
-    if config.first_filters != "dct" or cut_index(config) != 1:
+    if not sends_cosines(config):
         return None
     blocks = MODELS[config.model](2)
     client, _ = parts_of(config, 2, image_shape)

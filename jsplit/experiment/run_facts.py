@@ -3,6 +3,7 @@
 from jsplit import data
 from jsplit.accounting.cost_model import CostModel
 from jsplit.core.gate_choice import RunFacts
+from jsplit.experiment.parts import sends_cosines
 from jsplit.experiment.run_config import RunConfig
 
 
@@ -22,4 +23,5 @@ def facts_of(config: RunConfig, classes: int, costs: CostModel) -> RunFacts:
         views=len(views),
         new_views=not data.DRAWN.isdisjoint(views),
         costs=costs,
+        known_filters=sends_cosines(config),
     )
