@@ -123,6 +123,7 @@ def test_server_and_client_stop_while_they_wait_for_one_another(tmp_path, words)
     if words[0] == "join":
         said = "interrupted; the same command goes on where it was"
         assert lines == f"error: {said}\n"
+        assert not path.exists(), "there is nothing yet that it must keep"
     else:
         assert lines == "", "a log in JSON is all that is said"
         said = f"stopped; go on with: jsplit {shlex.join(map(str, words))} --resume"

@@ -33,7 +33,7 @@ from jsplit.net.events import Event, Say, failures_logged, logging_to_stdout
 from jsplit.net.grpc_channel import connect
 from jsplit.net.link_simulation import LinkSpeed, SlowChannel
 from jsplit.net.setup import check_beginning, check_codecs, prepare_client
-from jsplit.runtime import compilation_cache, device, folders
+from jsplit.runtime import atomic, compilation_cache, device, folders
 
 JOIN = """\
 A client of a run over a network: it keeps its images and its part of the network, and
@@ -104,7 +104,7 @@ def _take_part(
     made = workdir.make_folder(path, "--workdir", 0o700)
     with (
         workdir.lock(path),
-        workdir.removed_if_empty(made),
+        atomic.removed_if_empty(made),
         compilation_cache.kept(config.compile_cache, say),
         on_stop(GO_ON, lambda line: say(Event(line, "stopped"))),
         failures_logged(say),

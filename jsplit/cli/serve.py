@@ -45,8 +45,8 @@ from jsplit.runtime import atomic, compilation_cache, device, folders
 
 SERVE = """\
 The server of a run over a network: it holds the server part, the gate and the store,
-and waits for --clients clients. Give it and every client the same settings (a common
---config FILE is easiest); it needs no data of its own.
+and waits for --clients clients. Give it and every client the same settings, most
+easily by a common --config FILE; it needs no data of its own.
 """
 
 HELD_BY_CLIENTS = {"source": "held by the clients"}

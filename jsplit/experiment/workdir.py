@@ -57,7 +57,7 @@ def open_new(
         try:
             folders = make(path, mode)
             stack.enter_context(lock(path))
-            stack.enter_context(removed_if_empty(folders))
+            stack.enter_context(atomic.removed_if_empty(folders))
             check_unused(path)  # Again: another process may have been faster.
             with atomic.unfinished(*folders[:1]):
                 atomic.write_json(folder.config, record)
@@ -77,7 +77,7 @@ def make_folder(path: Path, option: str, mode: int = 0o777) -> list[Path]:
         mode: of the folder itself, less the umask; those above have the usual one.
 
     Returns:
-        The folders that were made, for `removed_if_empty`.
+        The folders that were made, for `atomic.removed_if_empty`.
 
     Raises:
         InputError: naming the option that names the folder, if it cannot be made.
@@ -93,38 +93,10 @@ def make_folder(path: Path, option: str, mode: int = 0o777) -> list[Path]:
 def make(path: Path, mode: int = 0o777) -> list[Path]:
     """As `make_folder`, but what the system refuses is an `OSError`."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    with removed_if_empty(missing):
+    with atomic.removed_if_empty(missing):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=mode, exist_ok=True)
     return missing
-
-
-@contextlib.contextmanager
-def removed_if_empty(folders: list[Path]) -> Iterator[None]:
-    """Removes folders again if this is left by an error, unless something is in them.
-
-    What is refused has then written nothing.
-
-    Example:
-        >>> import tempfile
-        >>> above = Path(tempfile.mkdtemp())
-        >>> with contextlib.suppress(InputError):
-        ...     with removed_if_empty(make(above / "runs" / "first")):
-        ...         raise InputError("the port is taken")
-        >>> list(above.iterdir())
-        []
-
-    Args:
-        folders: that this process made, each in the next one, as `make` gives them.
-    """
-    try:
-        yield
-    except Exception:
-        with contextlib.suppress(OSError):  # The first one in use keeps those above.
-            for folder in folders:
-                with contextlib.suppress(FileNotFoundError):
-                    folder.rmdir()
-        raise
 
 
 @contextlib.contextmanager

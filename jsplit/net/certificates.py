@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jsplit.errors import InputError
-from jsplit.experiment.workdir import make, removed_if_empty
+from jsplit.experiment.workdir import make
 from jsplit.net.credentials import Credentials
 from jsplit.net.events import Event
 from jsplit.runtime import atomic
@@ -68,7 +68,7 @@ def make_certificates(folder: Path, hosts: list[str], clients: int) -> None:
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror}; name another folder") from error
     # Which is new or empty.
-    with removed_if_empty(made), atomic.unfinished(folder):
+    with atomic.removed_if_empty(made), atomic.unfinished(folder):
         _make_all(folder, names, clients)
 
 

@@ -13,11 +13,12 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 _unfinished: set[Path] = set()
+_perhaps_empty: list[tuple[Path, ...]] = []
 _changing = threading.Lock()
 _TEMPORARY = re.compile(r".+\.[0-9a-f]{32}\.tmp")
 
@@ -79,6 +80,45 @@ def unfinished(*paths: Path) -> Iterator[None]:
             _unfinished.difference_update(paths)
 
 
+@contextlib.contextmanager
+def removed_if_empty(folders: Sequence[Path]) -> Iterator[None]:
+    """Removes folders, unless something is in them, on an error or a stop in here.
+
+    What is refused has then written nothing.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp(), "run")
+        >>> with contextlib.suppress(ValueError):
+        ...     with removed_if_empty([folder]):
+        ...         folder.mkdir()
+        ...         raise ValueError("the port is taken")
+        >>> folder.exists()
+        False
+
+    Args:
+        folders: that this process made, each in the next one.
+    """
+    folders = tuple(folders)
+    with _changing:
+        _perhaps_empty.append(folders)
+    try:
+        yield
+    except Exception:
+        _remove_empty(folders)
+        raise
+    finally:
+        with _changing:
+            _perhaps_empty.remove(folders)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with contextlib.suppress(OSError):  # The first one in use keeps those above.
+        for folder in folders:
+            with contextlib.suppress(FileNotFoundError):
+                folder.rmdir()
+
+
 def discard_unfinished() -> None:
     """Removes what is being made, before this process is ended from another thread.
 
@@ -92,6 +132,8 @@ def discard_unfinished() -> None:
             # A file system that broke keeps it; `is_temporary` knows such a file.
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+    for folders in reversed(_perhaps_empty):
+        _remove_empty(folders)
 
 
 def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
