@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jsplit.accounting.ledger import Ledger
+from jsplit.analysis.privacy_report import FORMAT
 from jsplit.cli.main import main
 from jsplit.codecs import CODECS, USUAL
 from jsplit.core.gate_phases import after_local, with_views
@@ -380,7 +381,7 @@ def test_leakage_is_read_from_attacked_runs_of_the_same_kind(
 ):
     path = finished.path
     kept = path / "privacy.json"
-    figures = {"format": "jsplit-privacy-1", "last": {"inversion": {"ssim": 0.8125}}}
+    figures = {"format": FORMAT, "last": {"inversion": {"ssim": 0.8125}}}
     monkeypatch.chdir(tmp_path)
     try:
         assert "no attacked run" in refused(

@@ -110,6 +110,25 @@ def test_images_are_what_entered_the_client_part(run):
     assert len(private(run, run.client, 2, limit=50).images) == 80
 
 
+def test_public_images_are_augmented_as_those_that_were_sent(run):
+    run, _ = run
+    whole = run.experiment.dataset.test_images[:80].astype(np.float32) / 255
+    cropped = public(run, run.client, 0).images
+    changed = np.abs(cropped - whole).max(axis=(1, 2, 3)) > 0.01
+    assert run.states[0] == "A" and 40 < changed.sum() < 80
+    # What was cut off is gone, and nothing else was done: each is a part of its image,
+    # mirrored or not, beside black.
+    for image, crop in zip(whole, cropped, strict=True):
+        padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+        parts = [
+            kind[top : top + 8, left : left + 8]
+            for kind in (padded, padded[:, ::-1])
+            for top in range(3)
+            for left in range(3)
+        ]
+        assert min(np.abs(part - crop).max() for part in parts) < 1e-5
+
+
 def test_a_run_without_its_last_checkpoint_is_refused(tmp_path, capsys):
     path = tmp_path / "run"
     made(path, epochs=3)
@@ -134,12 +153,19 @@ def view_of(images, smashed):
 
 
 @pytest.mark.slow
-def test_the_attack_reconstructs_what_hides_nothing_and_no_more_than_a_mean_of_noise():
+@pytest.mark.parametrize("loudness", [0, 1000])
+def test_the_attack_reconstructs_what_hides_nothing_and_no_more_than_a_mean_of_noise(
+    loudness,
+):
     images, others = images_like(512), images_like(64, seed=1)
     mix = np.random.default_rng(2).normal(size=(64, 4, 4, 4)).astype(np.float32)
+    random = np.random.default_rng(4)
 
     def hidden(images):
-        return np.tensordot(images.reshape(len(images), -1), mix, 1)
+        told = np.tensordot(images.reshape(len(images), -1), mix, 1)
+        # Beside a channel that is all noise, however much larger than the others.
+        noise = loudness * random.normal(size=(*told.shape[:3], 1))
+        return np.concatenate([told, noise.astype(np.float32)], axis=-1)
 
     guesses = inversion.reconstruct(view_of(images, hidden(images)), hidden(others), 0)
     blind = np.broadcast_to(images.mean(axis=0), others.shape)

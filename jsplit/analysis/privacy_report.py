@@ -18,7 +18,7 @@ from jsplit.experiment.quantities import counted
 from jsplit.experiment.workdir import RunFolder
 from jsplit.runtime import atomic, device
 
-FORMAT = "jsplit-privacy-1"
+FORMAT = "jsplit-privacy-2"
 
 Figures = dict[str, Any]
 
@@ -163,12 +163,13 @@ def page(groups: Sequence[Group], note: str | None = None) -> str:
         "sample standard deviations.",
         "The server is honest but curious, and is given the client part and the "
         f"held-out images ({every[0]['last']['public_images']}). It trains a decoder "
-        "on what those become at the cut, coded as in the run, and applies it to "
-        f"{every[0]['last']['private_images']} examples as they were sent in the "
-        "last epoch that sent any (`first epoch`: with the weights that training "
-        "begins with). MSE, PSNR and SSIM compare its guesses with what entered the "
-        "client part, pixels from 0 to 1; a blind guess is the mean of the held-out "
-        "images. Distance correlation is 0 for independence (of shuffled pairs it is "
+        "on what those become at the cut, augmented and coded as in the run, and "
+        f"applies it to {every[0]['last']['private_images']} examples as they were "
+        "sent in the last epoch that sent any (`first epoch`: with the weights that "
+        "training begins with). MSE, PSNR and SSIM compare its guesses with what "
+        "entered the client part, pixels from 0 to 1; a blind guess is the "
+        "mean of the held-out images. Distance correlation is 0 for independence (of "
+        "shuffled pairs it is "
         f"{_mean(every, _shuffled)}). "
         "Information is a neural lower bound, which cannot exceed "
         f"{every[0]['last']['information']['ceiling']:.2f} bits with so many examples, "

@@ -26,6 +26,10 @@ WIDTH, BATCH, STEPS, RATE = 32, 64, 800, 2e-3
 SMALL = 16
 """Pixels; a smashed image of no more first becomes a larger one by a dense layer."""
 
+FLOOR = 1e-3
+"""Of the widest channel's deviation, the least that another is divided by, so that a
+channel that is the same for all images is not blown up."""
+
 
 class Score(NamedTuple):
     """How well images were reconstructed; means over them.
@@ -71,7 +75,11 @@ def reconstruct(public: View, smashed: np.ndarray, seed: int) -> np.ndarray:
     Returns:
         Float32 `[n, h, w, c]`, pixels from 0 to 1.
     """
-    mean, scale = public.smashed.mean(), public.smashed.std() + 1e-6
+    # Of each channel, for filters may spread their outputs over orders of magnitude,
+    # and what is small is not hidden.
+    axes = tuple(range(public.smashed.ndim - 1))
+    mean, spread = public.smashed.mean(axes), public.smashed.std(axes)
+    scale = np.maximum(spread, FLOOR * spread.max() + 1e-6)
     decoder = Decoder(public.images.shape[1:])
     start, draws = jax.random.split(jax.random.key(seed))
     inputs = jnp.asarray((public.smashed - mean) / scale)

@@ -12,7 +12,6 @@ import numpy as np
 from jsplit.core import schedule
 from jsplit.core.gate_phases import view_of
 from jsplit.core.state import SideState
-from jsplit.core.transform import Transform
 from jsplit.data import normalization, views_of
 from jsplit.errors import InputError
 from jsplit.experiment import checkpoint
@@ -109,10 +108,8 @@ def private(
     key = schedule.epoch_key(simulation.key, epoch)
     plan = schedule.plan_epoch(key, shards, layout)
     sync = run.states[epoch] == STATES[SYNC]
-    view = view_of(run.states, epoch, len(views_of(experiment.config.views)))
     batch_of = jax.jit(schedule.client_batch, static_argnums=2)
-    transform, undo = _transforms(experiment)
-    prepare = transform.train if sync else partial(transform.refresh, view)
+    prepare, undo = _prepared(run, epoch)
 
     def batches() -> Iterator[Batch]:
         for group, member in np.ndindex(layout.groups, layout.members):
@@ -133,21 +130,23 @@ def private(
 
 
 def public(run: Ended, client: SideState, epoch: int) -> View:
-    """The held-out images as the server itself would send them, given the client part.
+    """The held-out images as clients would send them, whose part the server is given.
 
-    Without augmentation, in batches and in the state of the epoch.
+    In batches, in the state of the epoch and augmented as it augments: a server that
+    trains on whole images cannot read those that were cropped.
     """
     experiment = run.experiment
     dataset, layout = experiment.dataset, experiment.simulation.layout
     sync = run.states[epoch] == STATES[SYNC]
-    transform, undo = _transforms(experiment)
+    prepare, undo = _prepared(run, epoch)
     size = min(layout.batch, len(dataset.test_labels))
 
     def batches() -> Iterator[Batch]:
         for number in range(len(dataset.test_labels) // size):
             rows = slice(number * size, (number + 1) * size)
-            x = transform.evaluate(jnp.asarray(dataset.test_images[rows]))
-            packet = _send(experiment, (client, x, None, jax.random.key(number)), sync)
+            transform_key, part_key = jax.random.split(jax.random.key(number))
+            x = prepare(transform_key, jnp.asarray(dataset.test_images[rows]))
+            packet = _send(experiment, (client, x, None, part_key), sync)
             yield undo(x), packet, np.ones(size, bool), dataset.test_labels[rows]
 
     return _collected(experiment, batches(), None)
@@ -162,18 +161,26 @@ def _send(experiment: Experiment, given: tuple[Any, ...], sync: bool) -> Packet:
     return steps.client_forward(*given)[0] if sync else steps.client_refresh(*given)
 
 
-def _transforms(
-    experiment: Experiment,
-) -> tuple[Transform, Callable[[jax.Array], np.ndarray]]:
-    """The run's transform, and from its result back to pixels."""
-    moments = normalization(experiment.dataset.train_images)
-    edge = experiment.dataset.image_shape[0]
+class _Prepared(NamedTuple):
+    """What an epoch does to raw images before the client part, and back to pixels."""
+
+    prepare: Callable[[jax.Array, jax.Array], jax.Array]
+    undo: Callable[[jax.Array], np.ndarray]
+
+
+def _prepared(run: Ended, epoch: int) -> _Prepared:
+    config, dataset = run.experiment.config, run.experiment.dataset
+    moments = normalization(dataset.train_images)
     mean, deviation = (np.asarray(of, np.float32) for of in moments)
+    transform = transform_of(config, moments, edge=dataset.image_shape[0])
+    view = view_of(run.states, epoch, len(views_of(config.views)))
+    sync = run.states[epoch] == STATES[SYNC]
 
     def undo(x: jax.Array) -> np.ndarray:
         return np.clip(np.asarray(x) * deviation + mean, 0, 1)
 
-    return transform_of(experiment.config, moments, edge=edge), undo
+    prepare = transform.train if sync else partial(transform.refresh, view)
+    return _Prepared(prepare, undo)
 
 
 def _collected(
