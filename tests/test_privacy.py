@@ -113,11 +113,14 @@ def test_images_are_what_entered_the_client_part(run):
 def test_public_images_are_augmented_as_those_that_were_sent(run):
     run, _ = run
     whole = run.experiment.dataset.test_images[:80].astype(np.float32) / 255
-    cropped = public(run, run.client, 0).images
+    view = public(run, run.client, 0)
+    cropped, inside = view.images, view.inside
     changed = np.abs(cropped - whole).max(axis=(1, 2, 3)) > 0.01
     assert run.states[0] == "A" and 40 < changed.sum() < 80
     # What was cut off is gone, and nothing else was done: each is a part of its image,
     # mirrored or not, beside black.
+    assert (cropped[~inside] == 0).all() and 0.7 < inside.mean() < 1
+    assert public(run, run.client, 2).inside.all()
     for image, crop in zip(whole, cropped, strict=True):
         padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
         parts = [
@@ -149,7 +152,15 @@ def images_like(count, seed=0):
 
 
 def view_of(images, smashed):
-    return View(images, smashed, np.zeros(len(images), np.int32), [])
+    return View(images, all_of(images), smashed, np.zeros(len(images), np.int32), [])
+
+
+def all_of(images):
+    return np.ones(images.shape[:3], bool)
+
+
+def score_of(images, guesses):
+    return inversion.score(images, guesses, all_of(images))
 
 
 @pytest.mark.slow
@@ -169,19 +180,32 @@ def test_the_attack_reconstructs_what_hides_nothing_and_no_more_than_a_mean_of_n
 
     guesses = inversion.reconstruct(view_of(images, hidden(images)), hidden(others), 0)
     blind = np.broadcast_to(images.mean(axis=0), others.shape)
-    attacked, floor = inversion.score(others, guesses), inversion.score(others, blind)
+    attacked, floor = score_of(others, guesses), score_of(others, blind)
     assert attacked.mse < floor.mse / 20 and attacked.psnr > floor.psnr + 13
     assert attacked.ssim > 0.9 > floor.ssim
     noise = np.random.default_rng(3).normal(size=(576, 4, 4, 4)).astype(np.float32)
     guesses = inversion.reconstruct(view_of(images, noise[:512]), noise[512:], 0)
-    assert inversion.score(others, guesses).mse > 0.9 * floor.mse
+    assert score_of(others, guesses).mse > 0.9 * floor.mse
 
 
 def test_equal_images_have_the_best_score():
     images = images_like(3)
-    assert inversion.score(images, images)._replace(psnr=0) == (0, 0, 1)
-    worse = inversion.score(images, np.clip(images + 0.1, 0, 1))
+    assert score_of(images, images)._replace(psnr=0) == (0, 0, 1)
+    worse = score_of(images, np.clip(images + 0.1, 0, 1))
     assert 0.004 < worse.mse <= 0.01 and 20 <= worse.psnr < 24
+
+
+def test_only_pixels_of_the_image_itself_are_scored():
+    images, inside = images_like(3), np.zeros((3, 8, 8), bool)
+    inside[0, 1:, :7] = inside[1, :, 1:] = inside[2] = True
+    black = images * inside[..., None]
+    noise = np.random.default_rng(1).random(images.shape, np.float32)
+    guesses = np.where(inside[..., None], black, noise)
+    assert inversion.score(black, guesses, inside)._replace(psnr=0) == (0, 0, 1)
+    assert score_of(black, guesses).mse > 0.01
+    # A guess is as good or bad as on the part alone.
+    worse = inversion.score(black[:1], noise[:1], inside[:1])
+    assert worse == score_of(images[:1, 1:, :7], noise[:1, 1:, :7])
 
 
 def test_information_is_none_of_strangers_and_all_of_equals():
@@ -210,6 +234,16 @@ def test_labels_are_told_by_gradients_after_training(run):
     views = (view(run, run.client, 2) for view in (private, public))
     share = told_by_gradients(run, *views)
     assert 0.5 < share <= 1  # By chance a tenth.
+
+
+def test_gradients_tell_no_labels_where_none_came_back_last(run, monkeypatch):
+    monkeypatch.setattr(audit, "PRIVATE", 80)
+    monkeypatch.setattr(inversion, "STEPS", 1)
+    monkeypatch.setattr(dependence, "STEPS", 20)
+    ended_run, _ = run
+    for states, told in (("AABCCC", False), ("AAAAAA", True)):
+        figures = audit.audit(ended_run._replace(states=states), first=False).figures
+        assert ("labels_from_gradients" in figures["last"]) == told
 
 
 # Defences

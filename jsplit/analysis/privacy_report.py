@@ -167,17 +167,17 @@ def page(groups: Sequence[Group], note: str | None = None) -> str:
         f"applies it to {every[0]['last']['private_images']} examples as they were "
         "sent in the last epoch that sent any (`first epoch`: with the weights that "
         "training begins with). MSE, PSNR and SSIM compare its guesses with what "
-        "entered the client part, pixels from 0 to 1; a blind guess is the "
-        "mean of the held-out images. Distance correlation is 0 for independence (of "
-        "shuffled pairs it is "
-        f"{_mean(every, _shuffled)}). "
+        "entered the client part, pixels from 0 to 1, without the black around crops; "
+        "a blind guess is the mean of the held-out images. Distance correlation is 0 "
+        f"for independence (of shuffled pairs it is {_mean(every, _shuffled)}). "
         "Information is a neural lower bound, which cannot exceed "
         f"{every[0]['last']['information']['ceiling']:.2f} bits with so many examples, "
         "and varies by about "
         f"{_mean(every, lambda one: one['last']['information']['deviation'])} from "
         "critic to critic. Labels are sent to the server once, in every run; the last "
         "column is for who would keep them at home: how often the nearest of the "
-        "public examples, by the gradient that comes back, has the same label.",
+        "public examples, by the gradient that comes back in the last epoch, has the "
+        "same label; it is of runs that end in A.",
     ]
     parts += [] if note is None else [as_text(note[:1].upper() + note[1:]) + "."]
     for group in groups:
@@ -216,7 +216,7 @@ def _table(group: Group) -> str:
                 str(setting.reduction("communication_reduction")),
                 _mean(found, lambda one: one["epochs_sent"], 0),
                 *_cells([figures["last"] for figures in found]),
-                _mean(found, _labels, 1),
+                _labels(found),
             ]
         )
     return markdown(
@@ -237,8 +237,11 @@ def _shuffled(figures: Figures) -> float:
     return float(figures["last"]["distance_correlation"]["shuffled"])
 
 
-def _labels(figures: Figures) -> float:
-    return float(100 * figures["last"]["labels_from_gradients"])
+def _labels(found: Sequence[Figures]) -> str:
+    """Of runs that ended in A; others have no such figure."""
+    if any("labels_from_gradients" not in figures["last"] for figures in found):
+        return ""
+    return _mean(found, lambda one: 100 * one["last"]["labels_from_gradients"], 1)
 
 
 def _cells(views: Sequence[Figures]) -> list[str]:

@@ -100,7 +100,10 @@ def information(known: View, sent: View, seed: int) -> Information:
     public, private = (
         [
             jnp.asarray(_normal(_flat(side), _flat(like)))
-            for side, like in zip(view[:2], known[:2], strict=True)
+            for side, like in (
+                (view.images, known.images),
+                (view.smashed, known.smashed),
+            )
         ]
         for view in (known, sent)
     )

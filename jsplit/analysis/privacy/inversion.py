@@ -94,11 +94,30 @@ def reconstruct(public: View, smashed: np.ndarray, seed: int) -> np.ndarray:
     )
 
 
-def score(images: np.ndarray, guesses: np.ndarray) -> Score:
-    """How near `guesses` are to `images`, both `[n, h, w, c]`, pixels from 0 to 1."""
-    errors = np.square(images - guesses).mean(axis=(1, 2, 3))
-    window = min(7, images.shape[1], images.shape[2])
-    similar = [
+def score(images: np.ndarray, guesses: np.ndarray, inside: np.ndarray) -> Score:
+    """How near guesses are to images, where these are.
+
+    Args:
+        images: `[n, h, w, c]`, pixels from 0 to 1.
+        guesses: likewise.
+        inside: `Bool[n, h, w]`, of each image a rectangle: its pixels count, and not
+            the black around a crop, which is no secret.
+    """
+    pairs = [
+        (image[where], guess[where])
+        for image, guess, own in zip(images, guesses, inside, strict=True)
+        for where in (np.ix_(own.any(axis=1), own.any(axis=0)),)
+    ]
+    errors = np.asarray([np.square(image - guess).mean() for image, guess in pairs])
+    similar = [_similarity(image, guess) for image, guess in pairs]
+    # An error of 0 is below what 8-bit pixels can tell from it.
+    decibels = -10 * np.log10(np.maximum(errors, 1 / 255**2 / 12))
+    return Score(float(errors.mean()), float(decibels.mean()), float(np.mean(similar)))
+
+
+def _similarity(image: np.ndarray, guess: np.ndarray) -> float:
+    window = min(7, *image.shape[:2])
+    return float(
         structural_similarity(
             image,
             guess,
@@ -106,11 +125,7 @@ def score(images: np.ndarray, guesses: np.ndarray) -> Score:
             data_range=1.0,
             channel_axis=-1,
         )
-        for image, guess in zip(images, guesses, strict=True)
-    ]
-    # An error of 0 is below what 8-bit pixels can tell from it.
-    decibels = -10 * np.log10(np.maximum(errors, 1 / 255**2 / 12))
-    return Score(float(errors.mean()), float(decibels.mean()), float(np.mean(similar)))
+    )
 
 
 def _batches(array: np.ndarray) -> list[np.ndarray]:

@@ -26,12 +26,15 @@ class View(NamedTuple):
     Attributes:
         images: what entered the client part, augmented if the run did so: float32
             `[n, h, w, c]`, pixels from 0 to 1.
+        inside: which pixels are an image's own, and not the black around a crop:
+            `Bool[n, h, w]`.
         smashed: what the server decoded of it, float32 `[n, ...]`.
         labels: `Int32[n]`.
         packets: in which it came, and which of their rows are examples, in order.
     """
 
     images: np.ndarray
+    inside: np.ndarray
     smashed: np.ndarray
     labels: np.ndarray
     packets: list[tuple[Packet, np.ndarray]]
@@ -109,7 +112,7 @@ def private(
     plan = schedule.plan_epoch(key, shards, layout)
     sync = run.states[epoch] == STATES[SYNC]
     batch_of = jax.jit(schedule.client_batch, static_argnums=2)
-    prepare, undo = _prepared(run, epoch)
+    prepare, inside, undo = _prepared(run, epoch)
 
     def batches() -> Iterator[Batch]:
         for group, member in np.ndindex(layout.groups, layout.members):
@@ -121,10 +124,12 @@ def private(
                     continue
                 rows = shards.rows[group, member, now.positions]
                 raw = shards.examples[rows]
-                x = prepare(now.transform_key, raw)
+                x, own_pixels = (of(now.transform_key, raw) for of in (prepare, inside))
                 given = (client, x, mask if layout.padded else None, now.part_key)
                 packet = _send(experiment, given, sync)
-                yield undo(x)[mask], packet, mask, np.asarray(shards.labels[rows])[mask]
+                labels = np.asarray(shards.labels[rows])
+                images = undo(x)[mask], np.asarray(own_pixels)[mask]
+                yield *images, packet, mask, labels[mask]
 
     return _collected(experiment, batches(), limit)
 
@@ -138,22 +143,24 @@ def public(run: Ended, client: SideState, epoch: int) -> View:
     experiment = run.experiment
     dataset, layout = experiment.dataset, experiment.simulation.layout
     sync = run.states[epoch] == STATES[SYNC]
-    prepare, undo = _prepared(run, epoch)
+    prepare, inside, undo = _prepared(run, epoch)
     size = min(layout.batch, len(dataset.test_labels))
 
     def batches() -> Iterator[Batch]:
         for number in range(len(dataset.test_labels) // size):
             rows = slice(number * size, (number + 1) * size)
             transform_key, part_key = jax.random.split(jax.random.key(number))
-            x = prepare(transform_key, jnp.asarray(dataset.test_images[rows]))
+            raw = jnp.asarray(dataset.test_images[rows])
+            x, own_pixels = (of(transform_key, raw) for of in (prepare, inside))
             packet = _send(experiment, (client, x, None, part_key), sync)
-            yield undo(x), packet, np.ones(size, bool), dataset.test_labels[rows]
+            images, mask = (undo(x), np.asarray(own_pixels)), np.ones(size, bool)
+            yield *images, packet, mask, dataset.test_labels[rows]
 
     return _collected(experiment, batches(), None)
 
 
-Batch = tuple[np.ndarray, Packet, np.ndarray, np.ndarray]
-"""Images, the packet, which of its rows they are, and their labels."""
+Batch = tuple[np.ndarray, np.ndarray, Packet, np.ndarray, np.ndarray]
+"""Images, which pixels are theirs, the packet, which of its rows, and their labels."""
 
 
 def _send(experiment: Experiment, given: tuple[Any, ...], sync: bool) -> Packet:
@@ -162,9 +169,16 @@ def _send(experiment: Experiment, given: tuple[Any, ...], sync: bool) -> Packet:
 
 
 class _Prepared(NamedTuple):
-    """What an epoch does to raw images before the client part, and back to pixels."""
+    """What an epoch does to raw images before the client part.
+
+    Attributes:
+        prepare: a key and raw images to what enters the client part.
+        inside: the same to which pixels of that are an image's own.
+        undo: what enters the client part back to pixels from 0 to 1.
+    """
 
     prepare: Callable[[jax.Array, jax.Array], jax.Array]
+    inside: Callable[[jax.Array, jax.Array], jax.Array]
     undo: Callable[[jax.Array], np.ndarray]
 
 
@@ -180,16 +194,22 @@ def _prepared(run: Ended, epoch: int) -> _Prepared:
         return np.clip(np.asarray(x) * deviation + mean, 0, 1)
 
     prepare = transform.train if sync else partial(transform.refresh, view)
-    return _Prepared(prepare, undo)
+
+    def inside(key: jax.Array, raw: jax.Array) -> jax.Array:
+        white, black = (jnp.full_like(raw, pixel) for pixel in (255, 0))
+        return (prepare(key, white) != prepare(key, black)).any(axis=-1)
+
+    return _Prepared(prepare, inside, undo)
 
 
 def _collected(
     experiment: Experiment, batches: Iterator[Batch], limit: int | None
 ) -> View:
     decode = jax.jit(experiment.simulation.codec.decode)
-    images, smashed, labels, packets = [], [], [], []
-    for image, packet, mask, label in batches:
+    images, inside, smashed, labels, packets = [], [], [], [], []
+    for image, own_pixels, packet, mask, label in batches:
         images.append(image)
+        inside.append(own_pixels)
         smashed.append(np.asarray(decode(packet))[mask])
         labels.append(label.astype(np.int32))
         packets.append((packet, mask))
@@ -197,6 +217,7 @@ def _collected(
             break
     return View(
         np.concatenate(images),
+        np.concatenate(inside),
         np.concatenate(smashed),
         np.concatenate(labels),
         packets,
