@@ -7,7 +7,7 @@ The values that a training is made of, and the function that puts them together:
     with_precision(part, bfloat16)      the same, computing in bfloat16
     float8(), identity(), ...           codecs
     loss_gate(...), always_gate(), ...  gates
-    PARALLEL, SEQUENTIAL                topologies
+    PARALLEL, SEQUENTIAL, PROPORTIONAL  topologies
     shift, mirror, cutout, mixup, chain what the server does to maps that it stored
     dct_filters, with_dct_filters       first filters that a client need not train
     mirrored_filters(shape)             which of them are mirror images, for mirror
@@ -39,6 +39,7 @@ __all__ = [  # noqa: F405
     "MODELS",
     "OFFLINE",
     "PARALLEL",
+    "PROPORTIONAL",
     "REFRESH",
     "SEQUENTIAL",
     "STATES",

@@ -41,7 +41,14 @@ from jsplit.core.simulation import Simulation, make_simulation
 from jsplit.core.state import EpochRecord, SideState, TrainState, init_side
 from jsplit.core.steps import Steps, make_steps
 from jsplit.core.store import Store
-from jsplit.core.topology import PARALLEL, SEQUENTIAL, Layout, Topology, make_layout
+from jsplit.core.topology import (
+    PARALLEL,
+    PROPORTIONAL,
+    SEQUENTIAL,
+    Layout,
+    Topology,
+    make_layout,
+)
 from jsplit.core.transform import Transform
 from jsplit.models import (
     MODELS,

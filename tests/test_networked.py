@@ -38,7 +38,9 @@ LARGEST_VALUES = FEW_VALUES | {"codec": "top16"}
 simulation's differ in the last ones, as the compiler puts sums together."""
 
 
-@pytest.mark.parametrize("topology", sample(("parallel", "sequential"), "parallel"))
+@pytest.mark.parametrize(
+    "topology", sample(("parallel", "sequential", "proportional"), "parallel")
+)
 @pytest.mark.parametrize(
     ("clients", "partition", "changes"),
     sample(
@@ -100,7 +102,9 @@ def test_a_networked_run_is_the_simulation_s(
     ("clients", "topology", "changes"),
     sample(
         itertools.product(
-            (1, 3), ("parallel", "sequential"), ({}, FEW_BITS, FEW_VALUES)
+            (1, 3),
+            ("parallel", "sequential", "proportional"),
+            ({}, FEW_BITS, FEW_VALUES),
         ),
         (3, "sequential", {}),
     ),

@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jsplit.accounting.cost_model import packets_of
+from jsplit.core.schedule import plan_client, rows_of_batch
 from jsplit.core.topology import (
     PARALLEL,
+    PROPORTIONAL,
     SEQUENTIAL,
     TOPOLOGIES,
     average,
@@ -26,7 +29,9 @@ def test_parallel_is_one_group_of_all_and_sequential_a_group_for_each():
     for clients in (1, 2, 7):
         assert PARALLEL.arrange(clients) == (1, clients)
         assert SEQUENTIAL.arrange(clients) == (clients, 1)
-    assert {"parallel": PARALLEL, "sequential": SEQUENTIAL} == TOPOLOGIES
+        assert PROPORTIONAL.arrange(clients) == (1, clients)
+    assert list(TOPOLOGIES) == ["parallel", "sequential", "proportional"]
+    assert all(topology.name == name for name, topology in TOPOLOGIES.items())
 
 
 @given(sizes=sizes_, topology=topologies, batch_size=batches)
@@ -69,6 +74,57 @@ def test_the_layout_says_whether_rows_are_padded(sizes, topology, batch_size):
     assert layout.padded == (places > sum(sizes))
     offline = layout.offline_steps * layout.offline_batch
     assert layout.offline_padded == (offline > sum(sizes))
+
+
+@given(sizes=sizes_, batch_size=batches)
+def test_in_proportion_every_step_is_of_all_and_a_has_as_many_steps_as_c(
+    sizes, batch_size
+):
+    layout = make_layout(sizes, PROPORTIONAL, batch_size)
+    assert layout.dealt_over == layout.steps == layout.offline_steps
+    assert layout.padded == (layout.members * layout.slots > sum(sizes))
+    rows = np.array(
+        [
+            [
+                rows_of_batch(size, number, layout.batch, layout.dealt_over)
+                for number in range(layout.steps)
+            ]
+            for size in sizes
+        ]
+    )
+    assert rows.max() == layout.batch and (rows.sum(axis=1) == sizes).all()
+    # Each gives to a step what is due to it, to within an example.
+    assert (abs(rows - np.array(sizes)[:, None] / layout.steps) < 1).all()
+    # Batches with examples come first, and the last one is not one of few.
+    filled = (rows > 0).sum(axis=1)
+    assert filled.tolist() == [
+        packets_of(size, layout.batch, layout.dealt_over) for size in sizes
+    ]
+    assert all(row[:count].all() for row, count in zip(rows, filled, strict=True))
+
+
+@given(size=st.integers(1, 60), steps=st.integers(1, 20), seed=st.integers(0, 1000))
+def test_in_proportion_a_client_takes_each_of_its_examples_once(size, steps, seed):
+    batch = -(-size // steps)
+    plan = plan_client(jax.random.key(seed), size, steps * batch, steps)
+    order, mask = np.asarray(plan.order), np.asarray(plan.mask)
+    assert sorted(order[mask].tolist()) == list(range(size))
+    assert sorted(order.tolist()) == list(range(steps * batch))
+    assert mask.reshape(steps, batch).sum(axis=1).tolist() == [
+        rows_of_batch(size, number, batch, steps) for number in range(steps)
+    ]
+
+
+def test_in_proportion_equal_clients_do_what_they_do_in_parallel():
+    alike = [
+        make_layout([200] * 5, topology, 100) for topology in (PARALLEL, PROPORTIONAL)
+    ]
+    assert alike[1] == alike[0]._replace(dealt_over=10)
+    plans = [
+        plan_client(jax.random.key(0), 200, layout.slots, layout.dealt_over)
+        for layout in alike
+    ]
+    chex.assert_trees_all_equal(*plans)
 
 
 def test_equal_shards_of_whole_batches_are_not_padded():

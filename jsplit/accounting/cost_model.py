@@ -18,13 +18,31 @@ class PlainCosts(NamedTuple):
     part_bytes: int
 
 
+def packets_of(size: int, batch: int, dealt_over: int | None = None) -> int:
+    """How many packets a client's examples make in an epoch: its first batches.
+
+    Args:
+        size: of its examples.
+        batch: of these, in a packet, at most.
+        dealt_over: steps over which they are spread; None: packets are full until there
+            are no more.
+
+    Example:
+        >>> packets_of(5, batch=2), packets_of(5, batch=2, dealt_over=4)
+        (3, 4)
+        >>> packets_of(3, batch=2, dealt_over=4)
+        3
+    """
+    return -(-size // batch) if dealt_over is None else min(size, dealt_over)
+
+
 @dataclass(frozen=True)
 class CostModel:
     """The static sizes that one epoch's traffic and work follow from.
 
     Attributes:
         sizes: training examples of each client.
-        batch: of these, in a packet; an epoch's last may hold fewer.
+        batch: of these, in a packet, at most.
         sequential: whether clients take turns and hand the client part on.
         values: numbers that cross for one example, one way.
         payload_bits: of one example's activations.
@@ -43,6 +61,8 @@ class CostModel:
         local_macs: of those and its head's, one example.
         plain: of the network without what was put in to save traffic (a bottleneck),
             which reductions are against; None where nothing was.
+        dealt_over: steps over which each client spreads its examples, all of them; None
+            where its packets are full until it has no more.
     """
 
     sizes: tuple[int, ...]
@@ -64,11 +84,19 @@ class CostModel:
     head_bytes: int = 0
     local_macs: int = 0
     plain: PlainCosts | None = None
+    dealt_over: int | None = None
 
     @property
     def baseline(self) -> PlainCosts:
         """What plain split learning of the same network costs."""
         return self.plain or PlainCosts(self.values, self.sync_macs, self.part_bytes)
+
+    @property
+    def packets(self) -> tuple[int, ...]:
+        """That each client sends in an epoch of A or B."""
+        return tuple(
+            packets_of(size, self.batch, self.dealt_over) for size in self.sizes
+        )
 
     @property
     def examples(self) -> int:

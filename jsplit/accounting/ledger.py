@@ -84,7 +84,7 @@ class Ledger:
             heads = len(p.sizes) * p.labels_header_bytes
             yield "labels", "up", p.examples * p.label_bytes + heads
         examples = sum(p.sizes[client] for client in present)
-        packets = sum(-(-p.sizes[client] // p.batch) for client in present)
+        packets = sum(p.packets[client] for client in present)
         yield "control", "down", len(present) * p.plan_bytes
         if state != "L":
             yield "activations", "up", examples * p.payload_bits // 8

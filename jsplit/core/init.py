@@ -207,6 +207,7 @@ def make_cost_model(
         kept_bytes=WEIGHTS_BYTES,
         head_bytes=0 if head is None else _bytes_of(head[1]),
         plain=plain,
+        dealt_over=layout.dealt_over,
         **_work(client, side, x, smashed, head),
     )
 

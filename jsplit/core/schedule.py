@@ -109,7 +109,7 @@ class ClientPlan(NamedTuple):
     Attributes:
         key: the client's for the epoch.
         order: positions in its shard in the order in which it takes them,
-            `Int32[slots]`; those that stand for no example come last.
+            `Int32[slots]`; those that stand for no example are where the mask is not.
         mask: which slots hold an example, `Bool[slots]`.
     """
 
@@ -119,7 +119,10 @@ class ClientPlan(NamedTuple):
 
 
 def plan_client(
-    key: Key[Array, ""], count: Int[Array, ""] | int, slots: int
+    key: Key[Array, ""],
+    count: Int[Array, ""] | int,
+    slots: int,
+    dealt_over: int | None = None,
 ) -> ClientPlan:
     """The plan of a client with so many examples.
 
@@ -127,6 +130,8 @@ def plan_client(
         key: the client's for the epoch.
         count: of its examples.
         slots: places for them, at least `count`.
+        dealt_over: steps that the slots are divided into, over which the examples are
+            spread, see `rows_of_batch`; None: the first slots are taken.
 
     Example:
         >>> plan = plan_client(jax.random.key(0), count=3, slots=5)
@@ -134,25 +139,46 @@ def plan_client(
         ([0, 1, 2, 3, 4], [0, 1, 2])
         >>> plan.mask.tolist()
         [True, True, True, False, False]
+        >>> plan_client(jax.random.key(0), 3, slots=4, dealt_over=2).mask.tolist()
+        [True, True, True, False]
+        >>> plan_client(jax.random.key(0), 2, slots=4, dealt_over=2).mask.tolist()
+        [True, False, True, False]
     """
-    mask = jnp.arange(slots) < count
+    first = jnp.arange(slots) < count
     # Steps fold small numbers into the client's key; this is out of their reach.
-    return ClientPlan(key, shuffled(jax.random.fold_in(key, 2**31 - 1), mask), mask)
+    order = shuffled(jax.random.fold_in(key, 2**31 - 1), first)
+    if dealt_over is None:
+        return ClientPlan(key, order, first)
+    number, place = jnp.divmod(jnp.arange(slots), slots // dealt_over)
+    least, over = jnp.divmod(count, dealt_over)
+    mask = place < jnp.where(number < over, least + 1, least)
+    taken = number * least + jnp.minimum(number, over) + place
+    left = count + jnp.cumsum(~mask) - 1
+    return ClientPlan(key, order[jnp.where(mask, taken, left)], mask)
 
 
-def rows_of_batch(count: int, number: int, batch: int) -> int:
+def rows_of_batch(
+    count: int, number: int, batch: int, dealt_over: int | None = None
+) -> int:
     """How many examples a client's batch of this number has; the rest is padding.
 
     Args:
         count: of the client's examples.
         number: of the batch, from 0.
         batch: slots of it.
+        dealt_over: steps over which the examples are spread, as evenly as can be, the
+            first ones with one more; None: batches are full until there are no more.
 
     Example:
         >>> [rows_of_batch(5, number, 2) for number in range(4)]
         [2, 2, 1, 0]
+        >>> [rows_of_batch(5, number, 2, dealt_over=4) for number in range(4)]
+        [2, 1, 1, 1]
     """
-    return min(max(count - number * batch, 0), batch)
+    if dealt_over is None:
+        return min(max(count - number * batch, 0), batch)
+    least, over = divmod(count, dealt_over)
+    return least + (number < over)
 
 
 def example_at(positions: Positions, count: int) -> Positions:
@@ -243,7 +269,7 @@ def plan_epoch(key: Key[Array, ""], shards: Shards, layout: Layout) -> EpochPlan
     """
 
     def plan(key: jax.Array, count: jax.Array) -> ClientPlan:
-        return plan_client(key, count, layout.slots)
+        return plan_client(key, count, layout.slots, layout.dealt_over)
 
     clients = jax.vmap(jax.vmap(plan))(client_keys(key, layout), shards.counts)
     rows = jnp.take_along_axis(shards.rows, clients.order, axis=2)

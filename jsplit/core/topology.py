@@ -3,7 +3,9 @@
 Both are one pattern. The clients form groups; groups take turns, handing the client
 part on; the members of a group work side by side on one shared server batch, and their
 client parts are averaged when the group has finished. `parallel` is one group of all,
-`sequential` is a group for each.
+`sequential` is a group for each. `proportional` is one group of all, too, in which each
+client's part of a step follows what it holds, so that all of them have as many steps
+and every step is of all of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,15 +24,22 @@ class Topology(NamedTuple):
     Attributes:
         name: as on the command line.
         arrange: `arrange(clients) -> (groups, members)`, whose product is `clients`.
+        proportional: whether each client spreads what it holds over all steps of an
+            epoch. Otherwise all give equally many examples to a step until they have no
+            more, and the last steps are of the largest clients alone.
     """
 
     name: str
     arrange: Callable[[int], tuple[int, int]]
+    proportional: bool = False
 
 
 PARALLEL = Topology("parallel", lambda clients: (1, clients))
 SEQUENTIAL = Topology("sequential", lambda clients: (clients, 1))
-TOPOLOGIES = {topology.name: topology for topology in (PARALLEL, SEQUENTIAL)}
+PROPORTIONAL = Topology("proportional", lambda clients: (1, clients), proportional=True)
+TOPOLOGIES = {
+    topology.name: topology for topology in (PARALLEL, SEQUENTIAL, PROPORTIONAL)
+}
 
 
 class Layout(NamedTuple):
@@ -39,7 +48,7 @@ class Layout(NamedTuple):
     Attributes:
         groups: that take turns.
         members: clients side by side in each group.
-        batch: examples of one client in one step.
+        batch: examples of one client in one step, at most.
         steps: of each group in an epoch of A or B.
         examples: over all clients, none twice.
         offline_batch: examples of one server step in C; as in A and B, but for
@@ -47,6 +56,8 @@ class Layout(NamedTuple):
         offline_steps: of an epoch of C.
         padded: whether any step of A or B has padded rows.
         offline_padded: whether the last step of C has.
+        dealt_over: steps over which each client spreads what it holds, all of them;
+            None where it fills its batches until it has no more.
     """
 
     groups: int
@@ -58,6 +69,7 @@ class Layout(NamedTuple):
     offline_steps: int
     padded: bool
     offline_padded: bool
+    dealt_over: int | None = None
 
     @property
     def slots(self) -> int:
@@ -73,7 +85,9 @@ def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> La
         topology: how the clients share an epoch.
         batch_size: examples of one server step. The members of a group share it
             equally, rounded down, at least 1 each, and at most what the largest client
-            has. A client with fewer examples than the largest sits out the last steps.
+            has. A client with fewer examples than the largest sits out the last steps,
+            unless the topology is proportional: then an epoch of A has as many steps
+            as one of C, and `batch` is what the largest client gives to a step.
 
     Raises:
         ValueError: if there are no clients, an empty one, or `batch_size` is below 1.
@@ -87,6 +101,12 @@ def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> La
         >>> layout = make_layout([300, 100], SEQUENTIAL, batch_size=64)
         >>> layout.groups, layout.members, layout.batch, layout.steps, layout.padded
         (2, 1, 64, 5, True)
+
+        Side by side in proportion: 43 and 15 of them in each of 7 steps, or one fewer.
+
+        >>> layout = make_layout([300, 100], PROPORTIONAL, batch_size=64)
+        >>> layout.groups, layout.members, layout.batch, layout.steps, layout.padded
+        (1, 2, 43, 7, True)
     """
     if not sizes or min(sizes) < 1:
         raise ValueError(f"every client needs an example, got sizes {list(sizes)}")
@@ -94,11 +114,15 @@ def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> La
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     groups, members = topology.arrange(len(sizes))
     share = share_of_batch(batch_size, members)
-    batch = min(share, max(sizes))
-    steps = -(-max(sizes) // batch)
     examples = sum(sizes)
     offline_batch = min(share * members, examples)
     offline_steps = -(-examples // offline_batch)
+    if topology.proportional:
+        steps = offline_steps
+        batch = -(-max(sizes) // steps)
+    else:
+        batch = min(share, max(sizes))
+        steps = -(-max(sizes) // batch)
     return Layout(
         groups=groups,
         members=members,
@@ -109,6 +133,7 @@ def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> La
         offline_steps=offline_steps,
         padded=any(size != steps * batch for size in sizes),
         offline_padded=examples != offline_steps * offline_batch,
+        dealt_over=steps if topology.proportional else None,
     )
 
 

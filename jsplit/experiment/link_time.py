@@ -47,7 +47,7 @@ def seconds(costs: CostModel, states: str, link: Link) -> float:
         [10.9, 4.2, 15.1]
     """
     turns = len(costs.sizes) if costs.sequential else 1
-    steps = [-(-size // costs.batch) for size in costs.sizes]
+    steps = costs.packets
     waits = sum(steps) if costs.sequential else max(steps)
     wire = Ledger.of(costs, states).wire
     shares = _slowest_shares(costs, steps)

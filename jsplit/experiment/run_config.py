@@ -90,7 +90,9 @@ class RunConfig:
         str,
         Option(
             "In parallel all clients train at once, and their parts are averaged after "
-            "each epoch of A. Sequential clients take turns and hand one part on.",
+            "each epoch of A. Each gives as many examples to a step until it has no "
+            "more; proportional is parallel where each gives in proportion to what it "
+            "holds. Sequential clients take turns and hand one part on.",
             choices=TOPOLOGIES,
         ),
     ] = "parallel"

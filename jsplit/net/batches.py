@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jsplit.accounting.cost_model import packets_of
 from jsplit.core import schedule
 from jsplit.core.schedule import ClientPlan
 from jsplit.core.transform import Transform
 from jsplit.net.tensors import padded
 from jsplit.typing import Packet
 
-_PLAN = jax.jit(schedule.plan_client, static_argnums=(1, 2))
+_PLAN = jax.jit(schedule.plan_client, static_argnums=(1, 2, 3))
 _STEP = jax.jit(schedule.client_batch, static_argnums=2)
 
 
@@ -65,6 +66,7 @@ class Batches:
         transform: of raw images.
         sizes: of training batches.
         test_batch: held-out examples that are coded together.
+        proportional: whether the client spreads its examples over all steps.
 
     Attributes:
         count: batches of a training epoch.
@@ -72,7 +74,13 @@ class Batches:
     """
 
     def __init__(
-        self, data: ClientData, transform: Transform, sizes: BatchSizes, test_batch: int
+        self,
+        data: ClientData,
+        transform: Transform,
+        sizes: BatchSizes,
+        test_batch: int,
+        *,
+        proportional: bool,
     ):
         self._data = data
         self._sizes = sizes
@@ -82,7 +90,8 @@ class Batches:
         self._transform = transform
         self._evaluate = jax.jit(transform.evaluate)
         self._test_batch = min(test_batch, len(data.test_labels))
-        self.count = -(-self._examples // sizes.batch)
+        self._dealt_over = sizes.slots // sizes.batch if proportional else None
+        self.count = packets_of(self._examples, sizes.batch, self._dealt_over)
         self.held_out_count = (
             -(-len(data.test_labels) // self._test_batch) if self._test_batch else 0
         )
@@ -90,11 +99,13 @@ class Batches:
     def plan(self, key_data: bytes) -> ClientPlan:
         """What follows from the key data that the server sends for an epoch."""
         key = jax.random.wrap_key_data(jnp.asarray(np.frombuffer(key_data, np.uint32)))
-        return _PLAN(key, self._examples, self._sizes.slots)
+        return _PLAN(key, self._examples, self._sizes.slots, self._dealt_over)
 
     def rows(self, number: int) -> int:
-        """How many examples a training batch has; only the last may have fewer."""
-        return schedule.rows_of_batch(self._examples, number, self._sizes.batch)
+        """How many examples a training batch has."""
+        return schedule.rows_of_batch(
+            self._examples, number, self._sizes.batch, self._dealt_over
+        )
 
     def mask(self, number: int) -> np.ndarray | None:
         """Which of a batch's rows are examples, `Bool[batch]`.

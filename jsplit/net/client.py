@@ -211,7 +211,11 @@ class Client:
             self._told = (sizes, moments)
             setup = self._setup = self._make_setup(moments)
             self._batches = Batches(
-                self._data, setup.transform, sizes, setup.test_batch
+                self._data,
+                setup.transform,
+                sizes,
+                setup.test_batch,
+                proportional=setup.proportional,
             )
             self._read_reply = make_tensor_reader(setup.grad_codec, setup.smashed_shape)
 

@@ -25,6 +25,8 @@ class ClientSetup(NamedTuple):
         smashed_shape: of one example's activations.
         step_sizes: of each epoch, `Float32[epochs]`.
         test_batch: held-out examples that are coded together.
+        proportional: whether the client spreads its examples over all steps of an
+            epoch.
     """
 
     steps: Steps
@@ -35,6 +37,7 @@ class ClientSetup(NamedTuple):
     smashed_shape: tuple[int, ...]
     step_sizes: np.ndarray
     test_batch: int
+    proportional: bool
 
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]

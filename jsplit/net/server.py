@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jsplit.accounting.cost_model import packets_of
 from jsplit.core import schedule
 from jsplit.core.algorithm import learn_from_store
 from jsplit.core.metrics import Metrics
@@ -41,7 +42,7 @@ from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.typing import LOCAL, OFFLINE, REFRESH, SYNC, Packet
 from jsplit.wire.messages import ClientWeights, Message, Place, WeightsKept
 
-_PLAN = jax.jit(schedule.plan_client, static_argnums=2)
+_PLAN = jax.jit(schedule.plan_client, static_argnums=(2, 3))
 _AVERAGE = jax.jit(average)
 
 
@@ -213,6 +214,7 @@ class ServerTrainer:
                         keys[group][client - members[0]],
                         self._setup.sizes[client],
                         layout.slots,
+                        layout.dealt_over,
                     ).order
                 )
                 for client in present
@@ -253,7 +255,8 @@ class ServerTrainer:
     ) -> dict[int, Task]:
         layout, tasks = self._setup.layout, {}
         for client in present:
-            batches = -(-self._setup.sizes[client] // layout.batch)
+            size = self._setup.sizes[client]
+            batches = packets_of(size, layout.batch, layout.dealt_over)
             batches = 0 if ran == LOCAL else batches
             member = client % layout.members
             tasks[client] = self._manager.assign(
@@ -285,8 +288,8 @@ class ServerTrainer:
         return CheckedMessage((message.digest, weights), plain)
 
     def _rows(self, client: int, number: int) -> int:
-        size = self._setup.sizes[client]
-        return schedule.rows_of_batch(size, number, self._setup.layout.batch)
+        size, layout = self._setup.sizes[client], self._setup.layout
+        return schedule.rows_of_batch(size, number, layout.batch, layout.dealt_over)
 
     def _collect(
         self,

@@ -86,12 +86,16 @@ def needs_of(
     Every client has as many places as the largest one needs.
     """
     layout = layout_of(config, [examples] * config.clients)
+    batch, slots = layout.batch, layout.slots
+    if layout.dealt_over is not None:
+        # Where others hold less there are fewer steps, and more of it in each.
+        batch, slots = layout.offline_batch, examples + layout.steps
     shape, part = _shapes(config, image, classes)
     up, down = (codec.payload_bits(shape) // 8 for codec in codecs_of(config, shape))
-    largest = [layout.batch * max(up, down), min(TEST_BATCH, held_out) * up]
+    largest = [batch * max(up, down), min(TEST_BATCH, held_out) * up]
     largest += [part] if config.clients > 1 else []
     return ResourceNeeds(
-        store=_views(config) * layout.groups * layout.members * layout.slots * up,
+        store=_views(config) * layout.groups * layout.members * slots * up,
         message=max(largest),
     )
 
@@ -251,6 +255,7 @@ def prepare_client(
         smashed_shape=smashed.shape[1:],
         step_sizes=step_sizes_of(config),
         test_batch=TEST_BATCH,
+        proportional=TOPOLOGIES[config.topology].proportional,
     )
 
 
