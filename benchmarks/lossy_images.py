@@ -4,9 +4,10 @@
 
 Writes the data set with its training images as JPEG leaves them (test images stay as
 they are), and says how many bytes that JPEG has: sheets of 1,000 images, whose edges
-fall on the edges of JPEG's blocks, with colours at full resolution, because a file for
-each small image would be mostly its header. Plain split learning on the new file then
-is what a server learns that was sent these bytes and no map:
+fall on those of JPEG's blocks if they have a multiple of 8 pixels, with colours at full
+resolution, because a file for each small image would be mostly its header. Plain split
+learning on the new file then is what a server learns that was sent these bytes and no
+map:
 
     jsplit sweep configs/sweeps/small_cifar10_jpeg.toml
 """
@@ -24,7 +25,10 @@ from jsplit.experiment.config import RunConfig
 from jsplit.runtime import atomic
 
 SHEET = 1000
-"""Images side by side in a file."""
+"""Images below one another in a file, at most."""
+
+MOST_ROWS = 65_535
+"""Of a JPEG."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -61,8 +65,9 @@ def as_jpeg(images: np.ndarray, quality: int) -> tuple[np.ndarray, int]:
     """What JPEG leaves of uint8 images `[n, h, w, 3]`, and its bytes of all of them."""
     count, height, width, _ = images.shape
     left, size = [], 0
-    for at in range(0, count, SHEET):
-        some = images[at : at + SHEET]
+    sheet_of = max(1, min(SHEET, MOST_ROWS // height))
+    for at in range(0, count, sheet_of):
+        some = images[at : at + sheet_of]
         file = io.BytesIO()
         sheet = Image.fromarray(some.reshape(-1, width, 3))
         sheet.save(file, "JPEG", quality=quality, subsampling=0, optimize=True)

@@ -107,6 +107,7 @@ def test_a_networked_run_is_the_simulation_s(
             ({}, FEW_BITS, FEW_VALUES),
         ),
         (3, "sequential", {}),
+        (3, "proportional", {}),
     ),
 )
 def test_what_crosses_is_what_the_ledger_predicts_to_the_byte(

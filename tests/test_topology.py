@@ -77,7 +77,7 @@ def test_the_layout_says_whether_rows_are_padded(sizes, topology, batch_size):
 
 
 @given(sizes=sizes_, batch_size=batches)
-def test_in_proportion_every_step_is_of_all_and_a_has_as_many_steps_as_c(
+def test_in_proportion_each_is_spread_over_all_steps_and_a_has_as_many_as_c(
     sizes, batch_size
 ):
     layout = make_layout(sizes, PROPORTIONAL, batch_size)
@@ -113,6 +113,19 @@ def test_in_proportion_a_client_takes_each_of_its_examples_once(size, steps, see
     assert mask.reshape(steps, batch).sum(axis=1).tolist() == [
         rows_of_batch(size, number, batch, steps) for number in range(steps)
     ]
+
+
+@given(sizes=sizes_, batch_size=batches)
+def test_in_proportion_no_client_needs_more_than_is_foreseen_of_the_largest(
+    sizes, batch_size
+):
+    # What a server foresees is of as many clients that hold as much.
+    largest = max(sizes)
+    foreseen = make_layout([largest] * len(sizes), PROPORTIONAL, batch_size)
+    layout = make_layout(sizes, PROPORTIONAL, batch_size)
+    assert layout.batch <= min(foreseen.offline_batch, largest)
+    assert layout.slots <= largest + foreseen.steps
+    assert layout.server_batch <= max(batch_size, len(sizes))
 
 
 def test_in_proportion_equal_clients_do_what_they_do_in_parallel():

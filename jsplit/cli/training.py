@@ -111,8 +111,7 @@ def _say_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> 
         f"{config.codec} up",
         f"{config.grad_codec} down",
         *beside_paper(config),
-        f"{counted(config.epochs, 'epoch')} of server batches of "
-        f"{layout.members * layout.batch}",
+        f"{counted(config.epochs, 'epoch')} of server batches of {layout.server_batch}",
     ]
     say(folded(", ".join(words)))
     # On a line of its own: a path may be long, and must stay whole.

@@ -27,8 +27,9 @@ class RunFacts(NamedTuple):
         views: of each example, each from an epoch of B.
         new_views: whether the same view sends something else the next time.
         costs: of an epoch.
-        known_filters: whether the client's part is nothing but filters that are known
-            beforehand, and so has something to send before it learned anything.
+        known_filters: whether the client's part is one block with filters that are
+            known beforehand (all, or as many as there are), and so has something to
+            send before it learned anything.
     """
 
     classes: int

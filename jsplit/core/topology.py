@@ -4,8 +4,9 @@ Both are one pattern. The clients form groups; groups take turns, handing the cl
 part on; the members of a group work side by side on one shared server batch, and their
 client parts are averaged when the group has finished. `parallel` is one group of all,
 `sequential` is a group for each. `proportional` is one group of all, too, in which each
-client's part of a step follows what it holds, so that all of them have as many steps
-and every step is of all of them.
+client spreads what it holds over all steps, so that no step is of the largest clients
+alone. What does not divide goes to the first steps, which are larger by up to an
+example of each client.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,6 +73,13 @@ class Layout(NamedTuple):
     dealt_over: int | None = None
 
     @property
+    def server_batch(self) -> int:
+        """Examples of a server step of A or B that is full; about, in proportion."""
+        if self.dealt_over is not None:
+            return self.offline_batch
+        return self.members * self.batch
+
+    @property
     def slots(self) -> int:
         """Places for examples of each client, the last ones possibly padding."""
         return self.steps * self.batch
@@ -83,7 +91,8 @@ def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> La
     Args:
         sizes: examples of each client, at least 1 each.
         topology: how the clients share an epoch.
-        batch_size: examples of one server step. The members of a group share it
+        batch_size: examples of one server step, about as many where the topology is
+            proportional. The members of a group share it
             equally, rounded down, at least 1 each, and at most what the largest client
             has. A client with fewer examples than the largest sits out the last steps,
             unless the topology is proportional: then an epoch of A has as many steps

@@ -34,7 +34,10 @@ def cut_of(config: RunConfig) -> str:
 
 
 def sends_cosines(config: RunConfig) -> bool:
-    """Whether cosines are all that the client's part begins with."""
+    """Whether the client's part is one block, which begins with cosines.
+
+    Filters beyond those that there are begin at random, as VGG's last 10 of 64.
+    """
     return config.first_filters == "dct" and cut_index(config) == 1
 
 

@@ -91,8 +91,8 @@ class RunConfig:
         Option(
             "In parallel all clients train at once, and their parts are averaged after "
             "each epoch of A. Each gives as many examples to a step until it has no "
-            "more; proportional is parallel where each gives in proportion to what it "
-            "holds. Sequential clients take turns and hand one part on.",
+            "more; proportional is parallel where each spreads what it holds over all "
+            "steps. Sequential clients take turns and hand one part on.",
             choices=TOPOLOGIES,
         ),
     ] = "parallel"

@@ -16,7 +16,7 @@ def step_sizes_of(config: RunConfig) -> np.ndarray:
     steps down. Where several share a batch, each learns from a part of one, and its
     rate is lower by the square root of that part (Krizhevsky 2014, arXiv:1404.5997):
     with 10 clients the whole rate loses what was learned to noise, and a tenth of it
-    gets nowhere.
+    gets nowhere. The part is an equal one, whatever clients hold.
     """
     _, members = TOPOLOGIES[config.topology].arrange(config.clients)
     batch = config.server_batch

@@ -89,7 +89,8 @@ def needs_of(
     batch, slots = layout.batch, layout.slots
     if layout.dealt_over is not None:
         # Where others hold less there are fewer steps, and more of it in each.
-        batch, slots = layout.offline_batch, examples + layout.steps
+        batch = min(layout.offline_batch, examples)
+        slots = examples + layout.steps
     shape, part = _shapes(config, image, classes)
     up, down = (codec.payload_bits(shape) // 8 for codec in codecs_of(config, shape))
     largest = [batch * max(up, down), min(TEST_BATCH, held_out) * up]

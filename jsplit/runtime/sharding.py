@@ -106,7 +106,7 @@ def make_placement(
         raise InputError(
             f"a mesh of {count} devices cannot share a server batch of "
             f"{members * batch} equally, {batch} of each client over {rows} devices; "
-            f"take a batch size that is a multiple of {members * rows}"
+            f"take a batch size that gives each a multiple of {rows}"
         )
     # Auto: the compiler shares, with Shardy's rules; `Explicit` is the other choice.
     mesh = jax.make_mesh(

@@ -208,8 +208,8 @@ def test_no_device_ever_gets_the_whole_store(clients, devices):
     [
         (3, 8, 8, "8 devices cannot share 3 clients"),
         (12, 8, 8, "8 devices cannot share 12 clients"),
-        (1, 100, 8, "take a batch size that is a multiple of 8"),
-        (2, 50, 8, "take a batch size that is a multiple of 8"),
+        (1, 100, 8, "take a batch size that gives each a multiple of 8"),
+        (2, 50, 8, "take a batch size that gives each a multiple of 4"),
     ],
 )
 def test_what_cannot_be_shared_equally_is_refused(members, batch, count, problem):
