@@ -1,6 +1,6 @@
 """What maps in few bits must be compared with: the images themselves as JPEG, once.
 
-    python -m benchmarks.lossy_images runs/cifar10.npz --out runs/cifar10_jpeg92.npz
+    python -m benchmarks.lossy_images runs/cifar10.npz --out runs/jpeg92.npz
 
 Writes the data set with its training images as JPEG leaves them (test images stay as
 they are), and says how many bytes that JPEG has: sheets of 1,000 images, whose edges
