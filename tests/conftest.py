@@ -35,7 +35,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 
 MAPS = Path("/proc/self/maps")
-MOST_MAPS = 10_000
+MOST_MAPS, MOST_MAPS_OF_A_MODULE = 10_000, 30_000
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -51,10 +51,21 @@ def room_for_programs() -> Iterator[None]:
     """Forgets compiled programs before there are too many for one process.
 
     Each takes dozens of memory maps, of which Linux gives a process 65,530 by default;
-    beyond them XLA ends in a segmentation fault. The networked tests alone take 40,000.
+    beyond them XLA ends in a segmentation fault.
     """
     yield
-    if MAPS.exists() and len(MAPS.read_bytes().splitlines()) > MOST_MAPS:
+    _forget_programs_beyond(MOST_MAPS)
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs_of_a_module() -> Iterator[None]:
+    """The same within a module: the networked tests alone take more than 40,000."""
+    yield
+    _forget_programs_beyond(MOST_MAPS_OF_A_MODULE)
+
+
+def _forget_programs_beyond(most: int) -> None:
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > most:
         jax.clear_caches()
         gc.collect()
 
