@@ -3,9 +3,10 @@
     python -m benchmarks.clients
     python -m benchmarks.clients --clients 1 10 --examples 2000
 
-An epoch of A for each number of clients in both topologies, the examples dealt out
-evenly. Each configuration is compiled in a process of its own, for its memory, and the
-processes are told in turns to train an epoch. Ratios are against the fewest clients in
+An epoch of A for each number of clients side by side and in turns, the examples dealt
+out evenly, so that `proportional` would be `parallel`. Each configuration is compiled in
+a process of its own, for its memory, and the processes are told in turns to train an
+epoch. Ratios are against the fewest clients in
 parallel. Where clients outnumber a batch, each still sends one example (parallel: a
 server batch of as many); in turns, a client's batch is at most what it has. So the
 number of server steps differs: the layout is printed.
@@ -60,7 +61,7 @@ def measure_clients(name: str, settings: argparse.Namespace) -> dict[str, Any]:
                 )
             )
             for clients in settings.clients
-            for topology in TOPOLOGIES
+            for topology in ("parallel", "sequential")
         }
         for worker in workers.values():
             worker()
