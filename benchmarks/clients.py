@@ -4,12 +4,12 @@
     python -m benchmarks.clients --clients 1 10 --examples 2000
 
 An epoch of A for each number of clients side by side and in turns, the examples dealt
-out evenly, so that `proportional` would be `parallel`. Each configuration is compiled in
-a process of its own, for its memory, and the processes are told in turns to train an
-epoch. Ratios are against the fewest clients in
-parallel. Where clients outnumber a batch, each still sends one example (parallel: a
-server batch of as many); in turns, a client's batch is at most what it has. So the
-number of server steps differs: the layout is printed.
+out evenly, so that `proportional` would be `parallel`. Each configuration is compiled
+in a process of its own, for its memory, and the processes are told in turns to train an
+epoch. Ratios are against the fewest clients in parallel. Where clients outnumber a
+batch, each still sends one example (parallel: a server batch of as many); in turns, a
+client's batch is at most what it has. So the number of server steps differs: the
+layout is printed.
 """
 
 import argparse
