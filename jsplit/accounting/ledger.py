@@ -84,7 +84,8 @@ class Ledger:
             heads = len(p.sizes) * p.labels_header_bytes
             yield "labels", "up", p.examples * p.label_bytes + heads
         examples = sum(p.sizes[client] for client in present)
-        packets = sum(p.packets[client] for client in present)
+        of_client = p.packets
+        packets = sum(of_client[client] for client in present)
         yield "control", "down", len(present) * p.plan_bytes
         if state != "L":
             yield "activations", "up", examples * p.payload_bits // 8
