@@ -103,10 +103,10 @@ def score(images: np.ndarray, guesses: np.ndarray, inside: np.ndarray) -> Score:
         inside: `Bool[n, h, w]`, of each image a rectangle: its pixels count, and not
             the black around a crop, which is no secret.
     """
+    places = [np.ix_(own.any(axis=1), own.any(axis=0)) for own in inside]
     pairs = [
-        (image[where], guess[where])
-        for image, guess, own in zip(images, guesses, inside, strict=True)
-        for where in (np.ix_(own.any(axis=1), own.any(axis=0)),)
+        (image[place], guess[place])
+        for image, guess, place in zip(images, guesses, places, strict=True)
     ]
     errors = np.asarray([np.square(image - guess).mean() for image, guess in pairs])
     similar = [_similarity(image, guess) for image, guess in pairs]
