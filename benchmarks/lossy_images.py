@@ -20,8 +20,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks import measure
+from jsplit.errors import InputError
 from jsplit.experiment.build import load_dataset
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.quantities import counted
 from jsplit.runtime import atomic
 
 SHEET = 1000
@@ -37,12 +40,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", help="of images with three channels, as --dataset")
-    parser.add_argument("--train-examples", type=int, default=10_000)
-    parser.add_argument("--quality", type=int, default=92, help="of JPEG, 1 to 95")
+    parser.add_argument(
+        "--train-examples", type=measure.positive, default=10_000, help="default 10000"
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        choices=range(1, 96),
+        metavar="1..95",
+        default=92,
+        help="of JPEG, default 92",
+    )
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     asked = parser.parse_args(argv)
+    measure.check_out(parser, asked.out)
     config = RunConfig(dataset=asked.dataset, train_examples=asked.train_examples)
-    dataset = load_dataset(config, print)
+    try:
+        dataset = load_dataset(config, print)
+    except InputError as error:
+        parser.error(str(error))
+    channels = dataset.image_shape[-1]
+    if channels != 3:
+        has = f"{asked.dataset} has images of {counted(channels, 'channel')}"
+        parser.error(f"{has}; 3 are needed")
     images, size = as_jpeg(dataset.train_images, asked.quality)
     file = io.BytesIO()
     np.savez(

@@ -73,12 +73,7 @@ def settings_of(
     """
     settings = parser.parse_args(argv)
     if settings.out is not None:
-        try:
-            settings.out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            parser.error(f"--out {settings.out}: {error.strerror}")
-        if settings.out.is_dir() or not os.access(settings.out.parent, os.W_OK):
-            parser.error(f"--out {settings.out}: not a file that can be written")
+        check_out(parser, settings.out)
     settings.load_before = os.getloadavg()[0]
     if settings.load_before > 0.5:
         print(
@@ -88,6 +83,16 @@ def settings_of(
             file=sys.stderr,
         )
     return settings
+
+
+def check_out(parser: argparse.ArgumentParser, out: Path) -> None:
+    """Makes the folder of what `--out` names, and refuses what cannot be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {out}: {error.strerror}")
+    if out.is_dir() or not os.access(out.parent, os.W_OK):
+        parser.error(f"--out {out}: not a file that can be written")
 
 
 def interleave(sides: Mapping[str, Callable[[], Any]], rounds: int) -> Seconds:

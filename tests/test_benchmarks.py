@@ -14,6 +14,7 @@ from benchmarks import (
     kills,
     link,
     lossless,
+    lossy_images,
     lowerings,
     measure,
     network,
@@ -170,6 +171,40 @@ def test_lossless(run):
         assert 0 < size["over_entropy"] <= 1.05
         assert set(size["forms"]) <= {"zstd", "frequencies"}
     check_spread(found["share_of_step"])
+
+
+def test_lossy_images(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    colours = np.repeat(rng.integers(0, 256, (30, 1, 1, 3), np.uint8), 16, 1)
+    pictures = np.repeat(colours, 16, 2)
+    labels = np.arange(30) % 3
+    arrays = {"test_images": pictures[:9], "test_labels": labels[:9]}
+    source, out = tmp_path / "set.npz", tmp_path / "new" / "jpeg.npz"
+    np.savez(source, train_images=pictures, train_labels=labels, **arrays)
+    words = [str(source), "--train-examples", "30", "--out", str(out)]
+    lossy_images.main(words)
+    left, size = lossy_images.as_jpeg(pictures, 92)
+    assert f"30 images as JPEG 92: {size:,} bytes" in capsys.readouterr().out
+    made = np.load(out)
+    order = np.argsort(made["train_labels"], kind="stable")
+    assert made["train_labels"][order].tolist() == sorted(labels.tolist())
+    np.testing.assert_array_equal(made["test_images"], pictures[:9])
+    # Of plain colours nearly all is left, and of neighbours in the sheet nothing comes.
+    assert 0 < np.abs(left.astype(int) - pictures).max() < 8
+    gray = tmp_path / "gray.npz"
+    arrays["test_images"] = pictures[:9, ..., :1]
+    np.savez(gray, train_images=pictures[..., :1], train_labels=labels, **arrays)
+    for wrong, said in (
+        ([str(gray), *words[1:]], "has images of 1 channel; 3 are needed"),
+        ([str(tmp_path / "none.npz"), *words[1:]], "none.npz"),
+        ([*words, "--quality", "0"], "--quality: invalid choice: 0"),
+        ([*words, "--train-examples", "0"], "must be at least 1, got 0"),
+        ([*words[:-1], str(tmp_path)], "not a file that can be written"),
+    ):
+        with pytest.raises(SystemExit) as left_with:
+            lossy_images.main(wrong)
+        assert left_with.value.code == 2
+        assert said in capsys.readouterr().err
 
 
 def test_fuzz(run):
