@@ -17,6 +17,7 @@ from jsplit.net.admission import (
 )
 from jsplit.net.channel import local_channel
 from jsplit.net.client_session import ClientSession
+from jsplit.net.setup import layout_of, needs_of
 from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.testing import (
     TINY_RUN,
@@ -35,6 +36,22 @@ from jsplit.wire.messages import (
 pytestmark = pytest.mark.usefixtures("cache")
 
 CONFIG = dataclasses.replace(TINY_RUN, epochs=3, codec="e4m3", grad_codec="e4m3")
+
+
+@pytest.mark.parametrize("topology", ["parallel", "sequential", "proportional"])
+@pytest.mark.parametrize("others", [(90, 90), (40, 7), (1, 1)])
+def test_what_a_server_foresees_is_enough_whatever_the_others_hold(topology, others):
+    config = dataclasses.replace(TINY_RUN, clients=3, topology=topology)
+    of_example = needs_of(
+        dataclasses.replace(config, clients=1), (8, 8, 1), 10, 1, 0
+    ).message
+    needs = needs_of(config, (8, 8, 1), 10, 90, 0)
+    layout = layout_of(config, [90, *others])
+    assert needs.store >= 3 * layout.slots * of_example
+    assert needs.message >= layout.batch * of_example
+    # Nobody is refused for more than the largest client can send at all.
+    part = needs_of(config, (8, 8, 1), 10, 1, 0).message
+    assert needs.message <= max(90 * of_example, part)
 
 
 def test_who_stops_a_server_need_not_wait_for_goodbyes():
