@@ -57,11 +57,20 @@ def sweep(
     path: Path,
     stopping: Callable[[], bool],
     say: Callable[[str], None],
+    *,
+    event_files: bool = True,
 ) -> Outcome:
     """Makes those runs that are not finished yet, each in a folder under `path`.
 
     Those of one shape follow one another. A run that breaks (its loss is not finite)
     does not keep the others from being made.
+
+    Args:
+        planned: the runs.
+        path: the folder of all of them.
+        stopping: whether to stop, asked before each chunk.
+        say: takes lines for people.
+        event_files: whether TensorBoard's are written, too, which needs tensorboardX.
 
     Raises:
         InputError: if the data of a run cannot be had, or does not fit its settings.
@@ -84,7 +93,7 @@ def sweep(
             experiment = share_program(experiment, earlier)
         earlier = experiment
         try:
-            progress = _carry_out(experiment, stopping)
+            progress = _carry_out(experiment, stopping, event_files)
         except RunError as error:
             failed[run.name] = str(error)
             say(f"failed: {run.name}: {error}")
@@ -156,7 +165,9 @@ def _as_kept(config: RunConfig) -> RunConfig:
     return with_kept_curve(config, workdir.read_workdir(path)[1])
 
 
-def _carry_out(experiment: Experiment, stopping: Callable[[], bool]) -> Progress | None:
+def _carry_out(
+    experiment: Experiment, stopping: Callable[[], bool], event_files: bool
+) -> Progress | None:
     """Makes a run, or goes on with it; None if it was asked to stop."""
     assert experiment.config.workdir is not None
     path = Path(experiment.config.workdir)
@@ -172,10 +183,9 @@ def _carry_out(experiment: Experiment, stopping: Callable[[], bool]) -> Progress
                 workdir.open_new(experiment.config, workdir.described(dataset))
             )
             progress = Progress(experiment)
-        writers: list[Writer] = [
-            JsonlWriter(folder.metrics),
-            TensorBoardWriter(folder.tensorboard, progress.epochs),
-        ]
+        writers: list[Writer] = [JsonlWriter(folder.metrics)]
+        if event_files:
+            writers.append(TensorBoardWriter(folder.tensorboard, progress.epochs))
         if sys.stdout.isatty():
             writers.append(ConsoleWriter(states=progress.ledger.states, keep=False))
         for writer in writers:
