@@ -36,7 +36,7 @@ from jsplit.core.nnx_part import from_nnx
 from jsplit.core.option import Option
 from jsplit.core.program import Program, make_program
 from jsplit.core.replay import Replay, chain
-from jsplit.core.schedule import Shards, make_shards
+from jsplit.core.shards import Shards, make_shards
 from jsplit.core.simulation import Simulation, make_simulation
 from jsplit.core.state import EpochRecord, SideState, TrainState, init_side
 from jsplit.core.steps import Steps, make_steps

@@ -71,7 +71,7 @@ def test_each_epoch_of_each_state_uses_every_example_exactly_once(topology, size
     batch=st.integers(1, 16),
 )
 def test_epoch_order_is_a_permutation_of_each_clients_shard(sizes, topology, batch):
-    from jsplit.core.schedule import make_shards
+    from jsplit.core.shards import make_shards
     from jsplit.core.topology import make_layout
 
     shares = deal(sizes)

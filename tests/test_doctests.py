@@ -44,6 +44,7 @@ MODULES = (
     "core.program",
     "core.replay",
     "core.schedule",
+    "core.shards",
     "core.simulation",
     "core.state",
     "core.steps",

@@ -20,7 +20,8 @@ from jsplit.core import schedule, store
 from jsplit.core.local_training import learn_alone
 from jsplit.core.method import Learned, Method
 from jsplit.core.metrics import HeldOut, Metrics, added, no_metrics, total
-from jsplit.core.schedule import EpochPlan, OfflineBatches, Shards
+from jsplit.core.schedule import EpochPlan, OfflineBatches
+from jsplit.core.shards import Shards
 from jsplit.core.state import EpochRecord, SideState, TrainState
 from jsplit.core.steps import Steps
 from jsplit.core.store import Examples

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jsplit.core import schedule
 from jsplit.core.method import Learned, Method
 from jsplit.core.metrics import Metrics, added, total
-from jsplit.core.schedule import EpochPlan, Shards
+from jsplit.core.schedule import EpochPlan
+from jsplit.core.shards import Shards
 from jsplit.core.state import SideState
 from jsplit.core.topology import average, each, spread
 from jsplit.runtime.sharding import MEMBERS, ROWS

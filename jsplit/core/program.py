@@ -19,7 +19,7 @@ from jsplit.core.metrics import (
     evaluate,
     top_1,
 )
-from jsplit.core.schedule import Shards
+from jsplit.core.shards import Shards
 from jsplit.core.state import EpochRecord, SideState, TrainState
 from jsplit.core.steps import Steps
 from jsplit.core.topology import Layout

@@ -34,7 +34,7 @@ from jsplit.core.metrics import (
 from jsplit.core.model_part import ModelPart
 from jsplit.core.program import Program, make_program
 from jsplit.core.replay import AS_RECEIVED, Replay
-from jsplit.core.schedule import Shards, make_shards
+from jsplit.core.shards import Shards, make_shards
 from jsplit.core.state import EpochRecord, TrainState
 from jsplit.core.steps import Steps, ignore, make_steps
 from jsplit.core.topology import PARALLEL, Layout, Topology, make_layout

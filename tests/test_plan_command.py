@@ -1,0 +1,122 @@
+"""What `jsplit plan` shows and writes, and what it refuses."""
+
+import csv
+import json
+import re
+
+import pytest
+
+from jsplit.cli.main import main
+from jsplit.codecs import CODECS, USUAL
+from jsplit.experiment.config import RunConfig, changed
+from jsplit.experiment.plan import codec_sizes
+from jsplit.experiment.schedules import schedules
+from tests.runs import refused
+
+WORDS = (
+    *("--model", "cnn", "--dataset", "fashion_mnist_10k", "--image-size", "8"),
+    *("--train-examples", "200", "--epochs", "12"),
+)
+
+
+def plan_here(*flags: object) -> int:
+    """`jsplit plan` with these flags, in this process."""
+    return main(["plan", *map(str, flags)])
+
+
+def test_the_tables_fit_100_columns_and_say_that_accuracy_is_not_predicted(capsys):
+    asked = ("--budget", "400kB", "--reduction", 5, "--link", "10mbit/40ms")
+    asked += ("--grad-codecs", "float8,identity")
+    assert plan_here(*WORDS, "--cut", 1, *asked, "--bottlenecks", "4,8") == 0
+    shown = capsys.readouterr()
+    lines = [line for line in shown.out.splitlines() if not line.startswith("source:")]
+    assert max(map(len, lines)) <= 100 and not shown.err
+    for words in ("conv3", "at most 390.6 KiB and at least /5", "4 channels"):
+        assert words in shown.out
+    assert "float8/identity" in shown.out and "/bf16" not in shown.out
+    assert "accuracy is not predicted" in shown.out
+    assert "200 images: 64 B each" in shown.out
+    assert re.search(r"^for \d+ epochs, 1 client and batches of \d+$", shown.out, re.M)
+
+
+def test_where_nothing_keeps_the_limits_the_nearest_is_said(capsys):
+    assert plan_here(*WORDS, "--cut", 1, "--budget", "20kB") == 0
+    out = capsys.readouterr().out
+    assert "no schedule keeps the limits at this cut" in out
+    assert "25.3 KiB (freeze 0, bits4)" in out and "/192.0" in out
+    # A later cut has one, and the table of all cuts says so.
+    assert "\n1    none" in out and "\n3    freeze 1" in out
+
+
+def test_without_limits_every_schedule_stands_with_the_codecs_of_the_run(capsys):
+    assert plan_here(*WORDS, "--codec", "bf16", "--rows", 99) == 0
+    out = capsys.readouterr().out
+    for schedule in schedules(12, 2, 5):
+        assert f"{schedule.label} " in out
+    assert "bf16/float8" in out and "float8/float8" not in out
+
+
+def test_gradients_cannot_be_planned_where_nobody_says_where_values_went(capsys):
+    asked = "--budget", "1MB", "--codecs", "top16,float8", "--grad-codecs", "where-sent"
+    assert plan_here(*WORDS, *asked) == 2
+    said = capsys.readouterr().err
+    assert "--grad-codecs: where-sent sends gradients in the places" in said
+    assert "float8 does not say which" in said
+
+
+def test_files_hold_every_cut_and_codec_and_the_settings_of_each_schedule(
+    capsys, tmp_path
+):
+    files = {
+        name: tmp_path / f"plan.{end}"
+        for name, end in (("json", "json"), ("csv", "csv"), ("picture", "png"))
+    }
+    words = [word for name, path in files.items() for word in (f"--{name}", path)]
+    assert plan_here(*WORDS, "--budget", "300kB", *words) == 0
+    plan = json.loads(files["json"].read_text())
+    assert [cut["after"] for cut in plan["cuts"]] == ["conv1", "conv2", "conv3"]
+    groups = codec_sizes(USUAL, (4, 4, 16))
+    assert [each["codecs"] for each in plan["cuts"][0]["codecs"]] == groups
+    for one in plan["schedules"]:
+        assert one["bytes"] <= plan["budget_bytes"] == 300_000
+        assert changed(RunConfig(), **one["settings"]).codec in CODECS
+    lines = list(csv.DictReader(files["csv"].read_text().splitlines()))
+    assert len(lines) == 3 * len(groups)
+    assert {line["cut"] for line in lines} == {"1", "2", "3"}
+    assert files["picture"].read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def test_a_file_of_a_runs_settings_is_taken_and_flags_override_it(capsys, tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('model = "vgg11"\ncut = 3\ncodec = "bf16"\nthreshold = 0.1\n')
+    assert plan_here("--config", file, *WORDS, "--grad-codec", "identity") == 0
+    out = capsys.readouterr().out
+    assert "cut 3 (conv3)" in out and "bf16/identity" in out and "conv4" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--budget", "12 parsecs"), "--budget must be like 150MB"),
+        (("--budget", "0"), "--budget must be like 150MB"),
+        (("--reduction", "0"), "--reduction must be at least 1"),
+        (("--link", "fast"), "--link must be like 10mbit/40ms"),
+        (("--codecs", "float8,gzip"), "--codecs 'gzip' is unknown"),
+        (("--grad-codecs", ""), "--grad-codecs '' is unknown"),
+        (("--bottlenecks", "4,wide"), "--bottlenecks must list channels"),
+        (("--bottlenecks", "99"), "--bottleneck 99"),
+        (("--most-views", "0"), "--most-views must be at least 1"),
+        (("--local-epochs", "0"), "--local-epochs must be at least 1"),
+        (("--cut", "9"), "--cut 9 is outside cnn"),
+        (("--batch-size", "201"), "--batch-size 201 is more than there is: 200 t"),
+        (("--picture", "plan.pdf"), "ends in .png"),
+        (("--json", "missing/plan.json"), "--json missing/plan.json"),
+        (("--csv", "."), "--csv ."),
+        (("--gate", "loss"), "unknown option '--gate'"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_in_one_line(
+    words, told, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    assert told in refused(capsys, lambda: plan_here(*WORDS, *words))
