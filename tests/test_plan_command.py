@@ -39,6 +39,16 @@ def test_the_tables_fit_100_columns_and_say_that_accuracy_is_not_predicted(capsy
     assert re.search(r"^for \d+ epochs, 1 client and batches of \d+$", shown.out, re.M)
 
 
+@pytest.mark.parametrize(("budget", "said"), [("1GB", True), ("1kB", False)])
+def test_that_freeze_0_trains_no_client_is_said_where_it_is_offered(
+    budget, said, capsys
+):
+    asked = ("--codecs", "float8", "--most-views", 1, "--epochs", 4)
+    assert plan_here(*WORDS, *asked, "--budget", budget) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert ("freeze 0 trains no client: begin it with filters" in out) == said
+
+
 def test_where_nothing_keeps_the_limits_the_nearest_is_said(capsys):
     assert plan_here(*WORDS, "--cut", 1, "--budget", "20kB") == 0
     out = capsys.readouterr().out

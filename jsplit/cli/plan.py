@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from jsplit.accounting.byte_counts import bytes_from
 from jsplit.analysis import tables
 from jsplit.analysis.plan_tables import images_line, tables_of
-from jsplit.analysis.plan_values import CAVEAT, Plan, lines_of, values_of
+from jsplit.analysis.plan_values import CAVEAT, UNTRAINED, Plan, lines_of, values_of
 from jsplit.cli import parsing
 from jsplit.cli.terminal import folded, say
 from jsplit.codecs import CODECS, USUAL
@@ -199,6 +199,9 @@ def command(argv: Sequence[str], prog: str) -> int:
         made = [offer for cut in at_cut for offer in offers(cut, every, *pair)]
         _say_least(made)
     say(folded(f"note: {CAVEAT}"))
+    offered = [*plan.offers, *filter(None, plan.best.values())]
+    if any(offer.schedule.states[0] == "B" for offer in offered):
+        say(folded(f"note: {UNTRAINED}"))
     _write(plan, files)
     return 0
 
