@@ -8,6 +8,7 @@
 # stops them after SECONDS (540 where none is said). The same command again goes on from the
 # checkpoints. See benchmarks/slices.py, which needs little more than the library itself.
 set -eu
+case ${1:-} in -h | --help) exec sed -n '2,/^set/{/^set/!p}' "$0" ;; esac
 cd "$(dirname "$0")/.."
 seconds=${1:-540}
 [ $# -eq 0 ] || shift

@@ -60,7 +60,9 @@ def positive(text: str) -> int:
         argparse.ArgumentTypeError: unless it is a whole number of at least 1.
     """
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least 1, got {text}"
+        )
     return int(text)
 
 

@@ -72,7 +72,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     device.choose(planned[0].config.device)
     with contextlib.ExitStack() as stack:
         workdir.make_folder(path, "--folder")
-        stack.enter_context(workdir.lock(path))
+        stack.enter_context(workdir.lock(path, "--folder"))
         stack.enter_context(
             compilation_cache.kept(planned[0].config.compile_cache, say)
         )

@@ -100,11 +100,15 @@ def make(path: Path, mode: int = 0o777) -> list[Path]:
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, option: str = "--workdir") -> Iterator[None]:
     """Keeps other processes out of a run's folder; the system ends it with the process.
 
     The folder itself is locked, and nothing is added to it; `filelock` locks only files
     of its own, and leaves them behind.
+
+    Args:
+        path: of the folder, which exists.
+        option: that names it, for errors.
 
     Raises:
         InputError: if another process holds the folder.
@@ -115,7 +119,7 @@ def lock(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(
-                f"--workdir {path} is in use by another process; wait for it, or name "
+                f"{option} {path} is in use by another process; wait for it, or name "
                 "another folder"
             ) from error
         yield
