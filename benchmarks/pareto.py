@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         title=f"{runs[0].summary['dataset']}, {runs[0].config.model}: {len(runs)} runs",
         baseline=None,
         loss=LOSS,
-        anchors=anchors_of(groups[-1]),
+        anchors=max(map(anchors_of, groups), key=len),
     )
     print(f"written: {asked.out}")
 

@@ -274,6 +274,23 @@ def test_bytes_stand_beside_what_the_images_take(tmp_path, drawn):
     assert "10" in ticks and "20" in ticks and "(MiB)" in axes.get_xlabel()
 
 
+def test_bytes_from_little_to_much_have_numbers_that_do_not_overlap(tmp_path, drawn):
+    sent = (5e7, 3e8, 3e9, 8e10, 6e11)
+    points = [
+        point._replace(sent=count) for point, count in zip(crowd(), sent, strict=False)
+    ]
+    path = tmp_path / "p.png"
+    plots.accuracy_against_bytes(points, path, title="t", baseline=None, loss=0.005)
+    drawn[0].draw_without_rendering()
+    (axes,) = drawn[0].axes
+    edges = axes.get_window_extent()
+    boxes = [Text.get_window_extent(label) for label in axes.get_xticklabels()]
+    shown = [box for box in boxes if edges.x0 <= box.x0 + box.width / 2 <= edges.x1]
+    assert len(shown) > 3
+    for one, other in itertools.combinations(shown, 2):
+        assert not one.overlaps(other)
+
+
 def test_the_legend_of_the_states_covers_no_title(tmp_path, drawn):
     rows = [(f"loss 0.05, seed {seed}", "AAB") for seed in range(3)]
     plots.strips(rows, tmp_path / "p.png", title="cnn cut after 1, 1 client, " * 3)

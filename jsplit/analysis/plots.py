@@ -281,7 +281,9 @@ def _scatter(
         # Points are whole at 0 and 100 %, too, where the axis ends; bars end there.
         line.set_clip_on(False)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    # Over more than three decades numbers between their ends would run together.
+    wide = max(across) > 1000 * min(across)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
     axes.xaxis.set_major_formatter(formatter)
     axes.xaxis.set_minor_locator(LogLocator(subs=()))
     axes.margins(x=0.12, y=0.15)
