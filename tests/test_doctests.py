@@ -61,6 +61,7 @@ MODULES = (
     "experiment.quantities",
     "data.prepare",
     "experiment.halves",
+    "experiment.parts",
     "experiment.at_cut",
     "experiment.run_labels",
     "experiment.trained",

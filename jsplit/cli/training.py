@@ -9,6 +9,7 @@ from jsplit.cli.stopping import stop_at_signal
 from jsplit.cli.terminal import folded, say
 from jsplit.experiment.build import Experiment
 from jsplit.experiment.console import ConsoleWriter
+from jsplit.experiment.parts import cosines_caveat
 from jsplit.experiment.progress import Progress, Record
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.run_labels import beside_paper, unlike
@@ -124,8 +125,9 @@ def _say_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> 
         + (", which a CPU only emulates: slower than float32" if emulated else "")
     )
     caveat = config.gate.caveat(unlike(config))
-    if caveat is not None:
-        say(folded(f"note: {caveat}"))
+    of_filters = cosines_caveat(config, experiment.dataset.image_shape)
+    for note in filter(None, (caveat, of_filters)):
+        say(folded(f"note: {note}"))
     if config.mesh:
         say(
             f"sharing clients and batches over {counted(jax.device_count(), 'device')}"
