@@ -18,6 +18,7 @@ from jsplit.analysis.comparison import Setting, grouped
 from jsplit.analysis.gate_styles import style_of
 from jsplit.analysis.report import LOSS, anchors_of
 from jsplit.analysis.results import read_results
+from jsplit.experiment.config import RunConfig
 from jsplit.experiment.quantities import counted
 
 
@@ -50,6 +51,8 @@ def point_of(setting: Setting) -> plots.Point:
     clients = "" if config.clients == 1 else f", {config.clients} clients"
     if config.partition != "iid":
         clients += f", {config.partition}"
+    if config.topology != RunConfig.topology:
+        clients += f", {config.topology}"
     seeds = counted(len(setting.seeds), "seed")
     label = f"{setting.label}{clients}, {config.epochs} epochs, {seeds}"
     return plots.Point(

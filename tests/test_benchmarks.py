@@ -198,7 +198,10 @@ def test_lossy_images(tmp_path, capsys):
         ([str(gray), *words[1:]], "has images of 1 channel; 3 are needed"),
         ([str(tmp_path / "none.npz"), *words[1:]], "none.npz"),
         ([*words, "--quality", "0"], "--quality: invalid choice: 0"),
-        ([*words, "--train-examples", "0"], "must be at least 1, got 0"),
+        (
+            [*words, "--train-examples", "0"],
+            "must be a whole number of at least 1, got 0",
+        ),
         ([*words[:-1], str(tmp_path)], "not a file that can be written"),
     ):
         with pytest.raises(SystemExit) as left_with:
@@ -220,7 +223,10 @@ def test_fuzz(run):
 def test_a_count_that_is_none_is_refused_in_a_line(run, capsys, pair):
     with pytest.raises(SystemExit):
         run(clients, *pair)
-    assert f"{pair[0]}: must be at least 1, got {pair[1]}" in capsys.readouterr().err
+    assert (
+        f"{pair[0]}: must be a whole number of at least 1, got {pair[1]}"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_file_that_cannot_be_written_is_refused_before_measuring(tmp_path, capsys):

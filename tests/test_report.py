@@ -23,6 +23,10 @@ def runs(tmp_path):
 
 
 def test_rows_of_every_length_are_drawn_in_one_picture(runs, monkeypatch):
+    skewed = {"clients": 5, "partition": "dirichlet:0.3", **PLAIN}
+    for topology in ("parallel", "proportional"):
+        config = changed(BASE, topology=topology, **skewed)
+        finish(runs / topology, config, 0.8)
     drawn = []
 
     def draw(points, path, **how):
@@ -30,7 +34,7 @@ def test_rows_of_every_length_are_drawn_in_one_picture(runs, monkeypatch):
 
     monkeypatch.setattr(pareto.plots, "accuracy_against_bytes", draw)
     pareto.main([str(runs), "--out", str(runs / "all.png")])
-    assert len(drawn[0]) == len(set(drawn[0])) > 3
+    assert len(drawn[0]) == len(set(drawn[0])) > 5
     assert all(re.search(r"\d+ epochs, (1 seed|\d+ seeds)$", one) for one in drawn[0])
 
 
