@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import measure
+from jsplit.cli.stopping import SIGNALS
+from jsplit.cli.terminal import complain, say
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.quantities import counted
@@ -51,8 +53,6 @@ PATIENCE = 5.0
 
 NEWS = 30.0
 """Seconds from one line on what is running to the next."""
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Run(NamedTuple):
@@ -117,8 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             signal.signal(number, lambda number, frame: sys.exit(128 + number))
         sys.exit(make_all(asked.files, folder, asked.processes, asked.seconds))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(REFUSED)
+        sys.exit(complain(error, REFUSED))
 
 
 def make_all(
@@ -215,6 +214,7 @@ def start(run: Run, folder: Path, processes: int) -> Child:
     command += ["--folder", str(folder), "--only", run.planned.name]
     try:
         with log.open("ab") as file:
+            said = file.tell()  # The process moves the end as it writes.
             process = subprocess.Popen(
                 command,
                 env=settings | os.environ,
@@ -224,7 +224,7 @@ def start(run: Run, folder: Path, processes: int) -> Child:
                 # Ctrl-C is for the one that was started, which ends the others.
                 start_new_session=True,
             )
-            return Child(run, process, log, file.tell())
+            return Child(run, process, log, said)
     except OSError as error:
         raise InputError(f"--folder {folder}: {error.strerror} ({log})") from error
 
@@ -302,11 +302,6 @@ def said_last(child: Child) -> str:
         file.seek(child.said)
         lines = file.read().decode("utf-8", "replace").strip().splitlines()
     return lines[-1].removeprefix("error: ") if lines else f"it ended with {code}"
-
-
-def say(line: str) -> None:
-    """Says a line to people, at once."""
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -58,6 +59,14 @@ def start(
             yield process
         finally:
             process.kill()
+
+
+def within(seconds: float, condition: Callable[[], Any]) -> None:
+    """Waits for what must happen within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def experiment_of(path: Path) -> Experiment:

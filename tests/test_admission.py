@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
 import threading
-import time
 
 import pytest
 
@@ -32,6 +32,7 @@ from jsplit.wire.messages import (
     read_message,
     write_message,
 )
+from tests.runs import within
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -95,11 +96,7 @@ def gathering(tmp_path, clients):
         yield run, hello, said
 
 
-def until(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+until = functools.partial(within, 60)
 
 
 def test_a_client_that_leaves_while_the_run_begins_stays_a_member(

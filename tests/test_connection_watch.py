@@ -1,6 +1,7 @@
 """Who connects over TLS and never becomes a session is logged, with the address."""
 
 import contextlib
+import functools
 import socket
 import ssl
 import time
@@ -11,6 +12,7 @@ from jsplit.net import certificates, connection_watch
 from jsplit.net.channel import ConnectionLost
 from jsplit.net.connection_watch import ConnectionWatch
 from jsplit.net.grpc_channel import connect, serve
+from tests.runs import within
 
 LIMIT = 2**20
 
@@ -46,11 +48,7 @@ def watched(folder, monkeypatch):
         yield listener.port, watch, said
 
 
-def until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+until = functools.partial(within, 20)
 
 
 def open_plain(port):

@@ -11,7 +11,6 @@ import pytest
 
 from jsplit.accounting.ledger import Ledger
 from jsplit.analysis.privacy_report import FORMAT
-from jsplit.cli.main import main
 from jsplit.codecs import USUAL
 from jsplit.core.gate_phases import after_local, with_views
 from jsplit.data.lossless import lossless_bytes
@@ -30,6 +29,7 @@ from jsplit.experiment.plan import (
 from jsplit.experiment.schedules import schedules
 from jsplit.net.link_simulation import LinkSpeed
 from jsplit.typing import STATES
+from tests.plans import WORDS, plan_here
 from tests.runs import TINY, refused, run_here
 
 SMALL = RunConfig(
@@ -40,16 +40,7 @@ SMALL = RunConfig(
     train_examples=200,
     test_examples=100,
 )
-WORDS = (
-    *("--model", "cnn", "--dataset", "fashion_mnist_10k", "--image-size", "8"),
-    *("--train-examples", "200", "--epochs", "12"),
-)
 DATA = PlanData("ten", (8, 8, 1), 10, 10, (200,))
-
-
-def plan_here(*flags: object) -> int:
-    """`jsplit plan` with these flags, in this process."""
-    return main(["plan", *map(str, flags)])
 
 
 @pytest.fixture(scope="module")

@@ -6,22 +6,12 @@ import re
 
 import pytest
 
-from jsplit.cli.main import main
 from jsplit.codecs import CODECS, USUAL
 from jsplit.experiment.config import RunConfig, changed
 from jsplit.experiment.plan import codec_sizes
 from jsplit.experiment.schedules import schedules
+from tests.plans import WORDS, plan_here
 from tests.runs import refused
-
-WORDS = (
-    *("--model", "cnn", "--dataset", "fashion_mnist_10k", "--image-size", "8"),
-    *("--train-examples", "200", "--epochs", "12"),
-)
-
-
-def plan_here(*flags: object) -> int:
-    """`jsplit plan` with these flags, in this process."""
-    return main(["plan", *map(str, flags)])
 
 
 def test_the_tables_fit_100_columns_and_say_that_accuracy_is_not_predicted(capsys):

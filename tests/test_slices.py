@@ -6,14 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from benchmarks import slices
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
-from tests.runs import ROOT, compile_once, lines_of
+from tests.runs import ROOT, compile_once, lines_of, within
 
 FILE = """\
 [settings]
@@ -241,12 +240,12 @@ def test_no_run_outlives_the_command_and_the_same_command_goes_on(
     words = (600, file([1], [0], epochs=40), "--folder", tmp_path / "runs")
     path = tmp_path / "runs" / "tiny" / "sync_epochs=1,seed=0"
     with command(*words) as process:
-        wait_until(lambda: len(lines_of(path)) > 3)
+        within(120, lambda: len(lines_of(path)) > 3)
         process.send_signal(number)
         process.communicate(timeout=60)
     if number == signal.SIGTERM:
         assert process.returncode == 128 + number
-    wait_until(lambda: is_free(path))
+    within(120, lambda: is_free(path))
     kept = lines_of(path)
     assert 3 < len(kept) < 40
     with command(*words) as process:
@@ -261,14 +260,6 @@ def is_free(path):
             return True
     except InputError:
         return False
-
-
-def wait_until(happened):
-    for _ in range(1200):
-        if happened():
-            return
-        time.sleep(0.1)
-    raise TimeoutError
 
 
 @pytest.mark.slow
