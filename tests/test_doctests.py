@@ -18,6 +18,7 @@ MODULES = (
     "typing",
     "accounting.ledger",
     "accounting.macs",
+    "analysis.csv_text",
     "analysis.gate_styles",
     "analysis.label_placement",
     "analysis.traffic",

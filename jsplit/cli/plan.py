@@ -1,16 +1,15 @@
 """`jsplit plan`: what cuts, codecs and schedules would cost, without a training."""
 
-import csv
 import dataclasses
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from jsplit.accounting.byte_counts import bytes_from
 from jsplit.analysis import tables
+from jsplit.analysis.csv_text import as_csv
 from jsplit.analysis.plan_tables import images_line, tables_of
 from jsplit.analysis.plan_values import CAVEAT, UNTRAINED, Plan, lines_of, values_of
 from jsplit.cli import parsing
@@ -302,7 +301,7 @@ def _write(plan: Plan, files: dict[str, Path]) -> None:
             if name == "json":
                 atomic.write_json(path, values_of(plan))
             elif name == "csv":
-                atomic.write_text(path, _as_csv(lines_of(plan)))
+                atomic.write_text(path, as_csv(lines_of(plan)))
             else:
                 # Matplotlib takes its time, and is needed only here.
                 from jsplit.analysis.plan_picture import bytes_against_cut
@@ -312,11 +311,3 @@ def _write(plan: Plan, files: dict[str, Path]) -> None:
             raise InputError(f"{flag(name)} {path}: {error.strerror}") from error
     if files:
         say(f"written: {', '.join(map(str, files.values()))}")
-
-
-def _as_csv(lines: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()

@@ -7,8 +7,10 @@ from typing import Annotated
 import tyro
 
 from jsplit.analysis.comparison import grouped
+from jsplit.analysis.csv_text import as_csv
 from jsplit.analysis.report import page, self_contained
 from jsplit.analysis.results import read_results
+from jsplit.analysis.run_rows import rows_of
 from jsplit.cli import parsing
 from jsplit.cli.terminal import say
 from jsplit.core.option import Option
@@ -19,7 +21,9 @@ from jsplit.runtime import atomic
 
 DESCRIPTION = """\
 Compares the finished runs below FOLDER, such as those of jsplit sweep, and writes
-report.md and report.html (one file, with its pictures in it).
+report.md, report.html (one file, with its pictures in it) and runs.csv, which has every
+figure and every setting of each run. Of a run's folder it reads config.json and
+summary.json alone.
 """
 
 
@@ -59,11 +63,12 @@ def command(argv: Sequence[str], prog: str) -> int:
             text = page(groups, left_out, out)
             atomic.write_text(out / "report.md", text)
             atomic.write_text(out / "report.html", self_contained(text, out))
+            atomic.write_text(out / "runs.csv", as_csv(rows_of(groups, path)))
     except OSError as error:
         raise InputError(f"--out {out}: {error.strerror}; name another") from error
     missing = f"; {len(left_out)} not finished and left out" if left_out else ""
     say(
-        f"{counted(len(runs), 'run')} in {out / 'report.html'} and "
-        f"{out / 'report.md'}{missing}"
+        f"{counted(len(runs), 'run')} in {out / 'report.html'}, "
+        f"{out / 'report.md'} and {out / 'runs.csv'}{missing}"
     )
     return 0
