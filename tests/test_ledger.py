@@ -126,6 +126,13 @@ def test_the_reduction_of_every_byte_is_against_as_many_plain_epochs(
     assert wire_reduction(ledger) == plain.wire_bytes / ledger.wire_bytes
 
 
+def test_plain_split_learning_is_counted_without_the_heads_of_clients_alone():
+    heads = priced(head_bytes=50, local_macs=9)
+    assert plain_ledger(heads, 4).wire == plain_ledger(SMALL, 4).wire
+    assert Ledger.of(heads, "LAB").wire_bytes > Ledger.of(SMALL, "LAB").wire_bytes
+    assert heads.of_states("LA") == heads and heads.of_states("AC") == SMALL
+
+
 @given(states=runs, sequential=st.booleans())
 def test_an_epoch_of_c_adds_nothing_to_any_kind(states, sequential):
     costs = priced(sequential=sequential)

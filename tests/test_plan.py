@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jsplit.accounting.ledger import Ledger
+from jsplit.analysis.plan_values import values_of_traffic
 from jsplit.analysis.privacy_report import FORMAT
 from jsplit.codecs import USUAL
 from jsplit.core.gate_phases import after_local, with_views
@@ -116,6 +117,31 @@ def test_other_codecs_cost_what_a_run_with_them_costs():
     for codec, grad_codec in (("identity", "bf16"), ("e4m3", "identity")):
         config = changed(SMALL, codec=codec, grad_codec=grad_codec)
         assert coded(cut, codec, grad_codec) == planned_cut(config, DATA).costs
+
+
+def test_a_schedule_that_never_learns_alone_is_offered_without_heads():
+    """Also where the plan counts them for the schedules that do."""
+    shared, data = (
+        {"clients": 2, "partition": "uneven:1"},
+        DATA._replace(sizes=(150, 50)),
+    )
+    heads, bare = (
+        planned_cut(changed(SMALL, **shared, local_epochs=epochs), data)
+        for epochs in (2, 0)
+    )
+    codecs, every = (["float8"], ["float8"]), schedules(4, 2, 2)
+    found = {}
+    for schedule in every:
+        ((one,), (other,)) = (offers(cut, [schedule], *codecs) for cut in (heads, bare))
+        alone = "L" in schedule.states
+        found[schedule.label] = one.ledger.wire == other.ledger.wire
+        assert found[schedule.label] == (not alone)
+        limits = Limits(other.ledger.wire_bytes)
+        assert bool(within([heads], [schedule], codecs, limits)) == (not alone)
+    assert set(found.values()) == {True, False}
+    plan = SimpleNamespace(data=data, lossless_bytes=None, link=LinkSpeed(1e6, 0.01))
+    one, other = (values_of_traffic(plan, cut.costs) for cut in (heads, bare))
+    assert one == other and one["epoch_a_seconds"] > 0
 
 
 def test_no_training_is_built_or_compiled_for_a_plan(capsys):

@@ -1,6 +1,6 @@
 """What one epoch sends and computes, as static sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
@@ -90,6 +90,12 @@ class CostModel:
     def baseline(self) -> PlainCosts:
         """What plain split learning of the same network costs."""
         return self.plain or PlainCosts(self.values, self.sync_macs, self.part_bytes)
+
+    def of_states(self, states: str) -> "CostModel":
+        """What a run in these states costs: one without L has no heads to carry."""
+        if "L" in states:
+            return self
+        return replace(self, head_bytes=0, local_macs=0)
 
     @property
     def packets(self) -> tuple[int, ...]:

@@ -126,7 +126,11 @@ def _values_of_cut(plan: Plan, cut: PlannedCut) -> dict[str, Any]:
 
 
 def values_of_traffic(plan: Plan, costs: CostModel) -> dict[str, Any]:
-    """What an example and an epoch send, and how long that takes on the link."""
+    """What an example and an epoch send, and how long that takes on the link.
+
+    They are of a run in which nobody learns alone: its clients have no heads to send.
+    """
+    costs = costs.of_states("AB")
     sync, refresh = (crossing(costs, state) for state in "AB")
     found: dict[str, Any] = {
         "example_up_bytes": costs.payload_bits / 8,

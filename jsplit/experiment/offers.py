@@ -51,8 +51,7 @@ def offers(
         learns = "A" in schedule.states
         for codec in downs:
             for grad_codec in downs[codec] if learns else downs[codec][:1]:
-                costs = coded(cut, codec, grad_codec)
-                ledger = Ledger.of(costs, schedule.states)
+                ledger = _ledger(coded(cut, codec, grad_codec), schedule)
                 told = grad_codec if learns else None
                 found.append(Offer(schedule, cut, codec, told, ledger))
     return found
@@ -97,7 +96,7 @@ def within(
     found = []
     for cut in cuts:
         for schedule in every:
-            if limits.hold(Ledger.of(_least(cut, codecs), schedule.states)):
+            if limits.hold(_ledger(_least(cut, codecs), schedule)):
                 made = offers(cut, [schedule], *codecs)
                 met = [offer for offer in made if limits.hold(offer.ledger)]
                 found += [
@@ -120,6 +119,10 @@ def first_within(
         if found:
             return found[0]
     return None
+
+
+def _ledger(costs: CostModel, schedule: Schedule) -> Ledger:
+    return Ledger.of(costs.of_states(schedule.states), schedule.states)
 
 
 def _least(cut: PlannedCut, codecs: tuple[Sequence[str], Sequence[str]]) -> CostModel:

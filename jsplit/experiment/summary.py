@@ -128,7 +128,10 @@ def _spent(ledger: Ledger) -> dict[str, Any]:
 
 
 def plain_ledger(costs: CostModel, epochs: int) -> Ledger:
-    """The ledger of plain split learning with the same parts, examples and clients."""
+    """The ledger of plain split learning with the same parts, examples and clients.
+
+    Its clients have no heads to learn alone by, also where those of the run have.
+    """
     base = costs.baseline
     bits = FLOAT32_BITS * base.values
     plain = dataclasses.replace(
@@ -139,7 +142,8 @@ def plain_ledger(costs: CostModel, epochs: int) -> Ledger:
         header_bytes=head_bytes(identity(), ()),
         grad_header_bytes=head_bytes(identity(), ()),
     )
-    return Ledger.of(plain, "A" * epochs)
+    states = "A" * epochs
+    return Ledger.of(plain.of_states(states), states)
 
 
 def wire_reduction(ledger: Ledger) -> float:
