@@ -33,6 +33,7 @@ SERVE = {
     "--insecure --listen 0.0.0.0:7070": ("0.0.0.0:7070", "--certs", "twice"),
     "--insecure --listen ::1:7070": ("--listen ::1:7070", "write IPv6 as [::1]:7070"),
     "--insecure --absent wait": ("--absent 'wait' is unknown; choose stop, skip",),
+    "--insecure --ping-timeout 0.5": ("--ping-timeout must be from 1", "got 0.5"),
     "--insecure --wait 0": ("--wait must be from 0.1", "got 0"),
     "--insecure --wait nan": ("--wait", "nan"),
     "--insecure --greeting -1": ("--greeting", "got -1"),

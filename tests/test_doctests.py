@@ -74,7 +74,7 @@ MODULES = (
     "net.connection_watch",
     "net.conversation",
     "net.events",
-    "net.grpc_channel",
+    "net.call_end",
     "net.reconnect",
     "net.tcp_meter",
     "runtime.folders",

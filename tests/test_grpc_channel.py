@@ -1,16 +1,19 @@
 """What a stream over gRPC does when the other side does not do its part."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter
 from jsplit.net.channel import ConnectionLost
+from jsplit.net.config import JoinConfig
 from jsplit.net.grpc_channel import connect, serve
 from jsplit.net.server_run import ServerRun
 from jsplit.net.tcp_meter import TcpMeter
@@ -104,3 +107,70 @@ def test_in_state_c_nothing_crosses_the_socket(tmp_path):
     one_epoch = seen[1].tcp - seen[0].tcp
     # Beside what acknowledges the last batches: HTTP/2's windows, and pings.
     assert 0 <= seen[4].tcp - seen[2].tcp < 200 < one_epoch / 100
+
+
+@contextlib.contextmanager
+def slow_road(port, rate):
+    """A port on the way to another, by which `rate` bytes a second come through.
+
+    It reads through a small buffer, so that what is under way waits at the sender, as
+    behind a slow line.
+    """
+    with socket.socket() as entrance:
+        entrance.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        entrance.bind(("127.0.0.1", 0))
+        entrance.listen()
+        entrance.settimeout(60)
+
+        def carry(source, target, delay):
+            with contextlib.suppress(OSError):
+                while data := source.recv(4_096):
+                    target.sendall(data)
+                    time.sleep(delay * len(data))
+            target.close()
+
+        def travel():
+            with contextlib.suppress(OSError):
+                while True:
+                    near, _ = entrance.accept()
+                    far = socket.create_connection(("127.0.0.1", port))
+                    for ends in ((near, far, 1 / rate), (far, near, 0)):
+                        threading.Thread(target=carry, args=ends, daemon=True).start()
+
+        threading.Thread(target=travel, daemon=True).start()
+        yield entrance.getsockname()[1]
+
+
+@contextlib.contextmanager
+def echo(rate, ping_timeout):
+    """A channel by a slow road to a server that sends back what comes."""
+
+    def send_back(channel, identity):
+        with contextlib.suppress(ConnectionLost):
+            channel.send(channel.receive())
+
+    with (
+        serve("127.0.0.1:0", None, 1, LIMIT, send_back) as server,
+        slow_road(server.port, rate) as port,
+        connect(f"127.0.0.1:{port}", None, LIMIT, ping_timeout) as channel,
+    ):
+        yield channel
+
+
+@pytest.mark.slow
+def test_a_message_that_takes_long_on_a_slow_link_arrives_over_one_connection():
+    """Keepalive's ping waits behind it, and must not be taken for a dead link."""
+    size, rate = 1_000_000, 50_000
+    with echo(rate, JoinConfig.ping_timeout) as channel:
+        started = time.monotonic()
+        channel.send(bytes(size))
+        assert channel.receive(90) == bytes(size)
+        assert time.monotonic() - started > 0.5 * size / rate
+
+
+@pytest.mark.slow
+def test_a_ping_that_is_not_answered_in_time_breaks_the_connection():
+    with pytest.raises(ConnectionLost, match="ping timeout|timed out"):
+        with echo(50_000, 2.0) as channel:
+            channel.send(bytes(1_000_000))
+            channel.receive(90)

@@ -147,6 +147,66 @@ def test_runs_begun_with_trained_weights_are_rows_apart_and_not_the_best(runs):
     assert group.best("communication_reduction", 0.005).label == f"loss 0.5, {begun}"
 
 
+def test_the_plainest_is_the_baseline_whatever_folders_are_called(tmp_path):
+    make_runs(tmp_path / "b")
+    others = {
+        "mixup": {"mixup": 1.0, "replay_always": True},
+        "bottleneck": {"bottleneck": 4},
+        "alone": {"local_epochs": 2},
+        "filters": {"first_filters": "dct"},
+    }
+    for seed in range(3):
+        for name, changes in others.items():
+            config = changed(BASE, **PLAIN, **changes, seed=seed)
+            finish(tmp_path / "a" / f"{name} {seed}", config, 0.95)
+    (group,) = grouped(read_results(tmp_path, partial=False)[0])
+    assert group.baseline.label == "always, float32"
+    assert group.best("communication_reduction", 0.005).label == "loss 0.5"
+
+
+def test_points_are_against_plain_split_learning_with_the_same_first_filters(runs):
+    for seed in range(3):
+        for name, sent in (("always", PLAIN), ("freeze", {"gate": "freeze"})):
+            config = changed(BASE, **sent, first_filters="dct", seed=seed)
+            reduction = 1.0 if name == "always" else 500.0
+            finish(runs / f"dct {name} {seed}", config, 0.910, reduction)
+    (group,) = grouped(read_results(runs, partial=False)[0])
+    plain = {one.label: group.plain_for(one).label for one in group.settings}
+    assert plain.pop("freeze 5, dct filters") == "always, float32, dct filters"
+    assert plain.pop("always, float32, dct filters") == "always, float32, dct filters"
+    assert set(plain.values()) == {"always, float32"}
+    # The filters gain a point, and sending less nothing.
+    assert report(runs) == 0
+    text = (runs / "report" / "report.md").read_text()
+    assert "| freeze 5, dct filters | 3 | 91.00 ± 0.00 | +0.00 |" in text
+    alone = [run for run in group.runs if run.config.first_filters == "random"]
+    alone += [run for run in group.runs if run.config.gate.name == "freeze"]
+    (without,) = grouped({run.path: run for run in alone}.values())
+    (dct,) = (one for one in without.settings if "dct" in one.label)
+    assert without.plain_for(dct).label == "always, float32"
+
+
+def test_a_run_that_was_given_more_epochs_is_no_seed_of_those_begun_with_as_many(runs):
+    """Its first epochs had other learning rates."""
+    record = json.loads((runs / "plain 2" / "config.json").read_text())
+    record["extended_from"] = [4, 8]
+    (runs / "plain 2" / "config.json").write_text(json.dumps(record))
+    (group,) = grouped(read_results(runs, partial=False)[0])
+    labels = [one.label for one in group.settings]
+    extended = "always, float32, extended from 4 and 8"
+    assert labels[:2] == ["always, float32", extended]
+    assert [one.seeds for one in group.settings[:2]] == [(0, 1), (2,)]
+
+
+@pytest.mark.parametrize("damaged", [5, ["4"], [True]], ids=str)
+def test_a_damaged_record_of_earlier_lengths_is_refused(runs, capsys, damaged):
+    record = json.loads((runs / "plain 2" / "config.json").read_text())
+    record["extended_from"] = damaged
+    (runs / "plain 2" / "config.json").write_text(json.dumps(record))
+    assert report(runs) == 2
+    assert "plain 2/config.json: extended_from is" in capsys.readouterr().err
+
+
 def test_of_equal_reductions_the_most_accurate_is_the_best(runs):
     for name, mixup, accuracy in (
         ("a", 0.5, 0.899),

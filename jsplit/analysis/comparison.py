@@ -1,9 +1,10 @@
 """Finished runs, put together so that they can be compared.
 
-A setting is what runs have in common that differ in their seed alone. A group is the
-settings that may stand beside one another: they differ in gate and codecs, and agree in
-model, cut, clients, partition, data, epochs and recipe. Runs on one machine and runs
-over a network may stand in one group, but not in one setting.
+A setting is what runs have in common that differ in their seed alone; a run that was
+given more epochs later is of another setting than those begun with so many. A group is
+the settings that may stand beside one another: they differ in gate and codecs, and
+agree in model, cut, clients, partition, data, epochs and recipe. Runs on one machine
+and runs over a network may stand in one group, but not in one setting.
 """
 
 import dataclasses
@@ -79,8 +80,15 @@ class Setting:
         parts += beside_paper(config)
         parts += beginning(config)
         parts += ["B by batch"] * (config.refresh_statistics != "running")
+        if self.extended_from:
+            parts.append(f"extended from {' and '.join(map(str, self.extended_from))}")
         parts += ["networked"] * self.networked
         return parts
+
+    @property
+    def extended_from(self) -> tuple[int, ...]:
+        """Epochs after which these were to end before they were given more."""
+        return self.runs[0].extended_from
 
     @property
     def is_plain_coded(self) -> bool:
@@ -162,9 +170,31 @@ class Group:
     def baseline(self) -> Setting | None:
         """Plain split learning; None if it was not run.
 
-        It begins with trained weights only where it was not run without them.
+        It begins with trained weights, with other first filters, or has what usually C
+        has only where it was not run without.
         """
         return next((setting for setting in self.settings if setting.is_baseline), None)
+
+    def plain_for(self, setting: Setting) -> Setting | None:
+        """The plain split learning that a setting's accuracy is compared with.
+
+        The group's; with the setting's own first filters where that was run, so that
+        what those gain is no gain of sending less.
+        """
+        first = self.baseline
+        if first is None:
+            return None
+        found = (
+            plain
+            for plain in self.settings
+            if plain.is_baseline and plain.begun_with == first.begun_with
+            if plain.config.first_filters == setting.config.first_filters
+        )
+        return next(found, first)
+
+    def lost(self, setting: Setting) -> float | None:
+        """Mean accuracy that a setting loses against `plain_for` it, as a fraction."""
+        return setting.lost(self.plain_for(setting))
 
     def best(self, reduction: str, loss: float) -> Setting | None:
         """What reduces most at no more than so much mean accuracy lost.
@@ -178,7 +208,7 @@ class Group:
             setting
             for setting in self.settings
             if self.is_able(setting)
-            if (lost := setting.lost(self.baseline)) is not None and lost <= loss + 1e-9
+            if (lost := self.lost(setting)) is not None and lost <= loss + 1e-9
         ]
 
         def worth(setting: Setting) -> tuple[float, float]:
@@ -260,13 +290,14 @@ def grouped(runs: Iterable[FinishedRun]) -> list[Group]:
     # What data a run has is known from its fingerprint and its summary.
     beside = ["seed", *(name for name in options if options[name].option.one_side)]
     compared = [name for name in options if options[name].option.compared]
-    settings: dict[tuple[RunConfig, bool], list[FinishedRun]] = {}
+    settings: dict[tuple[Any, ...], list[FinishedRun]] = {}
     for run in sorted(runs, key=lambda run: run.config.seed):
         config = _without(canonical(run.config), beside)
         config = dataclasses.replace(config, gate=config.gate.pooled())
-        settings.setdefault((config, run.network is not None), []).append(run)
+        apart = config, run.network is not None, run.extended_from
+        settings.setdefault(apart, []).append(run)
     groups: dict[RunConfig, list[Setting]] = {}
-    for (config, _), members in settings.items():
+    for (config, *_), members in settings.items():
         setting = Setting(tuple(members))
         if len(set(setting.seeds)) < len(members):
             raise InputError(
@@ -291,8 +322,14 @@ def _order(setting: Setting) -> tuple[Any, ...]:
     config = setting.config
     return (
         not setting.is_baseline,
-        # The first of these is what others are compared with.
-        setting.is_baseline and (config.init is not None, setting.networked),
+        # The first of these is what others are compared with: the plainest.
+        setting.is_baseline
+        and (
+            config.init is not None,
+            (len(extras := beside_paper(config)), extras),
+            setting.extended_from,
+            setting.networked,
+        ),
         list(GATES).index(config.gate.name),
         (config.gate.kind(), config.codec, config.grad_codec),
         (setting.begun_with or ("", ""), config.nopeek, config.noise),

@@ -54,8 +54,10 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
         "sample standard deviation. Reductions are against always A in float32, by "
         "counting: communication in the paper's account (payload of activations and "
         "gradients), every byte as the wire format has it before its lossless stage, "
-        "client computation in multiply-accumulates; points are of accuracy against "
-        "the same; where seeds differ, their geometric mean and their range.",
+        "client computation in multiply-accumulates; where seeds differ, their "
+        "geometric mean and their range. Points are of accuracy against the first "
+        "always A in float32 that began with the same first filters, or where that was "
+        "not run, against the first row.",
     ]
     if networked:
         parts.append(
@@ -204,7 +206,7 @@ def _best(groups: Sequence[Group]) -> str:
             if best is not None:
                 row[-1] = (
                     f"/{best.reduction(reduction).middle:.4g} ({best.label}, "
-                    f"{_points(best.lost(group.baseline), 'not evaluated')})"
+                    f"{_points(group.lost(best), 'not evaluated')})"
                 )
         rows.append(row)
     for clients in sorted({group.clients for group in groups}):
@@ -215,10 +217,9 @@ def _best(groups: Sequence[Group]) -> str:
 
 
 def _table(group: Group) -> str:
-    baseline = group.baseline
     rows = []
     for setting in group.settings:
-        lost = setting.lost(baseline)
+        baseline, lost = group.plain_for(setting), group.lost(setting)
         unknown = baseline is None or None in (baseline.accuracy, setting.accuracy)
         why_not = "not evaluated" if unknown else "not the same seeds"
         rows.append(

@@ -36,12 +36,15 @@ class FinishedRun(NamedTuple):
         config: it was made with.
         fingerprint: of its data; None where only the clients of the run know it.
         summary: what `summary.json` holds.
+        extended_from: epochs after which it was to end, each time before it was given
+            more; empty if it never was.
     """
 
     path: Path
     config: RunConfig
     fingerprint: str | None
     summary: dict[str, Any]
+    extended_from: tuple[int, ...] = ()
 
     @property
     def network(self) -> dict[str, Any] | None:
@@ -74,7 +77,8 @@ def read_results(path: Path, *, partial: bool) -> tuple[list[FinishedRun], list[
         fingerprint = dataset.get("fingerprint")
         # Only the clients of a networked run could tell.
         summary = read_summary(folder, networked=fingerprint is None)
-        runs.append(FinishedRun(folder.path, settings, fingerprint, summary))
+        earlier = workdir.extended_from(folder)
+        runs.append(FinishedRun(folder.path, settings, fingerprint, summary, earlier))
     if not runs:
         raise InputError(
             f"{path} has no finished run below it"
@@ -146,7 +150,7 @@ def _compares(run: FinishedRun) -> bool:
 
 
 def _identity(run: FinishedRun) -> tuple[Any, ...]:
-    return canonical(run.config), run.fingerprint
+    return canonical(run.config), run.fingerprint, run.extended_from
 
 
 def _check_data(runs: Sequence[FinishedRun], path: Path) -> None:

@@ -16,10 +16,11 @@ def rows_of(groups: Sequence[Group], folder: Path) -> list[dict[str, Any]]:
     """A row for each run, in the order of the report; all rows have the same columns.
 
     First what the report says of a run: `run` is the path of its folder, `table` the
-    heading of the table that has it, and `setting` its row there, which runs of other
-    seeds share. Then all entries of its `summary.json`, then its settings; what lies
-    deeper in those files is named by its path, as in `bytes.total` and
-    `config.threshold`. A list is written as JSON, and what a run does not have is None.
+    heading of the table that has it, `setting` its row there, which runs of other seeds
+    share, and `extended_from` the epochs that it was to have before it was given more.
+    Then all entries of its `summary.json`, then its settings; what lies deeper in those
+    files is named by its path, as in `bytes.total` and `config.threshold`. A list is
+    written as JSON, and what a run does not have is None.
 
     Args:
         groups: the runs.
@@ -30,6 +31,7 @@ def rows_of(groups: Sequence[Group], folder: Path) -> list[dict[str, Any]]:
             "run": str(run.path.relative_to(folder)),
             "table": group.title,
             "setting": setting.label,
+            "extended_from": json.dumps(run.extended_from),
             **dict(_leaves(run.summary)),
             **dict(_leaves({SETTINGS: flat(run.config)})),
         }

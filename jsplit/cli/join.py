@@ -155,7 +155,8 @@ def _take_part(
 def _open_channel(
     link: JoinConfig, credentials: Credentials | None, speed: LinkSpeed | None
 ) -> Iterator[Channel]:
-    with connect(link.server, credentials, link.message_limit * MIB) as channel:
+    limit = link.message_limit * MIB
+    with connect(link.server, credentials, limit, link.ping_timeout) as channel:
         if speed is None:
             yield channel
             return

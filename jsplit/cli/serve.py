@@ -129,6 +129,7 @@ def _train(
                 link.message_limit * MIB,
                 meter.handle_connection,
                 watch,
+                link.ping_timeout,
             )
         )
         stack.enter_context(failures_logged(say))
@@ -241,7 +242,15 @@ def _predict(config: RunConfig, link: ServeConfig) -> int:
         stopping = _hear_signals(stack, say, "interrupted")
         answer = server.handle_connection
         listener = stack.enter_context(
-            serve(link.listen, credentials, clients, limit, answer, watch)
+            serve(
+                link.listen,
+                credentials,
+                clients,
+                limit,
+                answer,
+                watch,
+                link.ping_timeout,
+            )
         )
         host = link.listen.rpartition(":")[0]
         say(

@@ -278,6 +278,27 @@ def extend(folder: RunFolder, epochs: int) -> None:
     atomic.write_json(folder.config, record)
 
 
+def extended_from(folder: RunFolder) -> tuple[int, ...]:
+    """After how many epochs a run was to end, each time before `extend` gave it more.
+
+    Args:
+        folder: of a run whose record `read_workdir` has read.
+
+    Raises:
+        InputError: if the entry is no list of whole numbers.
+    """
+    record = json.loads(folder.config.read_text(encoding="utf-8"))
+    earlier = record.get("extended_from", [])
+    if not isinstance(earlier, list) or any(
+        type(count) is not int for count in earlier
+    ):
+        raise InputError(
+            f"{folder.config}: extended_from is {earlier!r}, which is no list of whole "
+            "numbers; put back what the run wrote, or move its folder away"
+        )
+    return tuple(earlier)
+
+
 def described(dataset: Any) -> dict[str, Any]:
     """What is kept of a run's data, for `open_new` and `check_data`."""
     return {name: getattr(dataset, name) for name in ("name", "source", "fingerprint")}

@@ -12,6 +12,9 @@ MOST_CLIENTS = 10_000
 
 MIB = 2**20
 
+PING_TIMEOUT = 60.0
+"""Seconds; a link of 400 kbit/s takes 20 for a message of a megabyte."""
+
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -36,6 +39,14 @@ class LinkConfig:
         ),
     ] = 0
     message_limit: Annotated[int, Option("Largest message, in MiB.")] = 64
+    ping_timeout: Annotated[
+        float,
+        Option(
+            "Seconds within which the other side must answer a ping; without an answer "
+            "the connection is broken and made again. A ping waits behind a message "
+            "that is under way, so this must exceed what one takes on the link."
+        ),
+    ] = PING_TIMEOUT
     log: Annotated[
         Literal["text", "json"],
         Option(
@@ -150,6 +161,7 @@ def check_network(config: ServeConfig | JoinConfig) -> None:
         )
     least = {
         "message_limit": 1,
+        "ping_timeout": 1,
         "wait": 0.1,
         "greeting": 0.1,
         "linger": 0,

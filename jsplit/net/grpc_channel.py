@@ -7,6 +7,7 @@ ping's own time-out does, so all three are set.
 """
 
 import contextlib
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -17,17 +18,15 @@ import grpc
 
 from jsplit.errors import InputError, Refusal
 from jsplit.net.admission import CONNECTIONS_PER_CLIENT
+from jsplit.net.call_end import REFUSED, reason_of
 from jsplit.net.channel import Channel, ConnectionLost, MessageQueue
-from jsplit.net.config import is_loopback
+from jsplit.net.config import PING_TIMEOUT, is_loopback
 from jsplit.net.connection_watch import ConnectionWatch, tls_of_server
 from jsplit.net.credentials import Credentials
 from jsplit.net.tls_diagnosis import tls_refusal, what_listens
 from jsplit.wire.messages import VERSION
 
 METHOD = "/jsplit.v1.Split/Train"
-REFUSED = "jsplit-refusal"
-"""Key of the trailing metadata that names a refusal."""
-
 ANSWERED = "jsplit-version"
 """Key of the initial metadata by which a server answers a call, before any message."""
 
@@ -37,8 +36,8 @@ ANSWER = 10.0
 IDENTITY = re.compile(r"jsplit://client/(\d{1,5})")
 """In a client's certificate, as a URI among its alternative names."""
 
-KEEPALIVE, PING_TIMEOUT = 10_000, 5_000
-"""Milliseconds between pings on a channel, and until the answer to one is missed."""
+KEEPALIVE = 10_000
+"""Milliseconds between pings on a channel."""
 
 UNREAD = 16
 """Messages to a client that may wait; it reads each before it is sent more."""
@@ -55,13 +54,15 @@ _STATUS = {
 }
 
 
-def _options(limit: int) -> list[tuple[str, int]]:
+def _options(limit: int, ping_timeout: float) -> list[tuple[str, int]]:
+    # The most that gRPC counts to is without end to it.
+    missed = min(math.ceil(1000 * ping_timeout), 2**31 - 1)
     return [
         ("grpc.max_receive_message_length", limit),
         ("grpc.max_send_message_length", limit),
         ("grpc.keepalive_time_ms", KEEPALIVE),
-        ("grpc.keepalive_timeout_ms", PING_TIMEOUT),
-        ("grpc.http2.ping_timeout_ms", PING_TIMEOUT),
+        ("grpc.keepalive_timeout_ms", missed),
+        ("grpc.http2.ping_timeout_ms", missed),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE // 2),
@@ -131,6 +132,7 @@ def serve(
     limit: int,
     handle_connection: Callable[[Channel, int | None], None],
     watch: ConnectionWatch | None = None,
+    ping_timeout: float = PING_TIMEOUT,
 ) -> Iterator[Listener]:
     """Serves clients until the context is left.
 
@@ -142,6 +144,8 @@ def serve(
         handle_connection: serves a channel until it ends. It is also given the client
             that the certificate names, or None without certificates.
         watch: told of every TLS handshake that begins, and of every call that comes.
+        ping_timeout: seconds after which a channel whose other side does not answer is
+            broken.
 
     Raises:
         InputError: if the address cannot be listened on, or the credentials are none.
@@ -178,7 +182,7 @@ def serve(
     most = CONNECTIONS_PER_CLIENT * clients + SPARE
     server = grpc.server(
         ThreadPoolExecutor(most),
-        options=_options(limit),
+        options=_options(limit, ping_timeout),
         maximum_concurrent_rpcs=most,
         handlers=(grpc.method_handlers_generic_handler(name, {method: handler}),),
     )
@@ -249,7 +253,7 @@ class _ClientChannel:
                     break
                 self._in.put(data)
         except grpc.RpcError as error:
-            reason = _reason(error)
+            reason = reason_of(error)
             if isinstance(reason, ConnectionLost) and not self._answered:
                 refusal = tls_refusal(self.remote, self._credentials)
                 reason = refusal or self._misunderstood(error) or reason
@@ -317,44 +321,12 @@ class _ClientChannel:
         self.close()
 
 
-def _reason(error: grpc.RpcError) -> Exception:
-    """A call that ended: refused by name, or broken."""
-    call: Any = error
-    metadata = dict(call.trailing_metadata() or ())
-    if REFUSED in metadata:
-        return Refusal(str(metadata[REFUSED]), call.details() or "")
-    if "larger than max" in (call.details() or ""):
-        return Refusal(
-            "TOO_LARGE",
-            "a message is larger than the --message-limit of this client or of the "
-            f"server allows ({call.details()})",
-        )
-    if call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Refusal("FULL", "the server has no place for another connection")
-    return ConnectionLost(cause_of(call.details() or call.code().name)[:200])
-
-
-_FRAMING = re.compile(
-    r"^failed to connect to all addresses; last error: "
-    r"([A-Z_]+: )?(ipv[46]:\S+: )?(Failed to connect to remote host: )?"
-)
-
-
-def cause_of(details: str) -> str:
-    """Why a call failed, in one line, without what gRPC puts around it.
-
-    Example:
-        >>> cause_of("failed to connect to all addresses; last error: UNKNOWN: "
-        ...          "ipv4:127.0.0.1:7070: Failed to connect to remote host: "
-        ...          "Connection refused")
-        'Connection refused'
-    """
-    return _FRAMING.sub("", " ".join(details.split()))
-
-
 @contextlib.contextmanager
 def connect(
-    address: str, credentials: Credentials | None, limit: int
+    address: str,
+    credentials: Credentials | None,
+    limit: int,
+    ping_timeout: float = PING_TIMEOUT,
 ) -> Iterator[_ClientChannel]:
     """Opens a channel to the server at an address.
 
@@ -362,6 +334,7 @@ def connect(
         address: `HOST:PORT`.
         credentials: for mutual TLS; None to go without TLS.
         limit: bytes of a message.
+        ping_timeout: seconds after which a server that does not answer is none.
 
     A proxy that the environment names carries TLS alone, and never to loopback: it
     would read what goes without, and its loopback is another machine's.
@@ -371,7 +344,7 @@ def connect(
             something else: it is not called a server before it has answered as one.
         Refusal: by the server, or by either side's TLS, as `tls_refusal`.
     """
-    options = _options(limit)
+    options = _options(limit, ping_timeout)
     if credentials is None or is_loopback(address):
         options.append(("grpc.enable_http_proxy", 0))
     if credentials is None:
