@@ -1,7 +1,6 @@
 """First filters that are cosines, and a run that begins with them."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,8 @@ from hypothesis import strategies as st
 from jsplit.errors import InputError
 from jsplit.experiment import parts
 from jsplit.experiment.build import check_names, replay_of, shape_of
-from jsplit.experiment.config import RunConfig, changed
-from jsplit.experiment.parts import cosines_caveat, mirrored_channels, parts_of
+from jsplit.experiment.config import RunConfig
+from jsplit.experiment.parts import mirrored_channels, parts_of
 from jsplit.experiment.plain import plain_of
 from jsplit.experiment.run_facts import facts_of
 from jsplit.models import (
@@ -180,27 +179,6 @@ def test_a_gate_is_told_whether_cosines_are_all_that_the_client_holds(
 ) -> None:
     config = RunConfig(model="cnn", cut=cut, first_filters=filters)
     assert facts_of(config, 10, costs=COSTS).known_filters == known
-
-
-@pytest.mark.parametrize(
-    ("channels", "changes", "said"),
-    [
-        (3, {}, "of 64 channels that cross 54 are cosines, and the others stay random"),
-        (1, {"bottleneck": 54}, "of 54 channels that cross 18 are cosines"),
-        (3, {"bottleneck": 54}, None),
-        (3, {"gate": "always"}, None),
-        (3, {"local_epochs": 1}, None),
-        (3, {"first_filters": "random"}, None),
-        (3, {"cut": 2}, None),
-    ],
-)
-def test_channels_that_nobody_trains_and_are_no_cosines_are_said(
-    channels: int, changes: dict[str, Any], said: str | None
-) -> None:
-    settings = {"gate": "freeze", "sync_epochs": 0, "first_filters": "dct", "cut": 1}
-    config = changed(RunConfig(model="vgg11"), **settings | changes)
-    caveat = cosines_caveat(config, (32, 32, channels))
-    assert (caveat is None) if said is None else (caveat or "").startswith(said)
 
 
 def test_filters_without_their_pair_count_as_symmetric() -> None:

@@ -33,7 +33,6 @@ from jsplit.experiment.config import (
     from_mapping,
 )
 from jsplit.experiment.plan import PlanData, planned_cut
-from jsplit.experiment.run_labels import unlike
 from jsplit.experiment.workdir import RunFolder, read_workdir
 from jsplit.models import MODELS, Model, cnn
 from jsplit.net.setup import prepare_server
@@ -322,26 +321,6 @@ def test_a_bad_setting_of_a_gate_is_named_by_its_flag(gate):
 
 
 # What the loss gate compares
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({}, "only A augments"),
-        ({"views": "augmented"}, None),
-        ({"augment": False}, None),
-        ({"augment": False, "mixup": 1.0}, "only C has mixup 1"),
-        ({"loss_reference": "same-state", "mixup": 1.0}, None),
-        ({"gate": "freeze", "mixup": 1.0}, None),
-    ],
-)
-def test_a_run_says_where_the_papers_rule_compares_unlike_losses(changes, words):
-    config = changed(RunConfig(), **changes)
-    said = config.gate.caveat(unlike(config))
-    assert (said is None) == (words is None)
-    if words is not None:
-        assert said.startswith(words) and said.endswith("see --loss-reference")
-        assert len(f"note: {said}") <= 80
 
 
 @pytest.mark.parametrize("changes", [{}, {"mixup": 1.0}, {"views": "augmented"}])

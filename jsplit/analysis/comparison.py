@@ -75,8 +75,6 @@ class Setting:
             parts.append("float32")
         elif (config.codec, config.grad_codec) != (usual.codec, usual.grad_codec):
             parts.append(f"{config.codec} up, {config.grad_codec} down")
-        parts += [f"NoPeek {config.nopeek:g}"] * (config.nopeek > 0)
-        parts += [f"noise {config.noise:g}"] * (config.noise > 0)
         parts += beside_paper(config)
         parts += beginning(config)
         parts += ["B by batch"] * (config.refresh_statistics != "running")

@@ -20,10 +20,10 @@ from jsplit.core.option import Option
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.build import check_names
+from jsplit.experiment.caveats import caveats_of
 from jsplit.experiment.config import RunConfig, check, differences
 from jsplit.experiment.plain_target import outcome_line, with_curve, with_kept_curve
 from jsplit.experiment.quantities import counted
-from jsplit.experiment.run_labels import unlike
 from jsplit.experiment.trained import load_run
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter, TensorBoardWriter
@@ -134,8 +134,7 @@ def _train(
         )
         stack.enter_context(failures_logged(say))
         host = link.listen.rpartition(":")[0]
-        caveat = config.gate.caveat(unlike(config))
-        if caveat is not None:
+        for caveat in caveats_of(config):
             say(f"note: {caveat}")
         say(
             Event(

@@ -14,8 +14,8 @@ from jsplit.cli.terminal import INTERRUPTED, complain, folded, say
 from jsplit.core.option import Option
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import sweep_spec, workdir
+from jsplit.experiment.caveats import caveats_of
 from jsplit.experiment.quantities import counted
-from jsplit.experiment.run_labels import unlike
 from jsplit.experiment.sweep import check_kept, check_planned, is_done, sweep
 from jsplit.runtime import compilation_cache, device
 
@@ -65,8 +65,8 @@ def command(argv: Sequence[str], prog: str) -> int:
         for run in planned:
             say(f"{'done' if is_done(path / run.name) else 'to do':6} {run.name}")
         return 0
-    caveats = (run.config.gate.caveat(unlike(run.config)) for run in planned)
-    for caveat in filter(None, dict.fromkeys(caveats)):
+    caveats = (caveat for run in planned for caveat in caveats_of(run.config))
+    for caveat in dict.fromkeys(caveats):
         say(folded(f"note: {caveat}"))
     # That of all runs, which one process can choose only once.
     device.choose(planned[0].config.device)

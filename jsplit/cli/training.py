@@ -7,12 +7,12 @@ import jax
 
 from jsplit.cli.stopping import stop_at_signal
 from jsplit.cli.terminal import folded, say
-from jsplit.experiment.build import Experiment
+from jsplit.experiment.build import Experiment, canonical
+from jsplit.experiment.caveats import caveats_of
 from jsplit.experiment.console import ConsoleWriter
-from jsplit.experiment.parts import cosines_caveat
 from jsplit.experiment.progress import Progress, Record
 from jsplit.experiment.quantities import counted
-from jsplit.experiment.run_labels import beside_paper, unlike
+from jsplit.experiment.run_labels import beside_paper
 from jsplit.experiment.summary import summarize, write_summary
 from jsplit.experiment.train import train
 from jsplit.experiment.workdir import RunFolder
@@ -111,7 +111,7 @@ def _say_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> 
         f"{config.gate.name} gate",
         f"{config.codec} up",
         f"{config.grad_codec} down",
-        *beside_paper(config),
+        *beside_paper(canonical(config)),
         f"{counted(config.epochs, 'epoch')} of server batches of {layout.server_batch}",
     ]
     say(folded(", ".join(words)))
@@ -124,10 +124,8 @@ def _say_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> 
         f"computing on {device.describe()}, in {config.precision}"
         + (", which a CPU only emulates: slower than float32" if emulated else "")
     )
-    caveat = config.gate.caveat(unlike(config))
-    of_filters = cosines_caveat(config, experiment.dataset.image_shape)
-    for note in filter(None, (caveat, of_filters)):
-        say(folded(f"note: {note}"))
+    for caveat in caveats_of(config, experiment.dataset.image_shape):
+        say(folded(f"note: {caveat}"))
     if config.mesh:
         say(
             f"sharing clients and batches over {counted(jax.device_count(), 'device')}"

@@ -1,12 +1,9 @@
 """The parts of a config's network: the client's, the server's, and a client's head."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jsplit.core.gates import FreezeGate
 from jsplit.core.model_part import ModelPart, from_flax, with_precision
 from jsplit.errors import InputError
 from jsplit.experiment.config import RunConfig
@@ -95,39 +92,13 @@ def mirrored_channels(
     """
     if not sends_cosines(config):
         return None
-    shape = _first_kernel_shape(config, image_shape)
+    shape = kernel_shape_of(config, image_shape)
     crossing = config.bottleneck or shape[-1]
     return mirrored_filters((*shape[:-1], crossing))
 
 
-def cosines_caveat(config: RunConfig, image_shape: tuple[int, ...]) -> str | None:
-    """What to say where channels cross that are no cosines, and nobody trains them.
-
-    Example:
-        >>> from jsplit.core.gates import FreezeGate
-        >>> config = RunConfig(
-        ...     model="vgg11", cut=1, first_filters="dct", gate=FreezeGate(0)
-        ... )
-        >>> cosines_caveat(config, (32, 32, 3)).split("; ")[0]
-        'of 64 channels that cross 54 are cosines, and the others stay random'
-    """
-    gate = config.gate
-    untrained = isinstance(gate, FreezeGate) and not gate.sync_epochs
-    if not sends_cosines(config) or not untrained or config.local_epochs:
-        return None
-    *sizes, features = _first_kernel_shape(config, image_shape)
-    cosines, crossing = 2 * math.prod(sizes), config.bottleneck or features
-    if crossing <= cosines:
-        return None
-    return (
-        f"of {crossing} channels that cross {cosines} are cosines, and the others stay "
-        f"random; --bottleneck {cosines} leaves those out"
-    )
-
-
-def _first_kernel_shape(
-    config: RunConfig, image_shape: tuple[int, ...]
-) -> tuple[int, ...]:
+def kernel_shape_of(config: RunConfig, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the first convolution's kernel, `(k, k, channels, filters)`."""
     blocks = MODELS[config.model](2)
     client, _ = parts_of(config, 2, image_shape)
     x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)

@@ -150,7 +150,7 @@ class RunConfig:
         Option(
             "What state B sends of each image, and C learns from: a list of views. "
             "Each of them takes an epoch of B and a place in the store, and C draws "
-            "from all. Augmented ones are as in A.",
+            "from all. Augmented ones are as in A where that augments.",
             "{plain,mirrored,cropped,augmented},...",
             beyond_a=True,
             compared=True,

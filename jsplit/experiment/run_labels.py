@@ -12,7 +12,8 @@ def beside_paper(config: RunConfig) -> list[str]:
         >>> beside_paper(RunConfig(first_filters="dct")), beside_paper(RunConfig())
         (['dct filters'], [])
     """
-    words = []
+    words = [f"NoPeek {config.nopeek:g}"] * (config.nopeek > 0)
+    words += [f"noise {config.noise:g}"] * (config.noise > 0)
     if config.first_filters != RunConfig.first_filters:
         words.append(f"{config.first_filters} filters")
     if config.local_epochs:
@@ -43,8 +44,11 @@ def beginning(config: RunConfig) -> list[str]:
 def unlike(config: RunConfig) -> list[str]:
     """How the states learn from different images, in words; empty if not."""
     words = []
-    if config.augment and set(config.views.split(",")) != {"augmented"}:
+    views = set(config.views.split(","))
+    if config.augment and views != {"augmented"}:
         words.append("only A augments")
+    if not config.augment and views != {"plain"}:
+        words.append("only B augments")
     replays = config.replays
     if replays and not config.replay_always:
         words.append(f"only C has {', '.join(replays)}")

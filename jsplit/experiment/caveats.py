@@ -1,0 +1,106 @@
+"""What to tell people before a run whose settings do not do what one may expect."""
+
+import math
+from collections.abc import Sequence
+
+from jsplit.core.gates import FreezeGate
+from jsplit.core.option import options_of
+from jsplit.experiment.config import flag
+from jsplit.experiment.parts import kernel_shape_of, sends_cosines
+from jsplit.experiment.run_config import RunConfig
+from jsplit.experiment.run_labels import unlike
+from jsplit.models.dct import mirrored_filters
+
+
+def caveats_of(
+    config: RunConfig, image_shape: Sequence[int] | None = None
+) -> list[str]:
+    """All that is to be said of a run, each in one sentence without its first capital.
+
+    Args:
+        config: of the run, whose names are known.
+        image_shape: `(h, w, c)`; None where it is not known, and nothing is said of
+            first filters.
+    """
+    found = [config.gate.caveat(unlike(config)), unheeded(config)]
+    if image_shape is not None and sends_cosines(config):
+        kernel = kernel_shape_of(config, tuple(image_shape))
+        found += [untrained_channels(config, kernel), parted_pair(config, kernel)]
+    return [caveat for caveat in found if caveat is not None]
+
+
+def unheeded(config: RunConfig) -> str | None:
+    """Of settings of B and C in a run that is always in A.
+
+    Example:
+        >>> from jsplit.core.gates import AlwaysGate
+        >>> unheeded(RunConfig(gate=AlwaysGate(), replay_shift=1, mixup=0.2))
+        'always A has no B and no C, so --replay-shift 1 and --mixup 0.2 do nothing'
+        >>> unheeded(RunConfig(replay_shift=1))
+    """
+    if config.gate.leaves_a or config.replay_always:
+        return None
+    given = [
+        flag(name) + (f" {value}" if value is not True else "")
+        for name, known in options_of(RunConfig).items()
+        if known.option.beyond_a
+        if (value := getattr(config, known.field)) != known.default
+    ]
+    if not given:
+        return None
+    *others, last = given
+    named = f"{', '.join(others)} and {last}" if others else last
+    does = "do" if others else "does"
+    return f"always A has no B and no C, so {named} {does} nothing"
+
+
+def untrained_channels(config: RunConfig, kernel: Sequence[int]) -> str | None:
+    """Of channels that are no cosines and that nobody trains.
+
+    Args:
+        config: of a run that sends cosines.
+        kernel: shape of the first convolution's.
+
+    Example:
+        >>> config = RunConfig(
+        ...     model="vgg11", cut=1, first_filters="dct", gate=FreezeGate(0)
+        ... )
+        >>> untrained_channels(config, (3, 3, 3, 64)).split("; ")[0]
+        'of 64 channels that cross 54 are cosines, and the others stay random'
+    """
+    gate = config.gate
+    untrained = isinstance(gate, FreezeGate) and not gate.sync_epochs
+    if not untrained or config.local_epochs:
+        return None
+    *sizes, features = kernel
+    cosines, crossing = 2 * math.prod(sizes), config.bottleneck or features
+    if crossing <= cosines:
+        return None
+    return (
+        f"of {crossing} channels that cross {cosines} are cosines, and the others stay "
+        f"random; --bottleneck {cosines} leaves those out"
+    )
+
+
+def parted_pair(config: RunConfig, kernel: Sequence[int]) -> str | None:
+    """Of a bottleneck that parts the last cosine from what it becomes when mirrored.
+
+    Args:
+        config: of a run that sends cosines.
+        kernel: shape of the first convolution's.
+
+    Example:
+        >>> config = RunConfig(bottleneck=5, replay_mirror=True)
+        >>> parted_pair(config, (3, 3, 3, 64)).split("; ")[0]
+        '--replay-mirror gives the last of 5 channels the wrong sign'
+    """
+    *sizes, features = kernel
+    crossing = config.bottleneck or features
+    every = mirrored_filters((*sizes, max(features, crossing)))
+    if not config.replay_mirror or every[crossing - 1] < crossing:
+        return None
+    return (
+        f"--replay-mirror gives the last of {crossing} channels the wrong sign; the "
+        "one that it becomes in a mirrored image does not cross: take --bottleneck "
+        f"{crossing + 1} or {crossing - 1}"
+    )
