@@ -1,7 +1,7 @@
 """Data: loading, fitting, augmenting and dealing out labelled images."""
 
 from jsplit.data.augment import augment, preprocess
-from jsplit.data.dataset import Dataset, line_of
+from jsplit.data.dataset import Dataset, fingerprint_of, line_of
 from jsplit.data.partition import check_scheme, class_counts, partition
 from jsplit.data.prepare import (
     LEAST_SIZE,
@@ -27,6 +27,7 @@ __all__ = [
     "check_name",
     "check_scheme",
     "class_counts",
+    "fingerprint_of",
     "line_of",
     "load",
     "moments",

@@ -12,6 +12,7 @@ from jsplit.accounting.cost_model import packets_of
 from jsplit.core import schedule
 from jsplit.core.schedule import ClientPlan
 from jsplit.core.transform import Transform
+from jsplit.data import fingerprint_of
 from jsplit.net.tensors import padded
 from jsplit.typing import Packet
 
@@ -44,6 +45,13 @@ class ClientData(NamedTuple):
     test_labels: np.ndarray
     classes: int
     class_names: tuple[str, ...] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of images, labels and held-out set, each in its order."""
+        return fingerprint_of(
+            (self.images, self.labels, self.test_images, self.test_labels)
+        )
 
 
 class BatchSizes(NamedTuple):

@@ -65,6 +65,9 @@ class Client:
         notify: takes a line of text for people.
         stopping: whether it was asked to stop.
         keep_model: `(moments, part)`, given the part that the run ended with.
+
+    Raises:
+        InputError: if the store is of a run that it began with other data.
     """
 
     def __init__(
@@ -92,6 +95,8 @@ class Client:
         self._notify = notify
         self._stopping = stopping
         self._keep_model = keep_model
+        self._fingerprint = data.fingerprint
+        store.check_data(self._fingerprint)
         self._token = UNNAMED
         self._work: EpochProgress | None = None
         self._told: tuple[BatchSizes, Moments] | None = None
@@ -201,7 +206,7 @@ class Client:
                 "one, or the one that this client trained in",
             )
         check_welcome(welcome, self._data)
-        self._store.bind_to_run(welcome.run)
+        self._store.bind_to_run(welcome.run, self._fingerprint)
         self._token = welcome.token
         if not welcome.live:
             self._work = None

@@ -21,8 +21,12 @@ _SUFFIX = ".part"
 RUN = "run"
 """The file that says which run a client's folder belongs to."""
 
+DATA = "examples.sha256"
+"""The file with the fingerprint of the examples that the client began its run with."""
+
 _OURS = re.compile(
-    r"([0-9a-f]{32}\.part|run|over|model\.json|client\.msgpack)((\.[0-9a-f]{32})?\.tmp)?"
+    r"([0-9a-f]{32}\.part|run|examples\.sha256|over|model\.json|client\.msgpack)"
+    r"((\.[0-9a-f]{32})?\.tmp)?"
 )
 
 
@@ -81,9 +85,30 @@ class ClientStateStore:
         name = path.read_bytes() if path.exists() else UNNAMED
         return name if len(name) == NAME_BYTES else UNNAMED
 
-    def bind_to_run(self, run: bytes) -> None:
-        """Notes that the folder belongs to this run."""
-        if self.run != run:
+    def check_data(self, fingerprint: str) -> None:
+        """Refuses other examples than those that the client began its run with.
+
+        The server has the labels of those, in their order, and asks for none again. A
+        folder that belongs to no run yet, or that an older jsplit made, takes any.
+
+        Raises:
+            InputError: if they are others.
+        """
+        path = self._folder / DATA
+        if self.run == UNNAMED or not path.exists():
+            return
+        if path.read_bytes() != fingerprint.encode("ascii"):
+            raise InputError(
+                f"--workdir {self._folder} belongs to a run in which this client began "
+                "with other examples than are given now, or with the same in another "
+                "order; bring those back, or name a new --workdir for a new run"
+            )
+
+    def bind_to_run(self, run: bytes, fingerprint: str) -> None:
+        """Notes that the folder belongs to this run, and to examples of it."""
+        if self.run != run or not (self._folder / DATA).exists():
+            # In this order: without a run, the examples bind nobody.
+            self._write(self._folder / DATA, fingerprint.encode("ascii"))
             self._write(self._folder / RUN, run)
 
     def result(self, settings: str) -> bytes:
