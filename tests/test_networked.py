@@ -11,6 +11,7 @@ from jsplit.core.gates import FreezeGate
 from jsplit.experiment.build import build, load_dataset
 from jsplit.net.status import health_of, status_of
 from jsplit.testing import TINY_RUN, run_in_process
+from jsplit.wire.messages import Done, Goodbye, write_message
 from tests.tiers import sample
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -131,3 +132,6 @@ def test_what_crosses_is_what_the_ledger_predicts_to_the_byte(
         for way, predicted in ways.items():
             assert crossed[kind, way] + saved[kind, way] == predicted, (kind, way)
     assert not run.counter.repeated
+    # The last line has the score of its own epoch; only the end crosses after it.
+    end = len(write_message(Done(6, 0, 0, bytes(16)))) + len(write_message(Goodbye()))
+    assert run.records[-1]["counted_bytes"] == run.counter.total - clients * end

@@ -293,6 +293,8 @@ class ServerRun:
             paces.append(spent)
             before = self.records[-1]["seconds"] if self.records else 0.0
             record |= {
+                # After the score, which crosses too.
+                "counted_bytes": self.counter.total,
                 "learning_rate": float(sizes[number]),
                 "seconds": before + spent,
                 "eta_seconds": _seconds_left(paces, config.all_epochs - number - 1),
@@ -326,7 +328,6 @@ class ServerRun:
             "absent": sorted(absent),
             "clients": sum(session.connected for session in self.sessions),
             **accounts(ledger),
-            "counted_bytes": self.counter.total,
         }
 
     def _score(self, scorer: Scorer, epochs: int) -> Record:
