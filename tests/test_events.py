@@ -2,9 +2,11 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
+from jsplit.experiment.config import RunConfig
 from jsplit.net.events import (
     EVENTS,
     FORMATS,
@@ -13,6 +15,7 @@ from jsplit.net.events import (
     failures_logged,
     logging_to_stdout,
 )
+from jsplit.net.server_events import listening_to_train
 from tests.runs import ROOT
 
 MOMENT = 1_700_000_000.125
@@ -108,6 +111,12 @@ def test_the_log_takes_events_lines_of_text_and_what_grpc_warns_of(capsys):
     ]
     assert found[2]["message"] == "a callback failed: ValueError('of\\ngRPC')"
     assert found[2]["logger"] == "grpc._server"
+
+
+def test_who_listens_says_in_its_sentence_as_many_epochs_as_in_its_field():
+    config = RunConfig(epochs=7, local_epochs=1)
+    event = listening_to_train(config, "127.0.0.1:7070", Path("runs/a"))
+    assert event.fields["epochs"] == 8 and ", 8 epochs, in runs/a" in event
 
 
 def test_the_error_that_ends_a_process_is_logged_and_goes_on():

@@ -23,7 +23,6 @@ from jsplit.experiment.build import check_names
 from jsplit.experiment.caveats import caveats_of
 from jsplit.experiment.config import RunConfig, check, differences
 from jsplit.experiment.plain_target import outcome_line, with_curve, with_kept_curve
-from jsplit.experiment.quantities import counted
 from jsplit.experiment.trained import load_run
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter, TensorBoardWriter
@@ -35,7 +34,7 @@ from jsplit.net.credentials import Credentials
 from jsplit.net.events import Event, Say, failures_logged, logging_to_stdout
 from jsplit.net.grpc_channel import serve
 from jsplit.net.prediction import PredictionServer, run_name
-from jsplit.net.server_events import EpochLog, run_finished
+from jsplit.net.server_events import EpochLog, listening_to_train, run_finished
 from jsplit.net.server_run import ServerRun
 from jsplit.net.setup import check_beginning, check_codecs
 from jsplit.net.status import Status, status_of
@@ -136,19 +135,7 @@ def _train(
         host = link.listen.rpartition(":")[0]
         for caveat in caveats_of(config):
             say(f"note: {caveat}")
-        say(
-            Event(
-                f"listening on {host}:{listener.port} for "
-                f"{counted(config.clients, 'client')}; {config.model}, "
-                f"{config.gate.name} gate, {counted(config.epochs, 'epoch')}, in "
-                f"{folder.path}",
-                "listening",
-                what="training",
-                address=f"{host}:{listener.port}",
-                clients=config.clients,
-                epochs=run.epochs,
-            )
-        )
+        say(listening_to_train(config, f"{host}:{listener.port}", folder.path))
         finished = run.train(
             lambda epochs: (
                 JsonlWriter(folder.metrics),

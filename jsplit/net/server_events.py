@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jsplit.errors import Refusal
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.record_line import line_parts
+from jsplit.experiment.run_config import RunConfig
 from jsplit.net.events import Event, Say
 
 
@@ -43,6 +45,20 @@ def fault(whom: str, remote: str, error: Exception) -> Event:
     """A fault of jsplit's own in serving somebody at an address."""
     text = f"a fault in serving {whom}: {error!r}"
     return Event(text, "fault", logging.ERROR, remote=remote)
+
+
+def listening_to_train(config: RunConfig, address: str, folder: Path) -> Event:
+    """The server of a training takes connections at an address."""
+    return Event(
+        f"listening on {address} for {counted(config.clients, 'client')}; "
+        f"{config.model}, {config.gate.name} gate, "
+        f"{counted(config.all_epochs, 'epoch')}, in {folder}",
+        "listening",
+        what="training",
+        address=address,
+        clients=config.clients,
+        epochs=config.all_epochs,
+    )
 
 
 def client_here(client: int, missing: Sequence[int]) -> Event:
