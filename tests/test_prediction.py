@@ -19,6 +19,7 @@ from jsplit.cli.main import main
 from jsplit.core.gates import FreezeGate
 from jsplit.errors import InputError, RunError
 from jsplit.experiment.build import load_dataset
+from jsplit.experiment.workdir import RunFolder
 from jsplit.net import prediction
 from jsplit.net.channel import local_channel
 from jsplit.net.prediction import PredictionServer, remote_logits, run_name
@@ -33,6 +34,7 @@ from jsplit.wire.messages import (
     write_message,
 )
 from tests.runs import ROOT, refused
+from tests.test_export import trained_folder
 
 CONFIG = dataclasses.replace(TINY_RUN, epochs=2, gate=FreezeGate(1), codec="bf16")
 
@@ -147,11 +149,26 @@ def test_a_server_that_is_not_there_is_said_in_one_line(halves, dataset):
         remote_logits(halves[1], bytes(16), dataset.test_images[:1], nobody)
 
 
-def test_a_run_on_one_machine_is_no_party_of_a_networked_one(folders, tmp_path):
+def test_a_folder_that_names_no_networked_run_is_said_to_be_none(folders, tmp_path):
     copy = shutil.copytree(folders[1], tmp_path / "copy")
     (copy / "run").unlink()
-    with pytest.raises(InputError, match="copy is no folder of a networked run's"):
+    with pytest.raises(
+        InputError, match="copy is no folder of a networked run's"
+    ) as no:
         run_name(copy)
+    assert "holds neither members.json nor run" in str(no.value)
+    (copy / "run").write_bytes(b"short")
+    with pytest.raises(InputError, match="copy is no folder .*a name of 5 bytes"):
+        run_name(copy)
+
+
+def test_a_run_on_one_machine_needs_no_server_to_predict(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    RunFolder(trained_folder(tmp_path / "whole")).config.write_text("{}")
+    words = ("serve", "--predict", "--workdir", "whole", "--insecure")
+    said = refused(capsys, lambda: main(words))
+    assert "whole is of a run on one machine" in said and "Errno" not in said
+    assert "use jsplit predict whole with the images" in said
 
 
 # The commands

@@ -23,6 +23,7 @@ from jsplit.errors import InputError, Refusal, RunError
 from jsplit.experiment.at_cut import codecs_of
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.trained import TrainedModel
+from jsplit.experiment.workdir import RunFolder
 from jsplit.net import server_events
 from jsplit.net.channel import Channel, ConnectionLost
 from jsplit.net.client_store import RUN
@@ -54,6 +55,8 @@ def run_name(folder: Path) -> bytes:
     Raises:
         InputError: if it belongs to none.
     """
+    if not ((folder / MEMBERS).is_file() or (folder / RUN).is_file()):
+        raise InputError(_unnamed(folder))
     try:
         if (folder / MEMBERS).is_file():
             record = json.loads((folder / MEMBERS).read_text(encoding="utf-8"))
@@ -68,6 +71,21 @@ def run_name(folder: Path) -> bytes:
             "name the --workdir of jsplit serve or jsplit join"
         ) from error
     return name
+
+
+def _unnamed(folder: Path) -> str:
+    """What a folder is that names no networked run, and what to do instead."""
+    kept = RunFolder(folder)
+    if kept.config.is_file() and not kept.traffic.is_file():
+        return (
+            f"{folder} is of a run on one machine, so it holds both halves and needs "
+            f"no server: use jsplit predict {folder} with the images"
+        )
+    return (
+        f"{folder} is no folder of a networked run's server or client (it holds "
+        f"neither {MEMBERS} nor {RUN}); name the --workdir of jsplit serve or jsplit "
+        "join"
+    )
 
 
 class PredictionServer:
