@@ -229,3 +229,13 @@ def test_who_does_not_send_its_labels_is_told_how_long_was_waited(tmp_path):
             read_message(channel.receive(30), (Welcome,))
             with pytest.raises(Refusal, match=r"IDLE: no labels in 0.5 s .*--wait"):
                 channel.receive(10)
+
+
+def test_who_leaves_before_its_labels_came_is_logged(tmp_path):
+    with waiting_server(CONFIG, tmp_path) as (run, said):
+        with local_channel(run.admission.handle_connection, 0) as channel:
+            channel.send(write_message(hello_of(CONFIG)))
+            read_message(channel.receive(30), (Welcome,))
+        until(lambda: said[-1].startswith("client 0 is disconnected before its labels"))
+        assert run.phase == "labels" and said[-1].name == "client_disconnected"
+        assert said[-1].fields == {"client": 0, "owes": "labels"}

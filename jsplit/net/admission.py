@@ -243,8 +243,8 @@ class SessionAdmission:
             secrets.token_bytes(NAME_BYTES),
             parameters.run,
             live,
-            labels=hello.client not in self.labels,
-            held_out_labels=self._wants_held_out(hello),
+            labels=self._owes_labels(hello, held_out=False),
+            held_out_labels=self._owes_labels(hello, held_out=True),
             batch=parameters.batch,
             slots=parameters.slots,
             moments=parameters.moments,
@@ -258,7 +258,13 @@ class SessionAdmission:
             (welcome.held_out_labels, True, hello.held_out),
         ):
             if wanted:
-                self._take_labels(channel, hello, held_out=held_out, count=count)
+                try:
+                    self._take_labels(channel, hello, held_out=held_out, count=count)
+                except ConnectionLost:
+                    # Another channel of the same client may have brought them.
+                    if self._owes_labels(hello, held_out=held_out):
+                        self._notify(server_events.left_without_labels(hello.client))
+                    raise
         session.attach(channel, welcome.token, hello, live=live)
         with self.changed:
             self.reconnections += not first
@@ -325,7 +331,9 @@ class SessionAdmission:
             channel.send(data)
             self._counter.add(waiting, len(data), up=False)
 
-    def _wants_held_out(self, hello: Hello) -> bool:
+    def _owes_labels(self, hello: Hello, *, held_out: bool) -> bool:
+        if not held_out:
+            return hello.client not in self.labels
         last = len(self._sessions) - 1
         return hello.client == last and self.held_out is None and hello.held_out > 0
 

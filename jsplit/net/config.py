@@ -66,8 +66,10 @@ class ServeConfig(LinkConfig):
     wait: Annotated[
         float,
         Option(
-            "Seconds that the server waits in A and B for a client that sends nothing, "
-            "or for a client's labels."
+            "Seconds that the server waits in A and B for a client that sends nothing. "
+            "Before the run begins it waits for clients and their labels without end; "
+            "one that is connected and owes its labels for so long is turned away, and "
+            "may come again."
         ),
     ] = 300.0
     absent: Annotated[

@@ -24,7 +24,8 @@ EVENTS: Mapping[str, str] = {
     "client_here": "A client said hello for the first time; so many are `missing`.",
     "client_connected": "A client takes part, from `remote`; `again`: not for the "
     "first time.",
-    "client_disconnected": "The connection to a client is over.",
+    "client_disconnected": "The connection to a client is over; `owes=labels`: before "
+    "it sent those, without which the run does not begin.",
     "client_left": "A client left before the run began, and may come back with other "
     "data.",
     "refused": "A connection or a client was turned away, for `reason`.",

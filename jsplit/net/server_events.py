@@ -80,6 +80,17 @@ def client_disconnected(client: int) -> Event:
     return Event(text, "client_disconnected", client=client)
 
 
+def left_without_labels(client: int) -> Event:
+    """The connection to a client is over, and its labels never came."""
+    return Event(
+        f"client {client} is disconnected before its labels came; its own log says why",
+        "client_disconnected",
+        logging.WARNING,
+        client=client,
+        owes="labels",
+    )
+
+
 def client_left(client: int) -> Event:
     """A client left before the run began."""
     text = f"client {client} has left before the run began"
