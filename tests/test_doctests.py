@@ -148,6 +148,22 @@ def test_the_recipe_makes_a_data_set_of_a_folder_of_pictures(tmp_path, monkeypat
     ]
 
 
+def test_the_recipe_numbers_classes_alike_whatever_folders_are_there(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    for number in range(5):
+        Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "cat" / f"{number}.png")
+    exec(program_in("docs/guides/data.md"), {})
+    made = data.load("photos.npz")
+    assert made.class_names == ("cat", "dog") and made.num_classes == 2
+    assert made.train_labels.tolist() == [0] * 4
+    (tmp_path / "photos" / "fox").mkdir()
+    with pytest.raises(SystemExit, match="not in CLASSES: fox"):
+        exec(program_in("docs/guides/data.md"), {})
+
+
 def test_the_docstring_makes_the_guide_s_simulation():
     (example,) = doctest.DocTestFinder(recurse=False).find(
         simulation.make_simulation, module=simulation

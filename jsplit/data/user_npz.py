@@ -20,8 +20,9 @@ def load_npz(path: Path) -> Dataset:
 
     `x_train`, `y_train`, `x_test`, `y_test` are taken, too. Images are uint8 [N, H, W]
     or [N, H, W, C], of one shape in both splits; labels are integers [N] from 0. The
-    number of classes is the highest label + 1. An array `class_names` of as many
-    texts says what they are called.
+    number of classes is the highest label + 1. An array `class_names` of texts says
+    what they are called, and how many there are if it names more: one client of several
+    need not have images of all.
 
     Raises:
         InputError: The file cannot be read, or its arrays are not as said above; images
@@ -46,7 +47,9 @@ def load_npz(path: Path) -> Dataset:
             f"{list(train_images.shape)}",
             "give both splits images of one shape",
         )
-    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    labelled = int(max(train_labels.max(), test_labels.max())) + 1
+    class_names = _class_names(path, names, labelled)
+    classes = labelled if class_names is None else len(class_names)
     if classes == 1:
         raise _refusal(
             path,
@@ -58,22 +61,26 @@ def load_npz(path: Path) -> Dataset:
         (train_images, train_labels, test_images, test_labels),
         num_classes=classes,
         source=f"file {path}",
-        class_names=_class_names(path, names, classes),
+        class_names=class_names,
     )
 
 
 def _class_names(
-    path: Path, names: np.ndarray | None, classes: int
+    path: Path, names: np.ndarray | None, labelled: int
 ) -> tuple[str, ...] | None:
     if names is None:
         return None
-    if names.dtype.kind != "U" or names.shape != (classes,):
+    if (
+        names.dtype.kind != "U"
+        or names.ndim != 1
+        or not labelled <= len(names) <= MAX_CLASSES
+    ):
         raise _refusal(
             path,
             f"class_names is {names.dtype} {list(names.shape)}",
-            f"give one text a class, [{classes}]",
+            f"give one text a class, for the labels 0 to {labelled - 1} at least",
         )
-    if len(set(names.tolist())) < classes:
+    if len(set(names.tolist())) < len(names):
         raise _refusal(
             path, f"class_names are {', '.join(names)}", "give each class its own"
         )
