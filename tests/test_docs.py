@@ -8,6 +8,7 @@ import pytest
 
 import jsplit
 from jsplit.cli.main import main
+from jsplit.experiment.config import all_options, flag
 from tests.runs import ROOT
 
 COMMANDS = (
@@ -20,6 +21,8 @@ NOT_OURS = {
     "--xla_force_host_platform_device_count": "of XLA",
 }
 """Options on pages that no command has, and whose they are."""
+
+NETWORK = "docs/guides/network.md"
 
 PAGES = (
     "README.md",
@@ -81,6 +84,13 @@ def test_every_file_of_the_repository_that_a_page_names_is_there(page):
     )
     named = [path for path in found if "NAME" not in path]
     assert [path for path in named if not (ROOT / path).is_file()] == []
+
+
+def test_the_network_guide_names_every_setting_that_two_sides_may_have_differently():
+    (said,) = re.findall(r"Not compared are (.*?)\.\s", text_of(NETWORK), re.DOTALL)
+    one_side = [name for name, it in all_options().items() if it.option.one_side]
+    assert "dataset" in one_side
+    assert [name for name in one_side if f"`{flag(name)}`" not in said] == []
 
 
 def test_the_reference_has_every_public_name_once():

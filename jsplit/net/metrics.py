@@ -133,7 +133,8 @@ def _traffic(status: Status) -> Iterator[Metric]:
         yield family
     yield CounterMetricFamily(
         "jsplit_tcp_bytes",
-        "Bytes that TCP carried, both ways, as of the last epoch.",
+        "Bytes that TCP carried since this process began, both ways, as of the last "
+        "epoch.",
         value=status.tcp_bytes,
     )
 

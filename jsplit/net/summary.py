@@ -35,7 +35,7 @@ def summarize(
     in the ledger of those, and reductions compare with plain split learning that has
     everybody. `repeated`, in `counted`, is what only disturbances cost, what a server
     that was killed had not saved too. `socket` has what TCP carried beside the messages
-    in it: TLS, HTTP/2 and gRPC.
+    in it, TLS, HTTP/2 and gRPC, of the process that ended the run alone.
 
     Args:
         config: of the run.
