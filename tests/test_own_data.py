@@ -43,6 +43,20 @@ def test_a_share_of_a_common_set_is_cut_as_asked(common, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_client_with_fewer_classes_says_all_of_the_run_by_their_names(
+    common, tmp_path
+):
+    few, names = tmp_path / "few.npz", ["ant", "bee", "cat"]
+    images, labels = np.zeros((60, 8, 8), np.uint8), np.arange(60) % 2
+    arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+    np.savez(few, **arrays, class_names=names)
+    theirs = load_client_data(common, JoinConfig(client=0, own_data=True))
+    here = dataclasses.replace(common, dataset=str(few))
+    held = load_client_data(here, JoinConfig(client=1, own_data=True))
+    assert held.classes == theirs.classes == 3
+    assert held.class_names == ("ant", "bee", "cat")
+
+
 def test_images_too_small_for_the_networks_are_said_unless_they_are_padded(
     common, tmp_path
 ):
@@ -93,6 +107,14 @@ def test_a_run_goes_on_wherever_its_file_is_if_the_data_are_the_same(
     assert "mine.npz, which is not there" in said and "by --dataset FILE" in said
     code, _, said = go_on("--dataset", "other.npz")
     assert code == 2 and said.count("\n") == 1 and "started on other data" in said
+    np.savez(
+        "named.npz",
+        **np.load(elsewhere / "moved.npz"),
+        class_names=["ant", "bee", "cat", "dog"],
+    )
+    code, _, said = go_on("--dataset", "named.npz")
+    assert code == 2 and said.count("\n") == 1
+    assert "on data of 3 classes, and there are 4 now (file named.npz" in said
     code, _, said = go_on("--dataset", "fashion_mnist_10k")
     assert code == 2 and "--dataset is mine.npz there, fashion_mnist_10k here" in said
     _, _, said = go_on("--dataset", elsewhere / "moved.npz")

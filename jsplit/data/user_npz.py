@@ -19,10 +19,9 @@ def load_npz(path: Path) -> Dataset:
     """Loads `train_images`, `train_labels`, `test_images`, `test_labels` from a file.
 
     `x_train`, `y_train`, `x_test`, `y_test` are taken, too. Images are uint8 [N, H, W]
-    or [N, H, W, C], of one shape in both splits; labels are integers [N] from 0. The
-    number of classes is the highest label + 1. An array `class_names` of texts says
-    what they are called, and how many there are if it names more: one client of several
-    need not have images of all.
+    or [N, H, W, C], of one shape in both splits; labels are integers [N] from 0. An
+    array `class_names` of texts says what classes there are, those without an image
+    among them. Where there is none, their number is the highest label + 1.
 
     Raises:
         InputError: The file cannot be read, or its arrays are not as said above; images
@@ -47,9 +46,9 @@ def load_npz(path: Path) -> Dataset:
             f"{list(train_images.shape)}",
             "give both splits images of one shape",
         )
-    labelled = int(max(train_labels.max(), test_labels.max())) + 1
-    class_names = _class_names(path, names, labelled)
-    classes = labelled if class_names is None else len(class_names)
+    least = int(max(train_labels.max(), test_labels.max())) + 1
+    called = None if names is None else _class_names(path, names, least)
+    classes = least if called is None else len(called)
     if classes == 1:
         raise _refusal(
             path,
@@ -61,24 +60,23 @@ def load_npz(path: Path) -> Dataset:
         (train_images, train_labels, test_images, test_labels),
         num_classes=classes,
         source=f"file {path}",
-        class_names=class_names,
+        class_names=called,
     )
 
 
-def _class_names(
-    path: Path, names: np.ndarray | None, labelled: int
-) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    if (
-        names.dtype.kind != "U"
-        or names.ndim != 1
-        or not labelled <= len(names) <= MAX_CLASSES
-    ):
+def _class_names(path: Path, names: np.ndarray, least: int) -> tuple[str, ...]:
+    if names.dtype.kind != "U" or names.ndim != 1 or len(names) < least:
         raise _refusal(
             path,
-            f"class_names is {names.dtype} {list(names.shape)}",
-            f"give one text a class, for the labels 0 to {labelled - 1} at least",
+            f"class_names is {names.dtype} {list(names.shape)}, and the highest label "
+            f"is {least - 1}",
+            f"give one text a class, [{least}] or more",
+        )
+    if len(names) > MAX_CLASSES:
+        raise _refusal(
+            path,
+            f"class_names is {list(names.shape)}",
+            f"give at most {MAX_CLASSES:,} classes",
         )
     if len(set(names.tolist())) < len(names):
         raise _refusal(

@@ -301,7 +301,9 @@ def extended_from(folder: RunFolder) -> tuple[int, ...]:
 
 def described(dataset: Any) -> dict[str, Any]:
     """What is kept of a run's data, for `open_new` and `check_data`."""
-    return {name: getattr(dataset, name) for name in ("name", "source", "fingerprint")}
+    kept = {name: getattr(dataset, name) for name in ("name", "source", "fingerprint")}
+    # A file may name more classes than its images have, which no fingerprint tells.
+    return kept | {"classes": dataset.num_classes}
 
 
 def check_data(folder: RunFolder, record: dict[str, Any], dataset: Any) -> None:
@@ -320,6 +322,13 @@ def check_data(folder: RunFolder, record: dict[str, Any], dataset: Any) -> None:
             f"--resume: {folder.path} was started on other data "
             f"({record.get('source')}) than is there now ({dataset.source}); bring "
             "that data back, or start a new run in another --workdir"
+        )
+    classes = record.get("classes", dataset.num_classes)
+    if classes != dataset.num_classes:
+        raise InputError(
+            f"--resume: {folder.path} was started on data of {classes} classes, and "
+            f"there are {dataset.num_classes} now ({dataset.source}); give it the "
+            "class_names that it had, or start a new run in another --workdir"
         )
 
 

@@ -39,12 +39,27 @@ def test_a_good_file_is_used(tmp_path: Path) -> None:
     assert str(tmp_path) in dataset.source
 
 
+def test_a_file_may_name_classes_that_it_has_no_image_of(tmp_path: Path) -> None:
+    names = np.array(["ant", "bee", "cat", "dog", "eel", "fly"])
+    path = save(tmp_path / "mine.npz", good() | {"class_names": names})
+    said: list[str] = []
+    dataset = load(path, notify=said.append)
+    assert dataset.num_classes == 6 and dataset.class_names == tuple(names)
+    assert said == [
+        "note: no training image of mine has label 3, 4 or 5, of 6 classes (0 to 5)"
+    ]
+    zeros = {"train_labels": np.zeros(6, int), "test_labels": np.zeros(2, int)}
+    path = save(tmp_path / "mine.npz", good() | zeros | {"class_names": names[:2]})
+    assert load(path).num_classes == 2
+
+
 def test_a_file_may_name_its_classes(tmp_path: Path) -> None:
     names = np.array(["ant", "bee", "cat", "dog"])
     dataset = load(save(tmp_path / "mine.npz", good() | {"class_names": names}))
     assert dataset.class_names == ("ant", "bee", "cat", "dog")
     assert load(save(tmp_path / "mine.npz", good())).class_names is None
-    for wrong in (names[:3], np.arange(4), names[[0, 1, 2, 0]]):
+    many = np.arange(65_537).astype(str)
+    for wrong in (names[:3], names[:, None], np.arange(4), names[[0, 1, 2, 0]], many):
         path = save(tmp_path / "mine.npz", good() | {"class_names": wrong})
         with pytest.raises(
             InputError, match=r"mine.npz.*class_names (is|are) .*; give"
