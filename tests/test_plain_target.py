@@ -58,7 +58,8 @@ def plain(tmp_path, dataset):
 
     def make(losses=LOSSES, scores=ACCURACIES, finished=True, **changes):
         path = tmp_path / "plain"
-        how = {"gate": AlwaysGate(), "workdir": str(path), **changes}
+        how = {"gate": AlwaysGate(), "codec": "identity", "grad_codec": "identity"}
+        how |= {"workdir": str(path), **changes}
         config = dataclasses.replace(BEGUN, epochs=len(losses), **how)
         described = {"fingerprint": dataset.fingerprint, "source": "here"}
         with workdir.open_new(config, described) as folder:
@@ -100,6 +101,13 @@ def test_a_run_keeps_what_it_takes_and_needs_the_plain_run_no_more(plain, datase
     assert with_kept_curve(other, read) is other
     (line,) = differences(read, other)
     assert len(line) < 250 and line.startswith(f"--against is {str(path)[:40]}")
+
+
+def test_a_plain_run_may_begin_and_be_set_otherwise_where_always_a_reads_nothing(
+    plain, dataset
+):
+    path = plain(first_filters="dct", mixup=0.5, refresh_statistics="batch")
+    assert with_curve(under(0.5, path), dataset.fingerprint).gate.curve is not None
 
 
 def test_clients_of_a_network_need_not_have_the_plain_run(plain, dataset):
@@ -198,7 +206,12 @@ def test_flags_that_cannot_be_are_one_line_and_nothing_is_written(
         ({"model": "vgg11"}, "--model is vgg11 there, cnn here"),
         ({"augment": False}, "--augment is False there, True here"),
         ({"gate": TINY_RUN.gate}, "is no plain run: it has --gate freeze"),
-        ({"local_epochs": 2}, "--gate always and --local-epochs 2"),
+        ({"local_epochs": 2}, "is no plain run: it has --local-epochs 2; name one of "),
+        ({"replay_always": True, "mixup": 0.5}, "it has --replay-always; name one of"),
+        ({"nopeek": 0.5}, "it has --nopeek 0.5; name one of --gate always, --codec"),
+        ({"noise": 0.1, "bottleneck": 4}, "has --bottleneck 4 and --noise 0.1; name"),
+        ({"codec": "float8"}, "it has --codec float8; name one of --gate always, --co"),
+        ({"grad_codec": "bf16"}, "it has --grad-codec bf16; name one of"),
         ({"scores": (*ACCURACIES[:5], None)}, "has no test accuracy of epoch 6"),
         ({"losses": (*LOSSES[:5], None)}, "a loss that is not finite"),
     ],

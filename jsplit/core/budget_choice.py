@@ -58,8 +58,9 @@ class BudgetGate(GateChoice):
     against: Annotated[
         str | None,
         Option(
-            "The folder of a finished run of plain split learning (--gate always), "
-            "with the same data and epochs. A run keeps what it takes from there. "
+            "The folder of a finished run of plain split learning (--gate always, "
+            "both codecs identity), with the same data and epochs. A run keeps what it "
+            "takes from there. "
             "Over a network only the server needs it.",
             "RUN",
             traced=True,

@@ -2,14 +2,10 @@
 
 import dataclasses
 
-from jsplit.codecs import identity
-from jsplit.core.gates import AlwaysGate
-from jsplit.core.option import options_of
 from jsplit.errors import InputError
 from jsplit.experiment.build import canonical
 from jsplit.experiment.config import RunConfig
-
-_BEGINNING = ("init", "init_part", "first_filters")
+from jsplit.experiment.plain_settings import plain_settings
 
 
 def plain_of(config: RunConfig) -> RunConfig:
@@ -27,13 +23,7 @@ def plain_of(config: RunConfig) -> RunConfig:
     Args:
         config: of the run.
     """
-    usual = {
-        name: known.default
-        for name, known in options_of(RunConfig).items()
-        if known.option.compared and name not in _BEGINNING
-    }
-    usual |= dict.fromkeys(("codec", "grad_codec"), identity().name)
-    return dataclasses.replace(config, **{**usual, "gate": AlwaysGate()})
+    return dataclasses.replace(config, **plain_settings())
 
 
 def check_not_plain(config: RunConfig) -> None:

@@ -14,11 +14,14 @@ from jsplit.errors import InputError
 from jsplit.experiment.compare_folder import plain_folder
 from jsplit.experiment.config import differences, flag
 from jsplit.experiment.description import read_description
+from jsplit.experiment.plain_settings import beyond_plain
 from jsplit.experiment.run_config import RunConfig
 from jsplit.experiment.workdir import RunFolder, path_of, read_workdir
 
 _SAME = ("epochs", "model", "augment")
 """Settings without which training losses of two runs say nothing of each other."""
+
+_PLAIN = "--gate always, --codec identity and --grad-codec identity"
 
 
 def with_curve(config: RunConfig, fingerprint: str | None) -> RunConfig:
@@ -98,21 +101,21 @@ def _read(
     if not RunFolder(path).config.exists():
         raise InputError(
             f"--against {name} holds no run (no config.json); name the folder of a "
-            "finished run of --gate always"
+            f"finished run of {_PLAIN}"
         )
     try:
         folder, plain, data = read_workdir(path)
         description = read_description(path)
     except InputError as error:
         raise InputError(f"--against {name} cannot be used: {error}") from error
-    if plain.gate.leaves_a or plain.local_epochs:
-        what = f"--gate {plain.gate.name}"
-        if plain.local_epochs:
-            what += f" and --local-epochs {plain.local_epochs}"
-        remedy = "name one of --gate always alone"
+    if other := beyond_plain(plain):
+        remedy = f"name one of {_PLAIN} alone"
         if plain_folder(path).config.exists():
             remedy = f"the one beside it is {plain_folder(Path(name)).path}"
-        raise InputError(f"--against {name} is no plain run: it has {what}; {remedy}")
+        raise InputError(
+            f"--against {name} is no plain run: it has "
+            f"{' and '.join(map(_said, other.items()))}; {remedy}"
+        )
     if not folder.summary.exists():
         raise InputError(
             f"--against {name} is not finished; go on with it by jsplit run --resume "
@@ -162,6 +165,14 @@ def _curve(name: str, folder: RunFolder, epochs: int, classes: int) -> PlainCurv
             "name a run that was scored after every epoch"
         )
     return PlainCurve(name, classes, examples, _kept(losses), _kept(scores))
+
+
+def _said(setting: tuple[str, Any]) -> str:
+    """A setting as it is typed."""
+    name, value = setting
+    if value is True:
+        return flag(name)
+    return f"{flag(name)} {getattr(value, 'name', value)}"
 
 
 def _json(path: Path) -> dict[str, Any]:
