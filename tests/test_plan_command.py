@@ -94,6 +94,34 @@ def test_a_file_of_a_runs_settings_is_taken_and_flags_override_it(capsys, tmp_pa
     assert "cut 3 (conv3)" in out and "bf16/identity" in out and "conv4" not in out
 
 
+def test_what_a_file_says_of_the_network_and_of_epochs_is_planned(capsys, tmp_path):
+    file, plan = tmp_path / "run.toml", tmp_path / "plan.json"
+    file.write_text(
+        'cut = 1\nbottleneck = 4\nlocal_epochs = 3\nprecision = "bfloat16"\n'
+        'views = "plain,mirrored,cropped"\ngate = "freeze"\nsync_epochs = 2\n'
+    )
+
+    def planned(*flags):
+        asked = (*WORDS, "--config", file, "--json", plan, "--codecs", "bf16", *flags)
+        assert plan_here(*asked, "--budget", "1MB") == 0
+        out = " ".join(capsys.readouterr().out.split())
+        assert out.count("note: --config") == 1
+        assert f"{file}: nothing is taken of gate and sync_epochs; a plan tries" in out
+        return json.loads(plan.read_text())
+
+    as_said = planned()
+    settings = [each["settings"] for each in as_said["schedules"]]
+    assert sorted({each.get("bottleneck") or 0 for each in settings}) == [0, 4]
+    assert {each.get("local_epochs") for each in settings} == {None, 3}
+    assert max(each.get("views", "").count(",") + 1 for each in settings) == 3
+    otherwise = planned("--bottlenecks", 2, "--precision", "float32", "--most-views", 1)
+    settings = [each["settings"] for each in otherwise["schedules"]]
+    assert sorted({each.get("bottleneck") or 0 for each in settings}) == [0, 2]
+    assert all("," not in each.get("views", "") for each in settings)
+    memory = [plan["cuts"][0]["memory_bytes"] for plan in (as_said, otherwise)]
+    assert memory[0] < memory[1]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from jsplit.accounting.byte_counts import bytes_from
 from jsplit.analysis import tables
@@ -15,6 +15,7 @@ from jsplit.analysis.plan_values import CAVEAT, UNTRAINED, Plan, lines_of, value
 from jsplit.cli import parsing
 from jsplit.cli.terminal import folded, say
 from jsplit.codecs import CODECS, USUAL
+from jsplit.core.gates import GATES
 from jsplit.core.option import Option, options_of
 from jsplit.data import line_of
 from jsplit.data.lossless import lossless_bytes
@@ -62,14 +63,17 @@ class PlanCommand:
     partition: Annotated[str, _of_run("partition")] = RunConfig.partition
     codec: Annotated[str, _of_run("codec")] = RunConfig.codec
     grad_codec: Annotated[str, _of_run("grad_codec")] = RunConfig.grad_codec
+    precision: Annotated[Literal["float32", "bfloat16"], _of_run("precision")] = (
+        RunConfig.precision
+    )
     epochs: Annotated[int, _of_run("epochs")] = RunConfig.epochs
     batch_size: Annotated[int | None, _of_run("batch_size")] = None
     seed: Annotated[int, _of_run("seed")] = RunConfig.seed
     config: Annotated[
         str | None,
         Option(
-            "A TOML file of a run's settings, of which those above are taken; flags "
-            "override it.",
+            "A TOML file of a run's settings, of which those above are taken, its "
+            "bottleneck, number of views and epochs alone; flags override it.",
             "FILE",
         ),
     ] = None
@@ -187,6 +191,7 @@ def command(argv: Sequence[str], prog: str) -> int:
         else {},
         offers=within(at_cut, every, pair, limits),
     )
+    _say_gate(argv)
     say(line_of(dataset))
     say(folded(f"source: {dataset.source}"))
     say(
@@ -219,13 +224,29 @@ def _say_least(made: Sequence[Offer]) -> None:
 
 
 def _default(argv: Sequence[str]) -> PlanCommand:
-    mine = options_of(PlanCommand)
-    of_run = {
-        name: value
-        for name, value in parsing.settings(argv).items()
-        if name in mine and name != "local_epochs"
-    }
-    return PlanCommand(**of_run)
+    """What the file that `--config` names says, as the plan's own settings."""
+    file, mine = parsing.settings(argv), options_of(PlanCommand)
+    taken: dict[str, Any] = {name: file[name] for name in file if name in mine}
+    if not taken.get("local_epochs"):
+        taken.pop("local_epochs", None)
+    if "bottleneck" in file:
+        taken["bottlenecks"] = str(file["bottleneck"])
+    views = file.get("views", RunConfig.views).count(",") + 1
+    return PlanCommand(**taken, most_views=max(views, PlanCommand.most_views))
+
+
+def _say_gate(argv: Sequence[str]) -> None:
+    """That a gate in the file decides nothing here, where it names one."""
+    gates = {name for choice in GATES.values() for name in options_of(choice)}
+    found = [name for name in parsing.settings(argv) if name in {"gate", *gates}]
+    if found:
+        file = parsing.option(argv, "--config")
+        say(
+            folded(
+                f"note: --config {file}: nothing is taken of {' and '.join(found)}; a "
+                "plan tries every schedule whose states are known before a run"
+            )
+        )
 
 
 def _checked(asked: PlanCommand) -> RunConfig:
