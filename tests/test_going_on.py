@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from jsplit.accounting.ledger import Ledger
 from jsplit.cli.main import main
 from jsplit.core.gate import freeze_gate
 from jsplit.data.dataset import make_dataset
@@ -58,12 +59,13 @@ def copy(finished, tmp_path):
 def test_a_simulation_goes_on_from_a_state_as_if_it_had_not_stopped():
     simulation = simulate(gate=freeze_gate(1))
     sizes = np.array([0.05, 0.04, 0.03, 0.02], np.float32)
-    whole, record, _ = simulation.run(sizes)
-    half, first, _ = simulation.run(sizes[:2])
+    whole, record, account = simulation.run(sizes)
+    half, first, begun = simulation.run(sizes[:2])
     state, rest, ledger = simulation.run(sizes[2:], half)
     jax.tree.map(np.testing.assert_array_equal, state, whole)
     assert states_of(first) + states_of(rest) == states_of(record) == "ABCC"
     assert ledger.states == "CC"
+    assert Ledger.of(simulation.costs, begun.states + ledger.states) == account
     again, _, _ = simulation.run(sizes[2:], half)  # it was not consumed
     jax.tree.map(np.testing.assert_array_equal, again, whole)
 

@@ -282,6 +282,20 @@ def test_a_run_that_has_sent_nothing_has_no_reduction():
         _ = Ledger(SMALL).client_compute_reduction
 
 
+def test_epochs_that_sent_nothing_have_no_reduction_and_that_is_said():
+    ledger = Ledger.of(SMALL, "CC")
+    with pytest.raises(ValueError, match="nothing was sent in epochs of C alone;"):
+        _ = ledger.communication_reduction
+    with pytest.raises(ValueError, match="clients computed nothing in epochs of C a"):
+        _ = ledger.client_compute_reduction
+    assert Ledger.of(SMALL, "ABCC").communication_reduction > 1
+
+
+def test_clients_that_learned_alone_have_sent_nothing():
+    with pytest.raises(ValueError, match="nothing was sent in epochs of L alone;"):
+        _ = Ledger.of(SMALL, "LL").communication_reduction
+
+
 def test_two_ledgers_share_nothing():
     first, second = Ledger(SMALL), Ledger(SMALL)
     first.add("A")

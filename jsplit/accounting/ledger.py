@@ -169,9 +169,10 @@ class Ledger:
         """Paper accounting: payload of all-A float32 over this run's payload.
 
         Raises:
-            ValueError: before the first epoch.
+            ValueError: before the first epoch, or if these epochs sent nothing.
         """
-        return _ratio(plain_bits(self.costs, self.epochs), self.paper_bits)
+        plain = plain_bits(self.costs, self.epochs)
+        return self._ratio(plain, self.paper_bits, "nothing was sent")
 
     @property
     def client_macs(self) -> int:
@@ -187,21 +188,27 @@ class Ledger:
         1 for a client part without any; what nothing costs cannot be cut.
 
         Raises:
-            ValueError: before the first epoch.
+            ValueError: before the first epoch, or if clients did nothing in these.
         """
         p = self.costs
         plain = p.baseline.sync_macs
         if self.states and not plain:
             return 1.0
-        return _ratio(self.epochs * p.examples * plain, self.client_macs)
+        plain = self.epochs * p.examples * plain
+        return self._ratio(plain, self.client_macs, "clients computed nothing")
+
+    def _ratio(self, plain: int, spent: int, nothing: str) -> float:
+        if spent:
+            return float(Fraction(plain, spent))
+        if not self.states:
+            raise ValueError("there is no reduction before the first epoch")
+        kinds = " and ".join(sorted(set(self.states)))
+        raise ValueError(
+            f"there is no reduction: {nothing} in epochs of {kinds} alone; count all "
+            "epochs of the run together, by Ledger.of(costs, states)"
+        )
 
 
 def plain_bits(costs: CostModel, epochs: int) -> int:
     """Payload bits of plain split learning in float32, both ways, of so many epochs."""
     return epochs * 2 * costs.examples * costs.baseline.values * FLOAT32_BITS
-
-
-def _ratio(plain: int, spent: int) -> float:
-    if not spent:
-        raise ValueError("there is no reduction before the first epoch")
-    return float(Fraction(plain, spent))

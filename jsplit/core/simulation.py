@@ -100,7 +100,8 @@ class Simulation(NamedTuple):
 
         Returns:
             The final state, the records stacked along a first axis, and the ledger;
-            both of these epochs alone.
+            both of these epochs alone. `Ledger.of(costs, first.states + rest.states)`
+            is the ledger of two calls: labels, which cross once, are in both of theirs.
 
         Raises:
             ValueError: if the state is none of this simulation's.
@@ -123,6 +124,9 @@ class Simulation(NamedTuple):
             >>> state, _, rest = simulation.run(np.ones(2), state)
             >>> first.states, rest.states, int(state.epoch)
             ('AA', 'BC', 4)
+            >>> both = jsplit.Ledger.of(simulation.costs, first.states + rest.states)
+            >>> first.wire_bytes + rest.wire_bytes - both.wire_bytes  # labels
+            6
         """
         begun = self.state if state is None else state
         _check_state(begun, self.state)
