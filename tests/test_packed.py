@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +91,17 @@ def test_packed_codes_come_back_from_whole_bytes(bits, data):
     assert packed_codes.dtype == jnp.uint8
     assert bits * values <= 8 * packed_bytes(values, bits) < bits * values + 24
     np.testing.assert_array_equal(unpack(packed_codes, values, bits), codes)
+
+
+@pytest.mark.parametrize(
+    ("bits", "codes", "filled"), [(2, 4, 1), (3, 8, 3), (4, 2, 1), (6, 4, 3), (8, 1, 1)]
+)
+def test_an_example_takes_the_bytes_that_whole_codes_fill_together(bits, codes, filled):
+    for values in (1, 8, 9):
+        rows = jax.ShapeDtypeStruct((2, values), jnp.float32)
+        sent = jax.eval_shape(packed(bits).of((values,)).encode, rows)
+        assert sent.payload.shape == (2, filled * math.ceil(values / codes))
+        assert packed(bits).payload_bits((values,)) == 8 * sent.payload.shape[1]
 
 
 @pytest.mark.parametrize("name", SOME)

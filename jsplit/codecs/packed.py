@@ -38,12 +38,13 @@ def packed(bits: int, *, per_channel: bool = False, stochastic: bool = False) ->
 
     The header is one byte, exponent bits and 8 if there is a sign, and the scale as
     bfloat16: one, or one for each channel (the last axis). An example's payload is
-    `UInt8[ceil(values * bits / 8)]`; `of(shape)` gives the codec for examples of a
-    shape, which alone can decode.
+    uint8, `bits / 8` bytes a value, rounded up to the codes that fill whole bytes
+    together: 8 of 3 bits and 4 of 6 bits fill 3 bytes, those of other widths one.
+    `of(shape)` gives the codec for examples of a shape, which alone can decode.
 
     **Formal guarantees** (tests of that name): a finite input never decodes to inf or
     NaN; rounding is to the nearest value of the grid; a packet without negative
-    values spends no bit on signs; an example takes `ceil(values * bits / 8)` bytes;
+    values spends no bit on signs; an example takes as many bytes as said above;
     stochastic rounding is right on average, and the same for the same tensor.
 
     | input | result |
