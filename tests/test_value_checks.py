@@ -201,6 +201,23 @@ def test_a_state_that_comes_only_in_training_ends_it_with_a_line():
     check_states(np.array([3, 0, 1, 2]), alone=True)
 
 
+def test_c_straight_after_a_ends_a_training_wherever_it_comes():
+    def update(gate, loss):
+        epoch = gate.memory + 1
+        return GateState(jnp.where(epoch < 12, jnp.int32(0), jnp.int32(2)), epoch)
+
+    said = "gate must have an epoch of B between A and C, got C without one for epoch "
+    simulation = made(gate=Gate(lambda: GateState(jnp.int32(0), jnp.int32(0)), update))
+    between, _, ledger = simulation.run(np.ones(12))
+    assert ledger.states == "A" * 12
+    with pytest.raises(RunError, match=f"^{said}1: what is stored in A is of a client"):
+        simulation.run(np.ones(12), between)
+    for states in ([0, 1, 0, 2], [1, 2, 0, 2], [3, 2]):
+        with pytest.raises(RunError, match=f"{said}{len(states)}:"):
+            check_states(np.array(states), alone=True)
+    check_states(np.array([2, 2, 0, 1, 2]), alone=False, refreshed=True)
+
+
 def test_steps_refuse_a_codec_that_is_not_the_one_of_a_shape():
     part = jsplit.from_flax(nn.Dense(3))
     with pytest.raises(ValueError, match=r"codec bits4 differs by the shape"):

@@ -105,8 +105,8 @@ class Simulation(NamedTuple):
 
         Raises:
             ValueError: if the state is none of this simulation's.
-            RunError: if the gate gave a state that there is not, or a loss is not
-                finite, naming the first such epoch.
+            RunError: if the gate gave a state that there is not, or C with no epoch of
+                B since A, or a loss is not finite, naming the first such epoch.
 
         Example:
             >>> import flax.linen as nn, jsplit
@@ -140,7 +140,11 @@ class Simulation(NamedTuple):
             sizes,
             jnp.ones(sizes.shape, bool),
         )
-        check_states(record.state, alone=self.state.head is not None)
+        check_states(
+            record.state,
+            alone=self.state.head is not None,
+            refreshed=bool(np.all(begun.store.refreshed)),
+        )
         check_finite(record)
         states = "".join(STATES[state] for state in np.asarray(record.state))
         return state, record, Ledger.of(self.costs, states)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from jsplit.core.gate import Gate, GateState
 from jsplit.errors import RunError
-from jsplit.typing import LOCAL, OFFLINE, STATES, SYNC, Codec, Packet
+from jsplit.typing import LOCAL, OFFLINE, REFRESH, STATES, SYNC, Codec, Packet
 
 _LOSSES = (2.0, 1.5, 1.0, 0.99, 0.99, 0.99, 0.99, 3.0, float("nan"), 0.99, 0.99)
 """What a gate is tried with: losses that fall, stand, jump, and are none."""
@@ -146,22 +146,22 @@ def check_gate(gate: Gate) -> None:
             f"after losses of {_LOSSES[: states.index(unknown[0])]}"
         )
     if (SYNC, OFFLINE) in itertools.pairwise(states):
-        raise ValueError(
-            "gate must have an epoch of B between A and C, got "
-            f"{''.join(STATES[state] for state in states)}: what is stored in A is of "
-            "a client that learned on"
-        )
+        raise ValueError(_no_refresh("".join(STATES[state] for state in states)))
 
 
-def check_states(states: Int[Array, " epochs"], *, alone: bool) -> None:
-    """Refuses a training in which the gate gave a state that there is not.
+def check_states(
+    states: Int[Array, " epochs"], *, alone: bool, refreshed: bool = False
+) -> None:
+    """Refuses a training in which the gate gave a state that cannot be.
 
     Args:
         states: of its epochs.
         alone: whether clients may learn alone.
+        refreshed: whether an epoch of B came before them, and none of A since.
 
     Raises:
-        RunError: naming the first, and its epoch.
+        RunError: naming the first state that there is not, or C with no epoch of B
+            since A, and its epoch.
     """
     most = LOCAL if alone else OFFLINE
     for epoch, state in enumerate(np.asarray(states).tolist()):
@@ -170,6 +170,16 @@ def check_states(states: Int[Array, " epochs"], *, alone: bool) -> None:
                 f"the gate gave state {state} for epoch {epoch + 1}; there are 0, 1 "
                 "and 2 (A, B and C)"
             )
+        if state == OFFLINE and not refreshed:
+            raise RunError(_no_refresh(f"C without one for epoch {epoch + 1}"))
+        refreshed = state == REFRESH or (refreshed and state == OFFLINE)
+
+
+def _no_refresh(got: str) -> str:
+    return (
+        f"gate must have an epoch of B between A and C, got {got}: what is stored in A "
+        "is of a client that learned on"
+    )
 
 
 def _states_of(gate: Gate, state: GateState) -> Iterator[int]:
