@@ -136,6 +136,8 @@ def test_the_recipe_makes_a_data_set_of_a_folder_of_pictures(tmp_path, monkeypat
         for number in range(count):
             picture = Image.new("RGB", (50, 40), (100 * label, 7 * number, 0))
             picture.save(tmp_path / "photos" / name / f"{number:02}.png")
+            (tmp_path / "photos" / name / f"._{number:02}.png").write_bytes(b"\0\5")
+    (tmp_path / "photos/.trash").mkdir()
     exec(program_in("docs/guides/data.md"), {})
     made = data.load("photos.npz")
     assert made.class_names == ("cat", "dog") and made.image_shape == (32, 32, 3)

@@ -19,7 +19,8 @@ def pictures(
     A folder gives the pictures that lie in it, sorted by name. One with no pictures but
     folders of them gives those, folder by folder, and the name of each is the class of
     its pictures: `photos/cat/1.png` is a cat. It may be the number of the class, too,
-    unless classes are called by numbers. Hidden folders are not looked into.
+    unless classes are called by numbers. Hidden folders are not looked into, and hidden
+    files, such as the `._1.png` that macOS leaves beside a picture, are none.
 
     Args:
         paths: files and folders.
@@ -76,14 +77,18 @@ def _inside(folder: Path) -> list[Path]:
     return sorted(
         file
         for file in folder.iterdir()
-        if file.suffix.lower() in SUFFIXES and not file.is_dir()
+        if file.suffix.lower() in SUFFIXES and not (_is_hidden(file) or file.is_dir())
     )
 
 
 def _folders(path: Path) -> Iterator[tuple[Path, list[Path]]]:
     for folder in sorted(path.iterdir()):
-        if folder.is_dir() and not folder.name.startswith("."):
+        if folder.is_dir() and not _is_hidden(folder):
             yield folder, _inside(folder)
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
 def _named(folders: Sequence[tuple[Path, list[Path]]]) -> str:

@@ -125,6 +125,18 @@ def test_folders_called_as_classes_or_their_numbers_say_labels(tmp_path, pixels)
     assert again.labels is None and len(again.names) == 2
 
 
+def test_hidden_files_in_folders_are_no_pictures(tmp_path, pixels):
+    names = "ant/a.png", "bee/b.png"
+    folder = in_class_folders(tmp_path / "in", pixels, *names)
+    for hidden in ("._c.png", "ant/._a.png", "bee/.b.png"):
+        (folder / hidden).write_bytes(b"\0\5\26\7")
+    loaded = load_images([folder], COLOUR, CLASSES)
+    assert loaded.names == tuple(str(folder / name) for name in names)
+    assert loaded.labels.tolist() == [0, 1] and loaded.notes == ()
+    alone = load_images([folder / "ant"], COLOUR, CLASSES)
+    assert alone.names == (str(folder / "ant/a.png"),)
+
+
 def test_the_number_of_a_class_is_no_name_where_classes_are_called_by_numbers(
     tmp_path, pixels
 ):
