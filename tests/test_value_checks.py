@@ -218,6 +218,23 @@ def test_c_straight_after_a_ends_a_training_wherever_it_comes():
     check_states(np.array([2, 2, 0, 1, 2]), alone=False, refreshed=True)
 
 
+def test_step_sizes_of_another_shape_are_refused_with_both():
+    wanted = r"step_sizes must be a number for each epoch, \[epochs\], .*, got "
+    simulation = made()
+    for sizes, got in (
+        (1.0, r"float64 \[\]"),
+        (20, r"int64 \[\]"),
+        (np.ones((2, 3)), r"float64 \[2, 3\]"),
+        (jnp.ones((4, 1)), r"float32 \[4, 1\]"),
+        (["0.1"], r"<U3 \[1\]"),
+        (None, r"object \[\]"),
+    ):
+        with pytest.raises(ValueError, match=wanted + got):
+            simulation.run(sizes)
+    for sizes in ([0.1], (1,), jnp.ones(1, jnp.bfloat16), np.ones(1, np.float16)):
+        assert simulation.run(sizes)[2].states == "A"
+
+
 def test_steps_refuse_a_codec_that_is_not_the_one_of_a_shape():
     part = jsplit.from_flax(nn.Dense(3))
     with pytest.raises(ValueError, match=r"codec bits4 differs by the shape"):

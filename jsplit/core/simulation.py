@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import Ledger
@@ -104,7 +105,8 @@ class Simulation(NamedTuple):
             is the ledger of two calls: labels, which cross once, are in both of theirs.
 
         Raises:
-            ValueError: if the state is none of this simulation's.
+            ValueError: if the state is none of this simulation's, or the step sizes
+                are not `[epochs]`.
             RunError: if the gate gave a state that there is not, or C with no epoch of
                 B since A, or a loss is not finite, naming the first such epoch.
 
@@ -130,7 +132,7 @@ class Simulation(NamedTuple):
         """
         begun = self.state if state is None else state
         _check_state(begun, self.state)
-        sizes = jnp.asarray(step_sizes, jnp.float32)
+        sizes = _sizes_of(step_sizes)
         # The program consumes the state that it is given; this one is kept.
         state, record = self.program.run(
             jax.tree.map(jnp.copy, begun),
@@ -347,6 +349,17 @@ def _check_state(state: TrainState, own: TrainState) -> None:
                 f"state{jax.tree_util.keystr(path)} must be {expected.dtype} "
                 f"{list(expected.shape)}, got {leaf.dtype} {list(leaf.shape)}"
             )
+
+
+def _sizes_of(step_sizes: Any) -> Float[Array, " epochs"]:
+    sizes = np.asarray(step_sizes)
+    kinds = jnp.integer, jnp.floating
+    if sizes.ndim != 1 or not any(jnp.issubdtype(sizes.dtype, kind) for kind in kinds):
+        raise ValueError(
+            "step_sizes must be a number for each epoch, [epochs], such as "
+            f"np.ones(20), got {sizes.dtype} {list(sizes.shape)}"
+        )
+    return jnp.asarray(sizes, jnp.float32)
 
 
 def _check(
