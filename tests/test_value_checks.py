@@ -1,5 +1,7 @@
 """What `make_simulation` says of codecs and gates that cannot be used."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,14 @@ import pytest
 
 import jsplit
 from jsplit import Codec, Gate, GateState, Packet
+from jsplit.core.state import EpochRecord
 from jsplit.core.value_checks import check_gate, check_states
 from jsplit.errors import RunError
+from jsplit.experiment import workdir
+from jsplit.experiment.build import build, load_dataset
+from jsplit.experiment.progress import Progress
+from jsplit.experiment.train import train
+from jsplit.testing import TINY_RUN
 
 X = np.eye(8, dtype=np.float32)
 Y = np.arange(8) % 3
@@ -216,6 +224,27 @@ def test_c_straight_after_a_ends_a_training_wherever_it_comes():
         with pytest.raises(RunError, match=f"{said}{len(states)}:"):
             check_states(np.array(states), alone=True)
     check_states(np.array([2, 2, 0, 1, 2]), alone=False, refreshed=True)
+
+
+def test_a_run_ends_where_its_gate_gives_a_state_that_cannot_be(tmp_path):
+    config = dataclasses.replace(TINY_RUN, workdir=str(tmp_path / "run"), chunk=2)
+    experiment = build(config, load_dataset(config, print))
+    simulation = experiment.simulation
+
+    def states(*ran):
+        outcome = EpochRecord(np.array(ran), None, None)
+        program = simulation.program._replace(run=lambda *given: (None, outcome))
+        return experiment._replace(simulation=simulation._replace(program=program))
+
+    described = workdir.described(experiment.dataset)
+    with workdir.open_new(config, described) as folder:
+        progress = Progress(experiment)
+        with pytest.raises(RunError, match="got C without one for epoch 2: what is s"):
+            train(states(0, 2), folder, progress, [])
+        progress.ledger.add("B")
+        with pytest.raises(RunError, match="the gate gave state 7 for epoch 3"):
+            train(states(2, 7), folder, progress, [])
+    assert not folder.metrics.exists() and not folder.checkpoints.exists()
 
 
 def test_step_sizes_of_another_shape_are_refused_with_both():

@@ -150,7 +150,7 @@ def check_gate(gate: Gate) -> None:
 
 
 def check_states(
-    states: Int[Array, " epochs"], *, alone: bool, refreshed: bool = False
+    states: Int[Array | np.ndarray, " epochs"], *, alone: bool, refreshed: bool = False
 ) -> None:
     """Refuses a training in which the gate gave a state that cannot be.
 

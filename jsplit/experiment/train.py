@@ -13,6 +13,7 @@ import numpy as np
 from jsplit.accounting.ledger import Ledger
 from jsplit.core.state import EpochRecord, TrainState
 from jsplit.core.store import STEPS_AXIS
+from jsplit.core.value_checks import check_states
 from jsplit.errors import InputError, RunError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import Experiment
@@ -72,8 +73,8 @@ def train(
     it alone should be given writers.
 
     Raises:
-        RunError: if a loss is not finite, or the device fails; the last good checkpoint
-            and the records up to it are kept.
+        RunError: if a loss is not finite, the gate gave a state that cannot be, or the
+            device fails; the last good checkpoint and the records up to it are kept.
     """
     config = experiment.config
     with multihost.together():
@@ -110,7 +111,10 @@ def train(
         progress.state = state
         paces.append(spent)
         compressed = _compressed(experiment, progress)
+        known = [STATES.index(state) for state in progress.ledger.states]
+        ran = [*known, *outcome.state[active].tolist()]
         with multihost.together():
+            check_states(np.array(ran), alone=config.local_epochs > 0)
             for place in range(int(active.sum())):
                 record = _record(outcome, place, first + place + 1)
                 _check_finite(record, folder, first)
