@@ -21,7 +21,7 @@ from jsplit.core.gate import Gate, GateState, always_gate, freeze_gate
 from jsplit.core.gate_choice import GateChoice, RunFacts
 from jsplit.core.gates import GATES, LossGate
 from jsplit.core.option import Option, options_of
-from jsplit.errors import InputError
+from jsplit.errors import InputError, RunError
 from jsplit.experiment.build import build, canonical, load_dataset
 from jsplit.experiment.config import (
     RunConfig,
@@ -35,10 +35,12 @@ from jsplit.experiment.config import (
 from jsplit.experiment.plan import PlanData, planned_cut
 from jsplit.experiment.workdir import RunFolder, read_workdir
 from jsplit.models import MODELS, Model, cnn
+from jsplit.net.config import ServeConfig
 from jsplit.net.setup import prepare_server
 from jsplit.net.summary import summarize
 from jsplit.runtime.atomic import write_json
-from jsplit.testing import run_in_process
+from jsplit.testing import TINY_RUN, run_in_process
+from jsplit.typing import OFFLINE, SYNC
 from tests.runs import run_here
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -348,3 +350,28 @@ def test_a_label_says_settings_of_every_type():
     assert Mixed(3).label() == "toy 3"
     assert Mixed(3, limit=None, sure=True).label() == "toy 3, no limit, sure"
     assert Mixed(3, mode="fast", limit=0.5).label() == "toy 3, fast, limit 0.5"
+
+
+@dataclass(frozen=True)
+class LateGate(GateChoice):
+    """In A for twelve epochs, which is longer than gates are tried for, then in C."""
+
+    name = "late"
+
+    def make(self, classes: int) -> Gate:
+        """The gate itself."""
+
+        def update(state: GateState, loss: jax.Array) -> GateState:
+            epoch = state.memory + 1
+            return GateState(jnp.where(epoch < 12, SYNC, OFFLINE), epoch)
+
+        return Gate(lambda: GateState(jnp.int32(SYNC), jnp.int32(0)), update)
+
+
+def test_a_server_ends_where_a_gate_gives_c_straight_after_a(monkeypatch, tmp_path):
+    monkeypatch.setitem(GATES, "late", LateGate)
+    config = changed(TINY_RUN, gate="late", epochs=14)
+    with pytest.raises(RunError, match="got C without one for epoch 13: what is stor"):
+        run_in_process(config, tmp_path, ServeConfig(linger=0))
+    lines = (tmp_path / "server" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["state"] for line in lines] == ["A"] * 12

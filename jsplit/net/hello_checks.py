@@ -117,7 +117,8 @@ def check_consistency(
             "SHAPE" if membership_fixed else "UNLIKE",
             f"images {hello.image} of {hello.classes} classes, where client "
             f"{before.client} has {before.image} of {before.classes}; give one of "
-            "the two the --dataset that belongs to the run",
+            "the two the --dataset that belongs to the run, or where an .npz merely "
+            "has no image of the highest classes, name all classes in its class_names",
         )
     if own is not None and _holdings(hello) != _holdings(own):
         raise Refusal("OTHER_DATA", "not the data that this client began with")

@@ -9,6 +9,7 @@ import numpy as np
 
 from jsplit.accounting.ledger import Ledger
 from jsplit.core.metrics import Metrics
+from jsplit.core.value_checks import check_states
 from jsplit.errors import Refusal, RunError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.config import RunConfig, agreement
@@ -280,7 +281,12 @@ class ServerRun:
             if self._stopping():
                 raise Stopped
             began = time.perf_counter()
-            number, ran = self.state.epoch, STATES[int(self.state.gate.state)]
+            states = [
+                *map(STATES.index, self.ledger.states),
+                int(self.state.gate.state),
+            ]
+            check_states(np.array(states), alone=config.local_epochs > 0)
+            number, ran = self.state.epoch, STATES[states[-1]]
             told = config.gate.told(trainer.report(self.state))
             self.state, metrics, absent = trainer.run_epoch(
                 self.state, float(sizes[number])
