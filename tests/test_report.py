@@ -170,10 +170,14 @@ def test_points_are_against_plain_split_learning_with_the_same_first_filters(run
             config = changed(BASE, **sent, first_filters="dct", seed=seed)
             reduction = 1.0 if name == "always" else 500.0
             finish(runs / f"dct {name} {seed}", config, 0.910, reduction)
+        more = {"first_filters": "dct", "mixup": 1.0, "replay_always": True}
+        finish(runs / f"a {seed}", changed(BASE, **PLAIN, **more, seed=seed), 0.912)
     (group,) = grouped(read_results(runs, partial=False)[0])
     plain = {one.label: group.plain_for(one).label for one in group.settings}
     assert plain.pop("freeze 5, dct filters") == "always, float32, dct filters"
     assert plain.pop("always, float32, dct filters") == "always, float32, dct filters"
+    mixed = "always, float32, dct filters, mixup 1 always"
+    assert plain.pop(mixed) == "always, float32, dct filters"
     assert set(plain.values()) == {"always, float32"}
     # The filters gain a point, and sending less nothing.
     assert report(runs) == 0
@@ -181,8 +185,9 @@ def test_points_are_against_plain_split_learning_with_the_same_first_filters(run
     assert "| freeze 5, dct filters | 3 | 91.00 ± 0.00 | +0.00 |" in text
     alone = [run for run in group.runs if run.config.first_filters == "random"]
     alone += [run for run in group.runs if run.config.gate.name == "freeze"]
+    alone += [run for run in group.runs if run.config.mixup]
     (without,) = grouped({run.path: run for run in alone}.values())
-    (dct,) = (one for one in without.settings if "dct" in one.label)
+    (dct,) = (one for one in without.settings if one.label == "freeze 5, dct filters")
     assert without.plain_for(dct).label == "always, float32"
 
 

@@ -22,6 +22,7 @@ from jsplit.core.option import options_of
 from jsplit.errors import InputError
 from jsplit.experiment.build import canonical
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.plain_settings import beyond_plain
 from jsplit.experiment.run_labels import beginning, beside_paper
 
 
@@ -176,8 +177,8 @@ class Group:
     def plain_for(self, setting: Setting) -> Setting | None:
         """The plain split learning that a setting's accuracy is compared with.
 
-        The group's; with the setting's own first filters where that was run, so that
-        what those gain is no gain of sending less.
+        The group's; one with the setting's own first filters and nothing else where
+        that was run, so that what those gain is no gain of sending less.
         """
         first = self.baseline
         if first is None:
@@ -185,7 +186,8 @@ class Group:
         found = (
             plain
             for plain in self.settings
-            if plain.is_baseline and plain.begun_with == first.begun_with
+            if plain.is_baseline and not beyond_plain(plain.config)
+            if plain.begun_with == first.begun_with
             if plain.config.first_filters == setting.config.first_filters
         )
         return next(found, first)
@@ -324,7 +326,8 @@ def _order(setting: Setting) -> tuple[Any, ...]:
         setting.is_baseline
         and (
             config.init is not None,
-            (len(extras := beside_paper(config)), extras),
+            len(beyond_plain(config)),
+            config.first_filters != RunConfig.first_filters,
             setting.extended_from,
             setting.networked,
         ),

@@ -121,7 +121,9 @@ def check_consistency(
             "has no image of the highest classes, name all classes in its class_names",
         )
     if own is not None and _holdings(hello) != _holdings(own):
-        raise Refusal("OTHER_DATA", "not the data that this client began with")
+        raise Refusal(
+            "OTHER_DATA", "not the data that this client began with; bring those back"
+        )
 
 
 def _holdings(hello: Hello) -> tuple[object, ...]:
