@@ -148,3 +148,22 @@ def test_what_cannot_be_planned_is_refused_in_one_line(
 ):
     monkeypatch.chdir(tmp_path)
     assert told in refused(capsys, lambda: plan_here(*WORDS, *words))
+
+
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        (
+            "4kbit/20ms",
+            "a message of 32.0 KiB takes 65.5 s on this link: give jsplit serve",
+        ),
+        ("1mbit/20ms", None),
+    ],
+)
+def test_a_link_on_which_a_message_takes_too_long_for_a_ping_is_said(
+    capsys, link, said
+):
+    assert plan_here(*WORDS, "--cut", 1, "--link", link) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert ("--ping-timeout" in out) == (said is not None)
+    assert said is None or f"note: {said} and jsplit join --ping-timeout 270," in out

@@ -1,6 +1,7 @@
 """`jsplit plan`: what cuts, codecs and schedules would cost, without a training."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 from jsplit.accounting.byte_counts import bytes_from
 from jsplit.analysis import tables
 from jsplit.analysis.csv_text import as_csv
-from jsplit.analysis.plan_tables import images_line, tables_of
+from jsplit.analysis.plan_tables import duration, images_line, tables_of
 from jsplit.analysis.plan_values import CAVEAT, UNTRAINED, Plan, lines_of, values_of
 from jsplit.cli import parsing
 from jsplit.cli.terminal import folded, say
@@ -23,12 +24,14 @@ from jsplit.data.views import MOST as MOST_VIEWS
 from jsplit.errors import InputError
 from jsplit.experiment.build import check_names, load_dataset
 from jsplit.experiment.config import RunConfig, check, check_range, flag, unknown
+from jsplit.experiment.link_time import largest_message
 from jsplit.experiment.offers import Limits, Offer, first_within, offers, within
 from jsplit.experiment.parts import cut_index
-from jsplit.experiment.plan import data_of, every_cut, planned_cut
+from jsplit.experiment.plan import coded, data_of, every_cut, planned_cut
 from jsplit.experiment.quantities import counted, human_bytes
 from jsplit.experiment.schedules import schedules
 from jsplit.experiment.workdir import path_of
+from jsplit.net.config import PING_TIMEOUT
 from jsplit.net.link_simulation import LinkSpeed
 from jsplit.runtime import atomic, device
 
@@ -206,8 +209,27 @@ def command(argv: Sequence[str], prog: str) -> int:
     offered = [*plan.offers, *filter(None, plan.best.values())]
     if any(offer.schedule.states[0] == "B" for offer in offered):
         say(folded(f"note: {UNTRAINED}"))
+    slow = None if speed is None else _slow_messages(plan, speed)
+    if slow is not None:
+        say(folded(f"note: {slow}"))
     _write(plan, files)
     return 0
+
+
+def _slow_messages(plan: Plan, speed: LinkSpeed) -> str | None:
+    """What to say where a message takes so long that a link may count as dead."""
+    costs = coded(plan.chosen, plan.codec, plan.grad_codec).of_states("A")
+    size = largest_message(costs)
+    taken = 8 * size / speed.bits
+    if taken <= PING_TIMEOUT / 2:
+        return None
+    # A ping waits behind it, and what is sent again of it, both ways.
+    enough = 10 * math.ceil(4 * taken / 10)
+    return (
+        f"a message of {human_bytes(size)} takes {duration(taken)} on this link: "
+        f"give jsplit serve and jsplit join --ping-timeout {enough}, and the server a "
+        "--wait of no less, or make --batch-size smaller"
+    )
 
 
 def _say_least(made: Sequence[Offer]) -> None:

@@ -59,6 +59,22 @@ def seconds(costs: CostModel, states: str, link: Link) -> float:
     return 8 * sent / link.bits + waited * link.delay
 
 
+def largest_message(costs: CostModel) -> int:
+    """Bytes of the largest message of a training, before the lossless stage.
+
+    It is of a full batch, of a client's labels, or of a client part where there are
+    several clients.
+
+    Args:
+        costs: of an epoch.
+    """
+    bits = max(costs.payload_bits, costs.grad_payload_bits)
+    batch = min(costs.batch, max(costs.sizes)) * bits // 8
+    labels = max(costs.sizes) * costs.label_bytes
+    part = costs.part_bytes + costs.head_bytes if len(costs.sizes) > 1 else 0
+    return max(batch, labels, part)
+
+
 def _slowest_shares(costs: CostModel, steps: Sequence[int]) -> dict[str, float]:
     """Of each kind's bytes, those that no other client's cross beside."""
     if costs.sequential:
