@@ -80,6 +80,9 @@ def test_a_bottleneck_that_parts_a_cosine_from_its_mirror_image_is_said(
     )
     check_caveat(config, (32, 32, channels), said)
     check_caveat(changed(config, replay_mirror=False), (32, 32, channels), None)
+    always = changed(RunConfig(), gate="always", replay_mirror=True)
+    always = changed(always, model="vgg11", cut=1, first_filters="dct", bottleneck=5)
+    check_caveat(always, (32, 32, channels), "always A has no B and no C")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ MODULES = (
     "experiment.caveats",
     "experiment.config",
     "experiment.kept_config",
+    "experiment.link_time",
     "experiment.plain_settings",
     "experiment.quantities",
     "data.prepare",

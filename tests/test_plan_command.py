@@ -122,6 +122,16 @@ def test_what_a_file_says_of_the_network_and_of_epochs_is_planned(capsys, tmp_pa
     assert memory[0] < memory[1]
 
 
+def test_a_files_budget_limits_the_plan_and_is_not_called_left_out(capsys, tmp_path):
+    file, plan = tmp_path / "run.toml", tmp_path / "plan.json"
+    file.write_text('gate = "budget"\nbudget = "100kB"\n')
+    assert plan_here(*WORDS, "--config", file, "--json", plan) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "nothing is taken of gate; a plan tries" in out
+    found = [each["bytes"] for each in json.loads(plan.read_text())["schedules"]]
+    assert found and max(found) <= 100_000
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -150,20 +160,26 @@ def test_what_cannot_be_planned_is_refused_in_one_line(
     assert told in refused(capsys, lambda: plan_here(*WORDS, *words))
 
 
+LARGE = ("--train-examples", "2000", "--batch-size", "1000")
+
+
 @pytest.mark.parametrize(
-    ("link", "said"),
+    ("words", "said"),
     [
-        (
-            "4kbit/20ms",
-            "a message of 32.0 KiB takes 65.5 s on this link: give jsplit serve",
-        ),
-        ("1mbit/20ms", None),
+        (("--link", "1mbit/20ms"), None),
+        # An example is 256 bytes in float8; a message of a score has 500 of them.
+        (("--link", "4kbit/20ms"), (1030, "a codec of fewer bits")),
+        (("--link", "8kbit/20ms", *LARGE), (1030, "a smaller --batch-size")),
+        (("--link", "10kbit/20ms", "--clients", "2"), (410, "a codec of fewer bits")),
     ],
 )
 def test_a_link_on_which_a_message_takes_too_long_for_a_ping_is_said(
-    capsys, link, said
+    capsys, words, said
 ):
-    assert plan_here(*WORDS, "--cut", 1, "--link", link) == 0
+    assert plan_here(*WORDS, "--cut", 1, *words) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert ("--ping-timeout" in out) == (said is not None)
-    assert said is None or f"note: {said} and jsplit join --ping-timeout 270," in out
+    if said is not None:
+        enough, smaller = said
+        assert f"jsplit join --ping-timeout {enough}, and the server a --wait" in out
+        assert f"of no less, or take {smaller}" in out

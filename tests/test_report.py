@@ -191,6 +191,52 @@ def test_points_are_against_plain_split_learning_with_the_same_first_filters(run
     assert without.plain_for(dct).label == "always, float32"
 
 
+def test_the_best_keeps_half_a_point_against_the_plainest_as_well(runs):
+    """Filters that do harm must not make a harmful schedule look free."""
+    for seed in range(3):
+        worse = {"first_filters": "dct", "seed": seed}
+        finish(runs / f"dct {seed}", changed(BASE, **PLAIN, **worse), 0.84)
+        frozen = changed(BASE, gate="freeze", **worse)
+        finish(runs / f"frozen {seed}", frozen, 0.839, 500.0)
+    (group,) = grouped(read_results(runs, partial=False)[0])
+    (frozen,) = (one for one in group.settings if one.label == "freeze 5, dct filters")
+    assert group.lost(frozen) == pytest.approx(0.001)
+    assert group.most_lost(frozen) == pytest.approx(0.061)
+    assert group.best("communication_reduction", 0.005).label == "loss 0.5"
+
+
+def test_plain_split_learning_of_other_seeds_is_no_comparison_for_its_filters(runs):
+    finish(runs / "dct", changed(BASE, **PLAIN, first_filters="dct"), 0.99)
+    for seed in range(3):
+        config = changed(BASE, gate="freeze", first_filters="dct", seed=seed)
+        finish(runs / f"frozen {seed}", config, 0.899, 500.0)
+    (group,) = grouped(read_results(runs, partial=False)[0])
+    (frozen,) = (one for one in group.settings if one.label == "freeze 5, dct filters")
+    assert group.plain_for(frozen).label == "always, float32"
+    assert group.best("communication_reduction", 0.005) == frozen
+
+
+def test_extended_runs_are_no_controls_of_others(tmp_path):
+    rows = (("always", 0.9, 1.0), ("periodic", 0.8, 100.0), ("loss", 0.86, 10.0))
+    for gate, accuracy, reduction in rows:
+        coded = PLAIN if gate == "always" else {"gate": gate}
+        coded |= {"codec": "identity", "grad_codec": "identity"}
+        finish(tmp_path / gate, changed(BASE, **coded), accuracy, reduction)
+
+    def difference():
+        (group,) = grouped(read_results(tmp_path, partial=False)[0])
+        (setting,) = (one for one in group.settings if one.config.gate.name == "loss")
+        return at_equal_traffic(group, setting, "periodic")[0]
+
+    assert difference() == pytest.approx(0.01)
+    coded = {"gate": "periodic", "codec": "identity", "grad_codec": "identity"}
+    finish(tmp_path / "longer", changed(BASE, **coded), 0.5, 10.0)
+    record = json.loads((tmp_path / "longer" / "config.json").read_text())
+    record["extended_from"] = [4]
+    (tmp_path / "longer" / "config.json").write_text(json.dumps(record))
+    assert difference() == pytest.approx(0.01)
+
+
 def test_a_run_that_was_given_more_epochs_is_no_seed_of_those_begun_with_as_many(runs):
     """Its first epochs had other learning rates."""
     record = json.loads((runs / "plain 2" / "config.json").read_text())

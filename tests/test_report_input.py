@@ -51,6 +51,14 @@ def test_runs_on_different_data_are_refused(runs, capsys):
     refused(runs, "different data .*1000 images.* and .*77 images", capsys)
 
 
+def test_runs_on_the_same_images_of_other_numbers_of_classes_are_refused(runs, capsys):
+    """Of which `class_names` of a file may say more than there are images of."""
+    for name, classes in (("four", 4), ("six", 6)):
+        config = RunConfig(model="cnn", epochs=12, seed=9 + classes)
+        finish(runs / name, config, 0.9, data={"classes": classes})
+    refused(runs, "different data .*and 4 classes and .*and 6 classes", capsys)
+
+
 NETWORK = {
     "counted": {
         "activations": {"up": 2048, "down": 0},

@@ -178,7 +178,8 @@ class Group:
         """The plain split learning that a setting's accuracy is compared with.
 
         The group's; one with the setting's own first filters and nothing else where
-        that was run, so that what those gain is no gain of sending less.
+        that was run with the same seeds, so that what those gain is no gain of sending
+        less.
         """
         first = self.baseline
         if first is None:
@@ -187,7 +188,8 @@ class Group:
             plain
             for plain in self.settings
             if plain.is_baseline and not beyond_plain(plain.config)
-            if plain.begun_with == first.begun_with
+            if plain.begun_with == first.begun_with and plain.seeds == setting.seeds
+            if plain.extended_from == setting.extended_from
             if plain.config.first_filters == setting.config.first_filters
         )
         return next(found, first)
@@ -196,8 +198,13 @@ class Group:
         """Mean accuracy that a setting loses against `plain_for` it, as a fraction."""
         return setting.lost(self.plain_for(setting))
 
+    def most_lost(self, setting: Setting) -> float | None:
+        """The same, or against the baseline, if that is more."""
+        known = (self.lost(setting), setting.lost(self.baseline))
+        return max((lost for lost in known if lost is not None), default=None)
+
     def best(self, reduction: str, loss: float) -> Setting | None:
-        """What reduces most at no more than so much mean accuracy lost.
+        """What reduces most at no more than so much mean accuracy lost, as `most_lost`.
 
         Only what begins with the weights that plain split learning begins with can be
         it: what trained others was sent as well, and is in no account.
@@ -208,7 +215,7 @@ class Group:
             setting
             for setting in self.settings
             if self.is_able(setting)
-            if (lost := self.lost(setting)) is not None and lost <= loss + 1e-9
+            if (lost := self.most_lost(setting)) is not None and lost <= loss + 1e-9
         ]
 
         def worth(setting: Setting) -> tuple[float, float]:
@@ -249,6 +256,7 @@ def at_equal_traffic(
         other
         for other in group.settings
         if other.networked == setting.networked and other.accuracy is not None
+        if other.extended_from == setting.extended_from
         if other.config.gate.name == control or not other.config.gate.leaves_a
         if all(
             getattr(other.config, name) == getattr(setting.config, name)

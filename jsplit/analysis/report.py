@@ -55,9 +55,9 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
         "counting: communication in the paper's account (payload of activations and "
         "gradients), every byte as the wire format has it before its lossless stage, "
         "client computation in multiply-accumulates; where seeds differ, their "
-        "geometric mean and their range. Points are of accuracy against the first "
-        "always A in float32 that began with the same first filters, or where that was "
-        "not run, against the first row.",
+        "geometric mean and their range. Points are of accuracy against plain split "
+        "learning (always A in float32, and nothing else) with the same first filters "
+        "and seeds, or where that was not run, against the first row.",
     ]
     if networked:
         parts.append(
@@ -206,7 +206,7 @@ def _best(groups: Sequence[Group]) -> str:
             if best is not None:
                 row[-1] = (
                     f"/{best.reduction(reduction).middle:.4g} ({best.label}, "
-                    f"{_points(group.lost(best), 'not evaluated')})"
+                    f"{_points(group.most_lost(best), 'not evaluated')})"
                 )
         rows.append(row)
     for clients in sorted({group.clients for group in groups}):

@@ -38,6 +38,7 @@ class FinishedRun(NamedTuple):
         summary: what `summary.json` holds.
         extended_from: epochs after which it was to end, each time before it was given
             more; empty if it never was.
+        classes: of its data; None where an earlier version, or the clients, know it.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class FinishedRun(NamedTuple):
     fingerprint: str | None
     summary: dict[str, Any]
     extended_from: tuple[int, ...] = ()
+    classes: int | None = None
 
     @property
     def network(self) -> dict[str, Any] | None:
@@ -78,7 +80,10 @@ def read_results(path: Path, *, partial: bool) -> tuple[list[FinishedRun], list[
         # Only the clients of a networked run could tell.
         summary = read_summary(folder, networked=fingerprint is None)
         earlier = workdir.extended_from(folder)
-        runs.append(FinishedRun(folder.path, settings, fingerprint, summary, earlier))
+        classes = dataset.get("classes")
+        runs.append(
+            FinishedRun(folder.path, settings, fingerprint, summary, earlier, classes)
+        )
     if not runs:
         raise InputError(
             f"{path} has no finished run below it"
@@ -150,7 +155,7 @@ def _compares(run: FinishedRun) -> bool:
 
 
 def _identity(run: FinishedRun) -> tuple[Any, ...]:
-    return canonical(run.config), run.fingerprint, run.extended_from
+    return canonical(run.config), run.fingerprint, run.extended_from, run.classes
 
 
 def _check_data(runs: Sequence[FinishedRun], path: Path) -> None:
@@ -160,6 +165,8 @@ def _check_data(runs: Sequence[FinishedRun], path: Path) -> None:
         if run.fingerprint is None:
             # Only its clients could tell more.
             same = _size(run) == _size(first)
+        # A file may name more classes than its images have.
+        same &= None in (run.classes, first.classes) or run.classes == first.classes
         if not same:
             raise InputError(
                 f"runs in {path} are on different data ({_data(first)} and "
@@ -174,4 +181,5 @@ def _size(run: FinishedRun) -> tuple[Any, ...]:
 def _data(run: FinishedRun) -> str:
     count, shape = _size(run)
     name = run.summary["dataset"] or run.summary["dataset_source"]
-    return f"{name}, {count} images of {'x'.join(map(str, shape))}"
+    classes = "" if run.classes is None else f" and {run.classes} classes"
+    return f"{name}, {count} images of {'x'.join(map(str, shape))}{classes}"

@@ -75,8 +75,9 @@ class PlanCommand:
     config: Annotated[
         str | None,
         Option(
-            "A TOML file of a run's settings, of which those above are taken, its "
-            "bottleneck, number of views and epochs alone; flags override it.",
+            "A TOML file of a run's settings. Taken are those that are options here, "
+            "its bottleneck, its number of views, and how many epochs clients learn "
+            "alone; flags override it.",
             "FILE",
         ),
     ] = None
@@ -209,26 +210,34 @@ def command(argv: Sequence[str], prog: str) -> int:
     offered = [*plan.offers, *filter(None, plan.best.values())]
     if any(offer.schedule.states[0] == "B" for offer in offered):
         say(folded(f"note: {UNTRAINED}"))
-    slow = None if speed is None else _slow_messages(plan, speed)
+    held_out = len(dataset.test_labels)
+    slow = None if speed is None else _slow_messages(plan, speed, held_out)
     if slow is not None:
         say(folded(f"note: {slow}"))
     _write(plan, files)
     return 0
 
 
-def _slow_messages(plan: Plan, speed: LinkSpeed) -> str | None:
-    """What to say where a message takes so long that a link may count as dead."""
-    costs = coded(plan.chosen, plan.codec, plan.grad_codec).of_states("A")
-    size = largest_message(costs)
-    taken = 8 * size / speed.bits
-    if taken <= PING_TIMEOUT / 2:
-        return None
+def _slow_messages(plan: Plan, speed: LinkSpeed, held_out: int) -> str | None:
+    """What to say where a message takes so long that the link may count as dead."""
+    chosen = coded(plan.chosen, plan.codec, plan.grad_codec)
+    sizes = []
+    for costs in (chosen, *(offer.ledger.costs for offer in plan.offers)):
+        batch = min(costs.batch, max(costs.sizes))
+        up, down = costs.payload_bits // 8, costs.grad_payload_bits // 8
+        part = costs.part_bytes + costs.head_bytes if len(costs.sizes) > 1 else 0
+        largest = largest_message(batch, up, down, held_out=held_out, part=part)
+        sizes.append((largest, batch * max(up, down) == largest))
+    size, of_a_batch = max(sizes)
     # A ping waits behind it, and what is sent again of it, both ways.
-    enough = 10 * math.ceil(4 * taken / 10)
+    enough = 10 * math.ceil(4 * 8 * size / speed.bits / 10)
+    if enough <= PING_TIMEOUT:
+        return None
+    smaller = "a smaller --batch-size" if of_a_batch else "a codec of fewer bits"
     return (
-        f"a message of {human_bytes(size)} takes {duration(taken)} on this link: "
-        f"give jsplit serve and jsplit join --ping-timeout {enough}, and the server a "
-        "--wait of no less, or make --batch-size smaller"
+        f"a message of {human_bytes(size)} takes {duration(8 * size / speed.bits)} on "
+        f"this link: give jsplit serve and jsplit join --ping-timeout {enough}, and "
+        f"the server a --wait of no less, or take {smaller}"
     )
 
 
@@ -260,6 +269,7 @@ def _default(argv: Sequence[str]) -> PlanCommand:
 def _say_gate(argv: Sequence[str]) -> None:
     """That a gate in the file decides nothing here, where it names one."""
     gates = {name for choice in GATES.values() for name in options_of(choice)}
+    gates -= options_of(PlanCommand).keys()
     found = [name for name in parsing.settings(argv) if name in {"gate", *gates}]
     if found:
         file = parsing.option(argv, "--config")

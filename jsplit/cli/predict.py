@@ -29,6 +29,7 @@ from jsplit.experiment.trained import (
     load_run,
     predictions_of,
 )
+from jsplit.net.config import PING_TIMEOUT
 from jsplit.runtime import atomic, device
 
 DESCRIPTION = """\
@@ -94,6 +95,14 @@ class PredictCommand:
             group="network",
         ),
     ] = 0
+    ping_timeout: Annotated[
+        float,
+        Option(
+            "Seconds within which the --server must answer a ping, as that of jsplit "
+            "join.",
+            group="network",
+        ),
+    ] = PING_TIMEOUT
     coded: Annotated[
         bool,
         Option(
@@ -164,7 +173,12 @@ def _connector(
     from jsplit.net.config import MIB, JoinConfig, check_network
     from jsplit.net.grpc_channel import connect
 
-    link = JoinConfig(server=server, certs=asked.certs, insecure=asked.insecure)
+    link = JoinConfig(
+        server=server,
+        certs=asked.certs,
+        insecure=asked.insecure,
+        ping_timeout=asked.ping_timeout,
+    )
     check_network(link)
     credentials = (
         None
@@ -173,7 +187,8 @@ def _connector(
             Path(asked.certs), server=False, notify=remark
         )
     )
-    return lambda: connect(server, credentials, link.message_limit * MIB)
+    limit = link.message_limit * MIB
+    return lambda: connect(server, credentials, limit, link.ping_timeout)
 
 
 def as_csv(

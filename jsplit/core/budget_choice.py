@@ -251,8 +251,8 @@ class BudgetGate(GateChoice):
             return None
         return (
             "--loss-budget compares the loss of every state with the plain run's of A, "
-            f"but {' and '.join(unlike)}, so that points of accuracy are told wrongly. "
-            "--views augmented has B and C learn from augmented images too."
+            f"but {' and '.join(unlike)}, so that points of accuracy are told wrongly; "
+            "--views says what B and C learn from"
         )
 
     def _number(self) -> list[str]:

@@ -97,7 +97,8 @@ def parted_pair(config: RunConfig, kernel: Sequence[int]) -> str | None:
     *sizes, features = kernel
     crossing = config.bottleneck or features
     every = mirrored_filters((*sizes, max(features, crossing)))
-    if not config.replay_mirror or every[crossing - 1] < crossing:
+    mirrors = config.replay_mirror and unheeded(config) is None
+    if not mirrors or every[crossing - 1] < crossing:
         return None
     return (
         f"--replay-mirror gives the last of {crossing} channels the wrong sign; the "

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import Ledger
+from jsplit.core.simulation import TEST_BATCH
 
 
 class Link(Protocol):
@@ -59,20 +60,21 @@ def seconds(costs: CostModel, states: str, link: Link) -> float:
     return 8 * sent / link.bits + waited * link.delay
 
 
-def largest_message(costs: CostModel) -> int:
+def largest_message(batch: int, up: int, down: int, *, held_out: int, part: int) -> int:
     """Bytes of the largest message of a training, before the lossless stage.
 
-    It is of a full batch, of a client's labels, or of a client part where there are
-    several clients.
-
     Args:
-        costs: of an epoch.
+        batch: examples of a client's batch.
+        up: bytes of one example's activations.
+        down: bytes of one example's gradients.
+        held_out: examples that scores are of; 500 of them are one message.
+        part: bytes of a client part; 0 for one client, whose part never crosses.
+
+    Example:
+        >>> largest_message(128, 16, 16, held_out=2000, part=0)
+        8000
     """
-    bits = max(costs.payload_bits, costs.grad_payload_bits)
-    batch = min(costs.batch, max(costs.sizes)) * bits // 8
-    labels = max(costs.sizes) * costs.label_bytes
-    part = costs.part_bytes + costs.head_bytes if len(costs.sizes) > 1 else 0
-    return max(batch, labels, part)
+    return max(batch * max(up, down), min(TEST_BATCH, held_out) * up, part)
 
 
 def _slowest_shares(costs: CostModel, steps: Sequence[int]) -> dict[str, float]:

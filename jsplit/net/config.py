@@ -44,7 +44,8 @@ class LinkConfig:
         Option(
             "Seconds within which the other side must answer a ping; without an answer "
             "the connection is broken and made again. A ping waits behind a message "
-            "that is under way, so this must exceed what one takes on the link."
+            "that is under way, so this must exceed what one takes on the link. A "
+            "machine that lost power is noticed no sooner."
         ),
     ] = PING_TIMEOUT
     log: Annotated[

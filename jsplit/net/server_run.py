@@ -110,7 +110,8 @@ class ServerRun:
 
         Raises:
             InputError: if the clients' data does not fit the settings.
-            RunError: if a client is gone for good, or a loss is not finite.
+            RunError: if a client is gone for good, a loss is not finite, or the gate
+                gives a state that cannot be.
         """
         try:
             trainer, scorer = self._await_clients()

@@ -33,6 +33,7 @@ from jsplit.errors import InputError
 from jsplit.experiment import build
 from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig
+from jsplit.experiment.link_time import largest_message
 from jsplit.experiment.parts import head_of, parts_of, plain_client_of
 from jsplit.experiment.run_facts import facts_of
 from jsplit.experiment.step_sizes import step_sizes_of
@@ -93,11 +94,10 @@ def needs_of(
         slots = examples + layout.steps
     shape, part = _shapes(config, image, classes)
     up, down = (codec.payload_bits(shape) // 8 for codec in codecs_of(config, shape))
-    largest = [batch * max(up, down), min(TEST_BATCH, held_out) * up]
-    largest += [part] if config.clients > 1 else []
+    crossing = part if config.clients > 1 else 0
     return ResourceNeeds(
         store=_views(config) * layout.groups * layout.members * slots * up,
-        message=max(largest),
+        message=largest_message(batch, up, down, held_out=held_out, part=crossing),
     )
 
 

@@ -67,13 +67,6 @@ def test_a_file_may_name_its_classes(tmp_path: Path) -> None:
             load(path)
 
 
-def test_names_say_of_classes_that_no_image_has(tmp_path: Path) -> None:
-    """As of a client that lacks the last of those that all have agreed on."""
-    names = np.array(["ant", "bee", "cat", "dog", "elk"])
-    dataset = load(save(tmp_path / "mine.npz", good() | {"class_names": names}))
-    assert dataset.num_classes == 5 and dataset.class_names == tuple(names)
-
-
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (4, 9, 8)])
 def test_images_with_channels_first_are_refused_with_the_remedy(
     tmp_path: Path, shape: tuple[int, ...]
