@@ -72,7 +72,7 @@ def test_a_networked_run_is_the_simulation_s(
         partition=partition,
         **{"codec": "identity", "grad_codec": "identity"} | changes,
         topology=topology,
-        # Sums in another order turn no ReLU of this one, with AVX2 or AVX-512.
+        # Sums in another order, as of other processors, part this one by 1.4e-4.
         seed=2,
     )
     run, joined = run_in_process(config, tmp_path)
@@ -81,7 +81,7 @@ def test_a_networked_run_is_the_simulation_s(
     assert run.ledger.states == ledger.states == states
     assert run.ledger.wire == ledger.wire
     jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5),
+        lambda one, other: np.testing.assert_allclose(one, other, atol=5e-4),
         run.state.server,
         state.server,
     )
@@ -89,14 +89,14 @@ def test_a_networked_run_is_the_simulation_s(
     expected = np.asarray(record.train.loss) / np.asarray(record.train.examples)
     alone = states.count("L")  # The server hears nothing of those.
     assert losses[:alone] == [None] * alone
-    np.testing.assert_allclose(losses[alone:], expected[alone:], rtol=1e-5)
+    np.testing.assert_allclose(losses[alone:], expected[alone:], rtol=1e-3)
     np.testing.assert_allclose(
         run.records[-1]["test_accuracy"],
         record.test.correct[-1] / record.test.examples[-1],
     )
     current = joined[-1].parts.part
     jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5),
+        lambda one, other: np.testing.assert_allclose(one, other, atol=5e-4),
         current,
         state.client,
     )
