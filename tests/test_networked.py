@@ -48,19 +48,19 @@ simulation's differ in the last ones, as the compiler puts sums together."""
             for case in (
                 (1, "iid", {}),
                 (1, "iid", {"views": "augmented"}),
-                (1, "iid", {"mixup": 1.0}),
+                (1, "iid", {"mixup": 1.0, "seed": 3}),
                 (3, "uneven:1", {"views": "augmented"}),
                 (3, "uneven:1", {"views": "augmented", "mixup": 1.0}),
                 (1, "iid", ALONE),
-                (3, "uneven:1", ALONE),
+                (3, "uneven:1", ALONE | {"seed": 3}),
                 (1, "iid", FEW_BITS),
-                (1, "iid", LARGEST_VALUES),
+                (1, "iid", LARGEST_VALUES | {"seed": 3}),
                 (3, "uneven:1", LARGEST_VALUES),
             )
             # With one client all steps are alike.
             if topology != "proportional" or case[0] > 1
         ],
-        ("parallel", 3, "uneven:1", ALONE),
+        ("parallel", 3, "uneven:1", ALONE | {"seed": 3}),
     ),
 )
 def test_a_networked_run_is_the_simulation_s(
@@ -70,10 +70,11 @@ def test_a_networked_run_is_the_simulation_s(
         TINY_RUN,
         clients=clients,
         partition=partition,
-        **{"codec": "identity", "grad_codec": "identity"} | changes,
+        # A network's step and a simulation's put sums together in another order. Where
+        # that turns a ReLU, weights part by 1e-3. These seeds turn none, on a processor
+        # with AVX2 or with AVX-512.
+        **{"codec": "identity", "grad_codec": "identity", "seed": 2} | changes,
         topology=topology,
-        # Sums in another order, as of other processors, part this one by 1.4e-4.
-        seed=2,
     )
     run, joined = run_in_process(config, tmp_path)
     state, record, ledger = simulated(config)
@@ -81,7 +82,7 @@ def test_a_networked_run_is_the_simulation_s(
     assert run.ledger.states == ledger.states == states
     assert run.ledger.wire == ledger.wire
     jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, atol=5e-4),
+        lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5),
         run.state.server,
         state.server,
     )
@@ -89,14 +90,14 @@ def test_a_networked_run_is_the_simulation_s(
     expected = np.asarray(record.train.loss) / np.asarray(record.train.examples)
     alone = states.count("L")  # The server hears nothing of those.
     assert losses[:alone] == [None] * alone
-    np.testing.assert_allclose(losses[alone:], expected[alone:], rtol=1e-3)
+    np.testing.assert_allclose(losses[alone:], expected[alone:], rtol=1e-5)
     np.testing.assert_allclose(
         run.records[-1]["test_accuracy"],
         record.test.correct[-1] / record.test.examples[-1],
     )
     current = joined[-1].parts.part
     jax.tree.map(
-        lambda one, other: np.testing.assert_allclose(one, other, atol=5e-4),
+        lambda one, other: np.testing.assert_allclose(one, other, atol=2e-5),
         current,
         state.client,
     )
