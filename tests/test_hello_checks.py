@@ -10,6 +10,7 @@ from jsplit.experiment.config import agreement
 from jsplit.experiment.workdir import RunFolder
 from jsplit.net.channel import local_channel
 from jsplit.net.config import ServeConfig
+from jsplit.net.hello_checks import check_consistency
 from jsplit.net.server_run import ServerRun
 from jsplit.testing import (
     TINY_RUN,
@@ -19,6 +20,7 @@ from jsplit.testing import (
     run_in_process,
 )
 from jsplit.wire.messages import (
+    UNNAMED,
     VERSION,
     Goodbye,
     write_message,
@@ -99,6 +101,36 @@ def test_a_wrong_hello_is_refused_by_name(name, data, serving):
         channel.send(data)
         with pytest.raises(Refusal, match=name):
             channel.receive(10)
+
+
+CATS, SWAPPED = b"c" * 16, b"s" * 16
+
+
+@pytest.mark.parametrize(
+    ("fixed", "name"), [(False, "^UNLIKE: "), (True, "^SHAPE: ")], ids=["before", "in"]
+)
+def test_classes_that_another_client_calls_otherwise_are_refused(fixed, name):
+    known = {
+        0: hello_of(CONFIG),  # Its data has no names.
+        1: hello_of(CONFIG, client=1, class_names=CATS),
+    }
+    hello = hello_of(CONFIG, client=2, class_names=SWAPPED)
+    with pytest.raises(Refusal, match=name + ".* otherwise than client 1's"):
+        check_consistency(hello, known, membership_fixed=fixed)
+
+
+@pytest.mark.parametrize("names", [UNNAMED, CATS])
+def test_classes_called_alike_or_not_called_anything_go_together(names):
+    known = {
+        0: hello_of(CONFIG, class_names=names),
+        1: hello_of(CONFIG, client=1, class_names=CATS),
+    }
+    for hello in (
+        hello_of(CONFIG, client=2, class_names=UNNAMED),
+        hello_of(CONFIG, client=2, class_names=CATS),
+        hello_of(CONFIG, client=1, class_names=UNNAMED),  # It lost them since.
+    ):
+        check_consistency(hello, known, membership_fixed=True)
 
 
 def test_who_would_send_larger_messages_than_allowed_is_told_at_once(tmp_path):

@@ -1,5 +1,7 @@
 """Who takes part, kept for a server that starts again."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def admission():
 def kept(tmp_path):
     """A folder with a run of one client."""
     known = admission()
-    known.hellos[0] = hello_of(TINY_RUN)
+    known.hellos[0] = hello_of(TINY_RUN, class_names=b"c" * 16)
     known.labels[0] = np.arange(200, dtype=np.int32)
     known.held_out = np.arange(7, dtype=np.int32)
     counter = TrafficCounter()
@@ -39,10 +41,20 @@ def kept(tmp_path):
 def test_what_is_kept_is_taken_up(kept):
     new, counter = admission(), TrafficCounter()
     assert membership.load_members(kept, new, counter) == b"n" * 16
-    assert new.hellos == {0: hello_of(TINY_RUN)}
+    assert new.hellos == {0: hello_of(TINY_RUN, class_names=b"c" * 16)}
     assert np.array_equal(new.labels[0], np.arange(200))
     assert new.held_out is not None and np.array_equal(new.held_out, np.arange(7))
     assert counter.repeated["repeated", "up"] == 3
+
+
+def test_a_run_that_began_before_classes_had_names_is_taken_up(kept):
+    path = kept / membership.MEMBERS
+    record = json.loads(path.read_text())
+    del record["clients"]["0"]["class_names"]
+    path.write_text(json.dumps(record))
+    new = admission()
+    membership.load_members(kept, new, TrafficCounter())
+    assert new.hellos == {0: hello_of(TINY_RUN)}
 
 
 def test_where_nothing_is_kept_there_is_no_name(tmp_path):

@@ -1,6 +1,7 @@
 """Files of one's own: `jsplit join --own-data` takes all; tiny images are said."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from jsplit.errors import InputError
 from jsplit.experiment import workdir
 from jsplit.experiment.build import load_dataset
 from jsplit.experiment.config import RunConfig
+from jsplit.net.batches import ClientData
 from jsplit.net.config import JoinConfig
+from jsplit.wire.messages import UNNAMED
 from tests.runs import run_here
 
 
@@ -120,3 +123,20 @@ def test_a_run_goes_on_wherever_its_file_is_if_the_data_are_the_same(
     _, _, said = go_on("--dataset", elsewhere / "moved.npz")
     assert said == f"error: accepted {elsewhere}/moved.npz\n"
     assert (tmp_path / "r/config.json").read_bytes() == kept
+
+
+def test_names_of_classes_are_the_same_in_one_order_however_letters_are_composed():
+    def digest(*names):
+        empty = np.zeros((0, 8, 8, 1), np.uint8)
+        labels = np.zeros(0, np.int32)
+        held = ClientData(empty, labels, empty, labels, 2, names or None)
+        return held.class_names_digest
+
+    known = digest("chat", "\u00e9l\u00e9phant")
+    assert digest("chat", "e\u0301le\u0301phant") == known  # As macOS has folders.
+    assert digest() == UNNAMED
+    others = {digest("\u00e9l\u00e9phant", "chat"), digest("chat", "elephant")}
+    assert len(others | {known, UNNAMED}) == 4
+    # As docs/wire.md says it.
+    text = b'["chat", "\\u00e9l\\u00e9phant"]'
+    assert known == hashlib.sha256(text).digest()[:16]

@@ -1,6 +1,8 @@
 """A client's data, and the batches that it makes of them when the server says so."""
 
 import functools
+import json
+import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +17,8 @@ from jsplit.core.transform import Transform
 from jsplit.data import fingerprint_of
 from jsplit.net.tensors import padded
 from jsplit.typing import Packet
+from jsplit.wire import digest_of
+from jsplit.wire.messages import UNNAMED
 
 _PLAN = jax.jit(schedule.plan_client, static_argnums=(1, 2, 3))
 _STEP = jax.jit(schedule.client_batch, static_argnums=2)
@@ -45,6 +49,18 @@ class ClientData(NamedTuple):
     test_labels: np.ndarray
     classes: int
     class_names: tuple[str, ...] | None = None
+
+    @property
+    def class_names_digest(self) -> bytes:
+        """Of what the classes are called, in order; `UNNAMED` where that is not said.
+
+        A name that one machine spells with combined characters and another without, as
+        their file systems do, is the same.
+        """
+        if self.class_names is None:
+            return UNNAMED
+        names = [unicodedata.normalize("NFC", name) for name in self.class_names]
+        return digest_of(json.dumps(names).encode())
 
     @property
     def fingerprint(self) -> str:

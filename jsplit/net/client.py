@@ -192,6 +192,7 @@ class Client:
             examples=len(data.labels),
             held_out=len(data.test_labels),
             classes=data.classes,
+            class_names=data.class_names_digest,
             image=data.images.shape[1:],
             sums=self._sums,
             stored=self._store.stored,

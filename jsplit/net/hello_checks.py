@@ -108,18 +108,29 @@ def check_consistency(
     """
     own = known.get(hello.client)
     before = own or next(iter(known.values()), None)
+    # Before the run begins either of two may be the one that is wrong.
+    unlike = "SHAPE" if membership_fixed else "UNLIKE"
     if before is not None and (hello.image, hello.classes) != (
         before.image,
         before.classes,
     ):
-        # Before the run begins either of the two may be the one that is wrong.
         raise Refusal(
-            "SHAPE" if membership_fixed else "UNLIKE",
+            unlike,
             f"images {hello.image} of {hello.classes} classes, where client "
             f"{before.client} has {before.image} of {before.classes}; give one of "
             "the two the --dataset that belongs to the run, or where an .npz merely "
             "has no image of the highest classes, name all classes in its class_names",
         )
+    for other in known.values():
+        if UNNAMED not in (hello.class_names, other.class_names) and (
+            hello.class_names != other.class_names
+        ):
+            raise Refusal(
+                unlike,
+                f"its classes are called otherwise than client {other.client}'s, or "
+                "come in another order, so that the same label would mean two things; "
+                "number them alike, and give both .npz the same class_names",
+            )
     if own is not None and _holdings(hello) != _holdings(own):
         raise Refusal(
             "OTHER_DATA", "not the data that this client began with; bring those back"

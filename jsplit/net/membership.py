@@ -63,6 +63,7 @@ def save_members(
     for hello in hellos.values():
         for name in _OF_A_CONNECTION:
             del hello[name]
+        hello["class_names"] = hello["class_names"].hex()
     write_json(
         folder / MEMBERS,
         {"run": run.hex(), "clients": hellos, "account": counter.record()},
@@ -85,6 +86,9 @@ def load_members(
         for client, values in record["clients"].items():
             values["image"] = tuple(values["image"])
             values["sums"] = tuple(map(tuple, values["sums"]))
+            # A run that began by version 4 of the protocol did not ask for them.
+            names = values.get("class_names", UNNAMED.hex())
+            values["class_names"] = bytes.fromhex(names)
             hello = Hello(**values, **_OF_A_CONNECTION)
             admission.hellos[int(client)] = hello
         # By bytes: NumPy leaves a file open that it cannot read.

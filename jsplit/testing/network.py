@@ -64,6 +64,7 @@ def hello_of(config: RunConfig, **changes: Any) -> Hello:
         examples=examples,
         held_out=0,
         classes=10,
+        class_names=UNNAMED,
         image=(8, 8, 1),
         sums=((100 * values, 100**2 * values),),
         stored=(),

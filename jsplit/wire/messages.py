@@ -24,7 +24,7 @@ from jsplit.wire.layout import (
     utf8,
 )
 
-VERSION = 4
+VERSION = 5
 """Version of the protocol; both sides must speak the same one."""
 
 DIGEST_BYTES = 16
@@ -122,6 +122,8 @@ class Hello(Message, kind=1, sender="client", prefix=b"jsplit"):
         examples: of its shard.
         held_out: examples of its held-out set.
         classes: that its labels come from.
+        class_names: digest of what they are called, in order; `UNNAMED` where its data
+            does not say.
         image: height, width and channels of its images.
         sums: for each image channel, the sum of all its bytes and of their squares.
         stored: digests of client weights in its folder.
@@ -137,6 +139,7 @@ class Hello(Message, kind=1, sender="client", prefix=b"jsplit"):
     examples: Annotated[int, U32]
     held_out: Annotated[int, U32]
     classes: Annotated[int, U32]
+    class_names: Annotated[bytes, NAME]
     image: Annotated[tuple[int, int, int], IMAGE]
     sums: Annotated[
         tuple[tuple[int, int], ...],
