@@ -1,5 +1,6 @@
 """The budget gate as it is chosen: what may cross, how it is said, what is refused."""
 
+import dataclasses
 import re
 from fractions import Fraction
 
@@ -48,7 +49,9 @@ def test_a_budget_that_does_not_fill_the_store_is_refused_with_the_least_that_do
     run = facts(views=views, local_epochs=local_epochs)
     with pytest.raises(InputError) as raised:
         BudgetGate(budget="0.1kB").make_for(run)
-    least = wire_costs(COSTS, views, local_epochs).least
+    least = wire_costs(
+        dataclasses.replace(COSTS, views=views, local_epochs=local_epochs)
+    ).least
     fills = "epoch of B that fills" if views == 1 else "2 epochs of B that fill"
     said = f"--budget 0.1kB does not pay for the {fills} the store once, which send"
     assert said in str(raised.value)

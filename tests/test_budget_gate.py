@@ -116,12 +116,14 @@ def run_of(sizes, sequential, views, local_epochs, share, paper=False):
         sequential=sequential and len(sizes) > 1,
         payload_bits=8 * 10**9,
         grad_payload_bits=8 * 10**9,
+        views=views,
+        local_epochs=local_epochs,
     )
     if paper:
-        epochs, most = payload_costs(costs, views), "A" * EPOCHS
+        epochs, most = payload_costs(costs), "A" * EPOCHS
         most = Ledger.of(costs, most).paper_bits
     else:
-        epochs = wire_costs(costs, views, local_epochs)
+        epochs = wire_costs(costs)
         most = Ledger.of(costs, "L" * local_epochs + "A" * EPOCHS).wire_bytes
     least = epochs.least
     return costs, epochs, least + int(share * max(most - least, 0))
@@ -187,7 +189,7 @@ def test_states_and_reasons_are_a_function_of_the_losses_alone(losses):
 )
 def test_what_three_a_and_two_views_cost_is_spent_by_the_loss(losses, states):
     """The table of docs/guides/gates.md."""
-    costs = payload_costs(COSTS, views=2)
+    costs = payload_costs(dataclasses.replace(COSTS, views=2))
     budget = Ledger.of(COSTS, "AAABB").paper_bits
     assert states_of(losses, budget, costs, views=2, initial_loss=2.0) == states
 
@@ -269,14 +271,16 @@ def test_a_loss_that_is_not_finite_buys_nothing(bad):
 def test_costs_are_those_of_the_ledger_wherever_an_epoch_comes():
     states = "LLAABBCCABBCBBC"
     for sizes, sequential in [((400,), False), ((3, 9), False), ((3, 9, 5), True)]:
-        costs = dataclasses.replace(COSTS, sizes=sizes, sequential=sequential)
-        of = wire_costs(costs, views=2, local_epochs=2)
+        costs = dataclasses.replace(
+            COSTS, sizes=sizes, sequential=sequential, views=2, local_epochs=2
+        )
+        of = wire_costs(costs)
         named = of.before, of.first_sync, of.sync, of.round
         later = of.later_sync, of.round, of.later_round
         assert sum(named) + sum(later) == Ledger.of(costs, states).wire_bytes
         first = Ledger.of(costs, "LLBB").wire_bytes
         assert of.least == first
-        paper = payload_costs(costs, views=2)
+        paper = payload_costs(costs)
         count = 2 * paper.sync + paper.round + paper.later_sync + 2 * paper.round
         assert count == Ledger.of(costs, states).paper_bits
 
@@ -291,8 +295,10 @@ def test_costs_are_those_of_the_ledger_wherever_an_epoch_comes():
 def test_epochs_that_go_on_without_a_client_never_send_more_than_was_paid_for(
     sizes, sequential, losses, views, draws
 ):
-    costs = dataclasses.replace(COSTS, sizes=tuple(sizes), sequential=sequential)
-    of = wire_costs(costs, views, 1)
+    costs = dataclasses.replace(
+        COSTS, sizes=tuple(sizes), sequential=sequential, views=views, local_epochs=1
+    )
+    of = wire_costs(costs)
     budget = of.least + 3 * of.later_sync + 3 * of.round
     states = states_of(losses, budget, of, views=views, local_epochs=1, patience=1)
     whole_run, ledger = Ledger(costs), Ledger(costs)
@@ -319,7 +325,7 @@ def test_another_budget_is_no_new_trace():
         for budget, costs, loss, how in [
             (9, UNITS, 2.3, {}),
             (1, UNITS, 0.1, {"learned_alone": True, "patience": 9}),
-            (2**50, wire_costs(COSTS, 1, 2), 1.0, {"new_views": True, "min_fall": 0}),
+            (2**50, wire_costs(COSTS), 1.0, {"new_views": True, "min_fall": 0}),
         ]
     ]
     chex.clear_trace_counter()

@@ -8,11 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jsplit.accounting.ledger import Ledger
 from jsplit.core.budget import REASONS, budget_gate
 from jsplit.core.epoch_costs import wire_costs
 from jsplit.core.gates import BudgetGate
+from jsplit.core.model_part import from_flax
+from jsplit.core.transform import Transform
 from jsplit.core.wide import whole
 from jsplit.experiment.build import build, load_dataset, share_program
 from jsplit.experiment.plan import data_of, planned_cut
@@ -23,7 +26,7 @@ from jsplit.net.setup import prepare_server
 from jsplit.testing import TINY_RUN, run_in_process
 from jsplit.typing import OFFLINE, REFRESH, SYNC
 from tests.runs import TINY, lines_of, run_here
-from tests.simulations import simulate
+from tests.simulations import deal, simulate
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -84,7 +87,7 @@ def test_a_simulation_spends_its_budget_to_the_byte_and_says_why():
     def gate(costs):
         budget = Ledger.of(costs, "ABCCAB").wire_bytes
         how = {"min_fall": 0.9, "patience": 1, "initial_loss": 1.1}
-        return budget_gate(budget, wire_costs(costs, 1, 0), **how)
+        return budget_gate(budget, wire_costs(costs), **how)
 
     made = simulate(gate=gate)
     _, record, ledger = made.run(np.full(9, 0.01))
@@ -94,6 +97,31 @@ def test_a_simulation_spends_its_budget_to_the_byte_and_says_why():
     assert REASONS[record.gate.reason[4]].endswith("the budget pays for A")
     assert REASONS[record.gate.reason[8]].endswith("pays for nothing more")
     assert not record.gate.left[-1].any()
+
+
+def test_a_gate_knows_of_a_simulation_s_views_and_of_its_epochs_alone():
+    """A budget of the least is never overdrawn, whatever comes before and how often."""
+    budgets = []
+
+    def gate(costs):
+        of = wire_costs(costs)
+        budgets.append(of.least)
+        return budget_gate(of.least, of, initial_loss=1.1, learned_alone=True)
+
+    made = simulate(
+        gate=gate,
+        shares=deal((20, 40)),
+        transform=Transform(
+            lambda key, rows: rows,
+            lambda rows: rows,
+            views=(lambda key, rows: rows, lambda key, rows: -rows),
+        ),
+        head=from_flax(nn.Dense(3)),
+        local_epochs=2,
+    )
+    _, _, ledger = made.run(np.full(6, 0.01))
+    assert ledger.states == "LLBBCC"
+    assert [ledger.wire_bytes] == budgets
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ class CostModel:
             which reductions are against; None where nothing was.
         dealt_over: steps over which each client spreads its examples, all of them; None
             where its packets are full until it has no more.
+        views: epochs of B that fill the store, one after another.
+        local_epochs: in which clients learn alone at first.
     """
 
     sizes: tuple[int, ...]
@@ -85,6 +87,8 @@ class CostModel:
     local_macs: int = 0
     plain: PlainCosts | None = None
     dealt_over: int | None = None
+    views: int = 1
+    local_epochs: int = 0
 
     @property
     def baseline(self) -> PlainCosts:

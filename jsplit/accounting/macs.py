@@ -37,12 +37,16 @@ def macs(function: Callable[..., Any], *args: Any) -> int:
     Everything else (normalisation, activations, casts) is left out, as is usual for
     the cost of a network. The count is taken from the trace, so it is exact, the same
     on every backend, and costs no arithmetic; a loop counts as often as it runs, of a
-    conditional's branches the dearest.
+    conditional's branches the dearest. How often a `jax.lax.while_loop` runs is not in
+    the trace, so it is refused.
 
     Args:
         function: traceable, and not jitted inside where it convolves: `jax.jit` may
             have kept a trace that was made to be run.
         *args: arrays, or `jax.ShapeDtypeStruct`s in their place.
+
+    Raises:
+        ValueError: at a while loop.
 
     Example:
         >>> import jax.numpy as jnp
@@ -72,6 +76,9 @@ def _equation(equation: Any) -> int:
     if name == "cond":
         return max(_count(branch.jaxpr) for branch in params["branches"])
     if name == "while":
-        raise ValueError("a while loop's cost is not known from its trace")
+        raise ValueError(
+            "a while loop's cost is not known from its trace, and a client's is "
+            "counted; use jax.lax.scan, or jax.lax.fori_loop with numbers as bounds"
+        )
     times = params.get("length", 1) if name == "scan" else 1
     return times * sum(map(_count, core.jaxprs_in_params(params)))

@@ -33,15 +33,14 @@ class EpochCosts(NamedTuple):
         return self.before + self.first_round
 
 
-def wire_costs(costs: CostModel, views: int, local_epochs: int) -> EpochCosts:
+def wire_costs(costs: CostModel) -> EpochCosts:
     """Every byte of training that crosses, as the ledger counts it.
 
     Args:
-        costs: of an epoch.
-        views: epochs of B in a round.
-        local_epochs: in which clients learn alone at first.
+        costs: of an epoch, with the run's views and local epochs, as `make_simulation`
+            hands them to a gate.
     """
-    alone, views_sent = "L" * local_epochs, "B" * views
+    alone, views_sent = "L" * costs.local_epochs, "B" * costs.views
 
     def added(before: str, states: str) -> int:
         whole, part = Ledger.of(costs, before + states), Ledger.of(costs, before)
@@ -58,12 +57,13 @@ def wire_costs(costs: CostModel, views: int, local_epochs: int) -> EpochCosts:
     )
 
 
-def payload_costs(costs: CostModel, views: int) -> EpochCosts:
+def payload_costs(costs: CostModel) -> EpochCosts:
     """Payload bits of activations and gradients, the paper's account.
 
     Args:
-        costs: of an epoch.
-        views: epochs of B in a round.
+        costs: of an epoch, with the run's views, as `make_simulation` hands them to a
+            gate.
     """
-    sync, sent = (Ledger.of(costs, states).paper_bits for states in ("A", "B" * views))
+    states = "A", "B" * costs.views
+    sync, sent = (Ledger.of(costs, each).paper_bits for each in states)
     return EpochCosts(0, sync, sent, sync, sent, sync, sent)

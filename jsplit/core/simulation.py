@@ -1,5 +1,6 @@
 """A whole training on one machine, put together from its values."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -303,7 +304,10 @@ def make_simulation(
         classes=int(np.max(train[1])) + 1,
     )
     if callable(gate):
-        gate = gate(costs)
+        known = dataclasses.replace(
+            costs, views=transform.view_count, local_epochs=local_epochs
+        )
+        gate = gate(known)
         check_gate(gate)
     program = make_program(
         steps,
