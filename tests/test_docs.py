@@ -12,7 +12,7 @@ from jsplit.experiment.config import all_options, flag
 from tests.runs import ROOT
 
 COMMANDS = (
-    *("run", "plan", "sweep", "report", "predict", "export", "privacy"),
+    *("run", "plan", "sweep", "report", "predict", "export", "privacy", "pack"),
     *("serve", "join", "certs"),
 )
 

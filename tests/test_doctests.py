@@ -6,9 +6,7 @@ import importlib
 import re
 
 import pytest
-from PIL import Image
 
-from jsplit import data
 from jsplit.core import simulation
 from tests.runs import ROOT
 
@@ -54,6 +52,7 @@ MODULES = (
     "core.transform",
     "core.wide",
     "data.class_folders",
+    "data.held_out",
     "data.label_doubts",
     "data.npz",
     "data.views",
@@ -129,43 +128,6 @@ def test_the_guide_s_program_runs(capsys):
     )
     assert said and "C" in said[1]
     assert float(said[2]) > 0.8 and float(said[3]) > 4
-
-
-def test_the_recipe_makes_a_data_set_of_a_folder_of_pictures(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for label, (name, count) in enumerate({"cat": 6, "dog": 10}.items()):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(count):
-            picture = Image.new("RGB", (50, 40), (100 * label, 7 * number, 0))
-            picture.save(tmp_path / "photos" / name / f"{number:02}.png")
-            (tmp_path / "photos" / name / f"._{number:02}.png").write_bytes(b"\0\5")
-    (tmp_path / "photos/.trash").mkdir()
-    exec(program_in("docs/guides/data.md"), {})
-    made = data.load("photos.npz")
-    assert made.class_names == ("cat", "dog") and made.image_shape == (32, 32, 3)
-    assert made.train_labels.tolist() == [0] * 5 + [1] * 8
-    assert made.test_labels.tolist() == [0] + [1] * 2
-    assert made.test_images[:, 9, 9].tolist() == [
-        [0, 28, 0],
-        [100, 28, 0],
-        [100, 63, 0],
-    ]
-
-
-def test_the_recipe_numbers_classes_alike_whatever_folders_are_there(
-    tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos" / "cat").mkdir(parents=True)
-    for number in range(5):
-        Image.new("RGB", (40, 40)).save(tmp_path / "photos" / "cat" / f"{number}.png")
-    exec(program_in("docs/guides/data.md"), {})
-    made = data.load("photos.npz")
-    assert made.class_names == ("cat", "dog") and made.num_classes == 2
-    assert made.train_labels.tolist() == [0] * 4
-    (tmp_path / "photos" / "fox").mkdir()
-    with pytest.raises(SystemExit, match="not in CLASSES: fox"):
-        exec(program_in("docs/guides/data.md"), {})
 
 
 def test_the_docstring_makes_the_guide_s_simulation():

@@ -15,6 +15,7 @@ from jsplit.cli.terminal import (
 from jsplit.errors import InputError, RunError
 
 COMMANDS = {
+    "pack": "Makes a data set of folders of pictures.",
     "plan": "Says what a run would send and compute, before there is one.",
     "run": "Trains a network on one machine, with clients that are simulated.",
     "sweep": "Makes all runs that a file of settings stands for.",

@@ -73,6 +73,46 @@ def pictures(
     return files, labels or None, notes
 
 
+def by_class(path: Path, classes: Sequence[str] = ()) -> dict[str, list[Path]]:
+    """The pictures of a folder that holds a folder of them for each class.
+
+    Args:
+        path: that folder. Hidden files and folders in it are left out.
+        classes: all that there are, in the order of labels, also those without a
+            picture here; if there are none, the folders' names in their order.
+
+    Returns:
+        The pictures of each class, sorted by name, in the order of labels.
+
+    Raises:
+        InputError: if it is no folder, holds no folders of pictures, or one that is
+            called as no class is.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path} is no folder; name one with a folder for each class")
+    folders = {folder.name: inside for folder, inside in _folders(path) if inside}
+    if not folders:
+        splits = [name for name in ("train", "test") if (path / name).is_dir()]
+        remedy = "name one with a folder of pictures for each class"
+        if splits == ["train", "test"]:
+            remedy = f"if those hold the classes, name {path}/train --test {path}/test"
+        raise InputError(
+            f"no folder in {path} holds pictures ({', '.join(sorted(SUFFIXES))}); "
+            + remedy
+        )
+    unknown = sorted(folders.keys() - set(classes))
+    if classes and unknown:
+        raise InputError(
+            f"{path} holds a folder {unknown[0]!r}, which is none of the classes "
+            f"({_first(classes)}); rename it, or name it among them"
+        )
+    return {name: folders.get(name, []) for name in classes or sorted(folders)}
+
+
+def _first(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:8]) + ", ..." * (len(classes) > 8)
+
+
 def _inside(folder: Path) -> list[Path]:
     return sorted(
         file
@@ -104,9 +144,9 @@ def _label(path: Path, name: str, classes: Sequence[str]) -> int:
     numbers = [str(label) for label in range(len(classes))]
     if name in numbers and not any(called.isdigit() for called in classes):
         return int(name)
-    first = ", ".join(classes[:8]) + ", ..." * (len(classes) > 8)
     raise InputError(
-        f"{path} holds a folder {name!r}, and the model has no such class ({first}); "
+        f"{path} holds a folder {name!r}, and the model has no such class "
+        f"({_first(classes)}); "
         f"call the folders of {path} as the classes are, or name the pictures instead "
         f"({path}/*/*)"
     )

@@ -74,17 +74,21 @@ def load_images(
     if not files:
         raise InputError("there are no images to read; name some files")
     notes: dict[str, int] = {}
-    pixels = np.stack([_fitted(_read(file), shape, notes) for file in files])
+    pixels = np.stack([fitted(read_picture(file), shape, notes) for file in files])
     return Images(
         tuple(map(str, files)),
         pixels,
         None if labels is None else np.array(labels, np.int32),
-        (*said, *_said(notes, len(files))),
+        (*said, *notes_of(notes, len(files))),
     )
 
 
-def _read(path: Path) -> np.ndarray:
-    """The pixels of a picture file, uint8 [h, w, 1 or 3]."""
+def read_picture(path: Path) -> np.ndarray:
+    """The pixels of a picture file, uint8 [h, w, 1 or 3], as a camera was held.
+
+    Raises:
+        InputError: if it is no picture that Pillow reads, or has more than 8 bits.
+    """
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
@@ -138,13 +142,13 @@ def _from_npz(path: Path, shape: tuple[int, int, int], num_classes: int) -> Imag
     if labels is not None:
         labels = _checked(path, keys[1], labels, len(images), num_classes)
     notes: dict[str, int] = {}
-    pixels = _fitted(images, shape, notes)
+    pixels = fitted(images, shape, notes)
     said = [] if keys[0] in ("images", "x") else [f"{path}: {keys[0]} alone are taken"]
     return Images(
         tuple(f"{path}[{place}]" for place in range(len(images))),
         pixels,
         labels,
-        (*said, *_said(dict.fromkeys(notes, len(images)), len(images))),
+        (*said, *notes_of(dict.fromkeys(notes, len(images)), len(images))),
     )
 
 
@@ -178,7 +182,7 @@ def _checked(
     return labels.astype(np.int32)
 
 
-def _fitted(
+def fitted(
     pixels: np.ndarray, shape: tuple[int, int, int], notes: dict[str, int]
 ) -> np.ndarray:
     """Images `[..., h, w, c]` in the model's shape; counts in `notes` what was done."""
@@ -216,6 +220,7 @@ def _fitted(
     return pixels
 
 
-def _said(notes: dict[str, int], count: int) -> tuple[str, ...]:
+def notes_of(notes: dict[str, int], count: int) -> tuple[str, ...]:
+    """What `fitted` counted, of so many images, each in a line for people."""
     images = "image" if count == 1 else "images"
     return tuple(f"{done} of {count} {images} {words}" for words, done in notes.items())

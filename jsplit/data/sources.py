@@ -110,8 +110,8 @@ def check_name(name: str) -> None:
         return
     if name and os.path.isdir(os.path.expanduser(name)):  # Path fails on "~nobody".
         raise InputError(
-            f"dataset {name!r} is a folder, and a data set is one .npz file; make one "
-            "of a folder of pictures by the recipe in docs/guides/data.md"
+            f"dataset {name!r} is a folder, and a data set is one .npz file; of a "
+            f"folder of pictures jsplit pack {name} OUT.npz makes one"
         )
     if is_file(name):
         return

@@ -142,7 +142,7 @@ def test_a_test_set_of_classes_that_are_never_trained_is_said(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["photos", "photos.npz"])
-def test_a_folder_is_refused_with_the_recipe_that_makes_a_file_of_it(
+def test_a_folder_is_refused_with_the_command_that_makes_a_file_of_it(
     tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).mkdir()
@@ -150,7 +150,7 @@ def test_a_folder_is_refused_with_the_recipe_that_makes_a_file_of_it(
         load(str(tmp_path / name))
     assert str(refusal.value) == (
         f"dataset {str(tmp_path / name)!r} is a folder, and a data set is one .npz "
-        "file; make one of a folder of pictures by the recipe in docs/guides/data.md"
+        f"file; of a folder of pictures jsplit pack {tmp_path / name} OUT.npz makes one"
     )
 
 
