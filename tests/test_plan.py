@@ -226,7 +226,7 @@ def test_what_is_offered_keeps_the_limits_and_nothing_better_is_left_out(
                 and all(a >= b for a, b in zip(bits(other), bits(one), strict=True))
                 for other in found
             )
-    first = first_within(at_cut.cut, at_cut.every, CODEC_NAMES, limits)
+    first = first_within([at_cut.cut], at_cut.every, CODEC_NAMES, limits)
     assert first == (found[0] if found else None)
     assert bool(found) == (limits.budget != 1)
 

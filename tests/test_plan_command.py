@@ -34,16 +34,37 @@ def test_that_freeze_0_trains_no_client_is_said_where_it_is_offered(
     budget, said, capsys
 ):
     asked = ("--codecs", "float8", "--most-views", 1, "--epochs", 4)
-    assert plan_here(*WORDS, *asked, "--budget", budget) == 0
+    assert plan_here(*WORDS, *asked, "--budget", budget) == (0 if said else 1)
     out = " ".join(capsys.readouterr().out.split())
     assert ("freeze 0 trains no client: begin it with filters" in out) == said
 
 
-def test_where_nothing_keeps_the_limits_the_nearest_is_said(capsys):
-    assert plan_here(*WORDS, "--cut", 1, "--budget", "20kB") == 0
+@pytest.mark.parametrize(
+    ("begun", "cut", "said"),
+    [
+        ('first_filters = "dct"', 1, False),
+        # Of two blocks the second would stay random.
+        ('first_filters = "dct"', 2, True),
+        ('init = "trained.safetensors"', 2, False),
+        ('init = "trained.safetensors"\ninit_part = "server"', 2, True),
+    ],
+)
+def test_what_a_file_says_of_first_weights_is_heeded_where_freeze_0_is_offered(
+    begun, cut, said, capsys, tmp_path
+):
+    file = tmp_path / "run.toml"
+    file.write_text(f"{begun}\n")
+    assert plan_here(*WORDS, "--config", file, "--cut", cut, "--epochs", 4) == 0
     out = capsys.readouterr().out
-    assert "no schedule keeps the limits at this cut" in out
-    assert "25.3 KiB (freeze 0, bits4)" in out and "/192.0" in out
+    assert "freeze 0 " in out and ("freeze 0 trains no client" in out) == said
+
+
+def test_where_nothing_keeps_the_limits_the_nearest_is_said(capsys):
+    assert plan_here(*WORDS, "--cut", 1, "--budget", "20kB") == 1
+    out, said = capsys.readouterr()
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert "no schedule keeps the limits at this cut" in said
+    assert "25.3 KiB (freeze 0, bits4)" in said and "/192.0" in said
     # A later cut has one, and the table of all cuts says so.
     assert "\n1    none" in out and "\n3    freeze 1" in out
 
@@ -111,7 +132,10 @@ def test_what_a_file_says_of_the_network_and_of_epochs_is_planned(capsys, tmp_pa
 
     as_said = planned()
     settings = [each["settings"] for each in as_said["schedules"]]
-    assert sorted({each.get("bottleneck") or 0 for each in settings}) == [0, 4]
+    assert {each.get("bottleneck") for each in settings} == {4}
+    for cut in as_said["cuts"]:
+        assert cut["bottleneck"] == 4 and cut["smashed_shape"][-1] == 4
+        assert cut["most_synchronising"]["settings"]["bottleneck"] == 4
     assert {each.get("local_epochs") for each in settings} == {None, 3}
     assert max(each.get("views", "").count(",") + 1 for each in settings) == 3
     otherwise = planned("--bottlenecks", 2, "--precision", "float32", "--most-views", 1)
@@ -120,6 +144,60 @@ def test_what_a_file_says_of_the_network_and_of_epochs_is_planned(capsys, tmp_pa
     assert all("," not in each.get("views", "") for each in settings)
     memory = [plan["cuts"][0]["memory_bytes"] for plan in (as_said, otherwise)]
     assert memory[0] < memory[1]
+
+
+def test_cuts_at_which_a_files_bottleneck_is_none_are_left_out_by_name(
+    capsys, tmp_path
+):
+    file, plan = tmp_path / "run.toml", tmp_path / "plan.json"
+    file.write_text("cut = 3\nbottleneck = 16\n")
+    assert plan_here(*WORDS, "--config", file, "--json", plan) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "with a bottleneck of 16 channels alone, as --config has" in out
+    assert "left out: cut 1, where no more channels cross" in out
+    cuts = json.loads(plan.read_text())["cuts"]
+    assert [cut["cut"] for cut in cuts] == [2, 3]
+
+
+@pytest.mark.parametrize("budget", ["30kB", "100kB", "200kB", "400kB"])
+def test_the_most_synchronising_of_each_cut_is_the_first_of_its_offers(
+    capsys, tmp_path, budget
+):
+    """With bottlenecks, too, as the offers have them."""
+    plan = tmp_path / "plan.json"
+    asked = ("--bottlenecks", "16,4", "--budget", budget, "--json", plan)
+    asked += ("--codecs", "float8,bf16", "--local-epochs", 0)
+    best = {}
+    for cut in (2, 3):
+        plan_here(*WORDS, "--cut", cut, *asked)
+        out = capsys.readouterr().out
+        found = json.loads(plan.read_text())
+        firsts = {each["cut"]: each["most_synchronising"] for each in found["cuts"]}
+        assert best in ({}, firsts)
+        best = firsts
+        assert best[cut] == next(iter(found["schedules"]), None)
+        channels = best[cut] and best[cut]["settings"].get("bottleneck")
+        if channels:
+            label = f"{best[cut]['schedule']}, {channels} channels"
+            assert re.search(rf"^{cut} +{label} ", out, re.M)
+
+
+def test_no_local_epochs_are_no_schedules_in_which_clients_learn_alone(
+    capsys, tmp_path
+):
+    file = tmp_path / "run.toml"
+    file.write_text("local_epochs = 0\n")
+    for asked in ((), ("--local-epochs", 0), ("--config", file)):
+        assert plan_here(*WORDS, *asked, "--rows", 99) == 0
+        assert ("alone 5" in capsys.readouterr().out) == (not asked)
+
+
+def test_batches_are_as_large_as_a_run_has_them(capsys):
+    fewer = "--train-examples", 90
+    for asked, batch in (((), 90), (("--batch-size", 32), 32)):
+        assert plan_here(*WORDS, *fewer, *asked) == 0
+        said = f"for 12 epochs, 1 client and batches of {batch}\n"
+        assert said in capsys.readouterr().out
 
 
 def test_a_files_budget_limits_the_plan_and_is_not_called_left_out(capsys, tmp_path):
@@ -144,7 +222,7 @@ def test_a_files_budget_limits_the_plan_and_is_not_called_left_out(capsys, tmp_p
         (("--bottlenecks", "4,wide"), "--bottlenecks must list channels"),
         (("--bottlenecks", "99"), "--bottleneck 99"),
         (("--most-views", "0"), "--most-views must be at least 1"),
-        (("--local-epochs", "0"), "--local-epochs must be at least 1"),
+        (("--local-epochs", "-1"), "--local-epochs must be at least 0"),
         (("--cut", "9"), "--cut 9 is outside cnn"),
         (("--batch-size", "201"), "--batch-size 201 is more than there is: 200 t"),
         (("--picture", "plan.pdf"), "ends in .png"),

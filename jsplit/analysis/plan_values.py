@@ -41,8 +41,8 @@ class Plan(NamedTuple):
         link: of each client; None if not asked for.
         leakage: that privacy runs measured; None if not asked for.
         limits: that schedules must keep.
-        best: the most synchronising schedule within them, by the cut's number; None
-            where there is none.
+        best: the most synchronising schedule within them, by the cut's number, its
+            bottlenecks among them; None where there is none.
         offers: all that are at the chosen cut, likewise.
     """
 
@@ -109,6 +109,7 @@ def _values_of_cut(plan: Plan, cut: PlannedCut) -> dict[str, Any]:
     return {
         "cut": cut.number,
         "after": cut.name,
+        "bottleneck": cut.bottleneck,
         "smashed_shape": list(cut.shape),
         "values": costs.values,
         "macs_forward": costs.forward_macs,

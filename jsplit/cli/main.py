@@ -70,7 +70,8 @@ def program(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> NoRe
 def main(argv: Sequence[str] | None = None, prog: str = "jsplit run") -> int:
     """Runs a command; returns the exit code.
 
-    0: done. 2: bad input or a missing extra, nothing was changed. 1: the run failed.
+    0: done. 2: bad input or a missing extra, nothing was changed. 1: the run failed,
+    or no schedule of a plan keeps its limits.
     130: interrupted, saved. What went wrong is one line on standard error.
     """
     argv = list(sys.argv[1:] if argv is None else argv)

@@ -14,7 +14,7 @@ from jsplit.analysis.csv_text import as_csv
 from jsplit.analysis.plan_tables import duration, images_line, tables_of
 from jsplit.analysis.plan_values import CAVEAT, UNTRAINED, Plan, lines_of, values_of
 from jsplit.cli import parsing
-from jsplit.cli.terminal import folded, say
+from jsplit.cli.terminal import complain, folded, say
 from jsplit.codecs import CODECS, USUAL
 from jsplit.core.gates import GATES
 from jsplit.core.option import Option, options_of
@@ -25,9 +25,10 @@ from jsplit.errors import InputError
 from jsplit.experiment.build import check_names, load_dataset
 from jsplit.experiment.config import RunConfig, check, check_range, flag, unknown
 from jsplit.experiment.link_time import largest_message
+from jsplit.experiment.narrowed import with_bottlenecks
 from jsplit.experiment.offers import Limits, Offer, first_within, offers, within
-from jsplit.experiment.parts import cut_index
-from jsplit.experiment.plan import coded, data_of, every_cut, planned_cut
+from jsplit.experiment.parts import cut_index, sends_cosines
+from jsplit.experiment.plan import PlannedCut, coded, data_of, every_cut, layout_of
 from jsplit.experiment.quantities import counted, human_bytes
 from jsplit.experiment.schedules import schedules
 from jsplit.experiment.workdir import path_of
@@ -57,6 +58,7 @@ class PlanCommand:
 
     model: Annotated[str, _of_run("model")] = RunConfig.model
     cut: Annotated[int | None, _of_run("cut")] = None
+    first_filters: Annotated[str, _of_run("first_filters")] = RunConfig.first_filters
     dataset: Annotated[str, _of_run("dataset")] = RunConfig.dataset
     data_dir: Annotated[str | None, _of_run("data_dir")] = None
     image_size: Annotated[int | None, _of_run("image_size")] = None
@@ -76,8 +78,8 @@ class PlanCommand:
         str | None,
         Option(
             "A TOML file of a run's settings. Taken are those that are options here, "
-            "its bottleneck, its number of views, and how many epochs clients learn "
-            "alone; flags override it.",
+            "its bottleneck (alone, unless --bottlenecks lists others), its number of "
+            "views, and how many epochs clients learn alone; flags override it.",
             "FILE",
         ),
     ] = None
@@ -116,8 +118,9 @@ class PlanCommand:
     local_epochs: Annotated[
         int,
         Option(
-            "Number of epochs that clients learn alone, where a schedule begins so.",
-            least=1,
+            "Number of epochs that clients learn alone, where a schedule begins so. "
+            "0: none does.",
+            least=0,
             most=1_000_000,
         ),
     ] = 5
@@ -154,7 +157,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     limits = Limits(_budget(asked), asked.reduction)
     codecs = _codecs("codecs", asked.codecs) or list(USUAL)
     grad_codecs = _codecs("grad_codecs", asked.grad_codecs) or codecs
-    narrow = _bottlenecks(asked)
+    narrow, only = _bottlenecks(asked), _is_fixed(argv)
     speed = None if asked.link is None else LinkSpeed.from_text(asked.link)
     files = _files(asked)
     if not os.environ.get("JAX_PLATFORMS"):
@@ -168,14 +171,13 @@ def command(argv: Sequence[str], prog: str) -> int:
         from jsplit.analysis.plan_leakage import measured_leakage
 
         leakage = measured_leakage(path_of(asked.privacy), config, data)
-    cuts = every_cut(config, dataset, data)
-    chosen = cuts[cut_index(config) - 1]
-    at_cut = [chosen]
-    for channels in narrow:
-        narrowed = dataclasses.replace(config, bottleneck=channels)
-        at_cut.append(planned_cut(narrowed, data))
-    every = schedules(config.epochs, asked.most_views, asked.local_epochs)
     limited = limits != Limits()
+    whole, number = every_cut(config, dataset, data), cut_index(config)
+    looked_at = whole if limited or only else [whole[number - 1]]
+    versions = with_bottlenecks(config, data, looked_at, narrow, only=only)
+    at_cut = versions[number]
+    cuts = [found[0] for found in versions.values() if found] if only else whole
+    every = schedules(config.epochs, asked.most_views, asked.local_epochs)
     # Without any, every schedule with the codecs of the run.
     pair = (codecs, grad_codecs) if limited else ([config.codec], [config.grad_codec])
     plan = Plan(
@@ -186,11 +188,14 @@ def command(argv: Sequence[str], prog: str) -> int:
         grad_codec=config.grad_codec,
         codecs=codecs,
         cuts=cuts,
-        chosen=chosen,
+        chosen=at_cut[0],
         link=speed,
         leakage=leakage,
         limits=limits,
-        best={cut.number: first_within(cut, every, pair, limits) for cut in cuts}
+        best={
+            cut.number: first_within(versions[cut.number], every, pair, limits)
+            for cut in cuts
+        }
         if limited
         else {},
         offers=within(at_cut, every, pair, limits),
@@ -200,22 +205,45 @@ def command(argv: Sequence[str], prog: str) -> int:
     say(folded(f"source: {dataset.source}"))
     say(
         f"for {counted(config.epochs, 'epoch')}, "
-        f"{counted(config.clients, 'client')} and batches of {config.server_batch}"
+        f"{counted(config.clients, 'client')} and batches of "
+        f"{layout_of(config, data).server_batch}"
     )
+    if only:
+        say(folded(_only(narrow[0], whole, cuts)))
     _show(plan, asked.rows)
-    if not plan.offers:
-        made = [offer for cut in at_cut for offer in offers(cut, every, *pair)]
-        _say_least(made)
     say(folded(f"note: {CAVEAT}"))
     offered = [*plan.offers, *filter(None, plan.best.values())]
-    if any(offer.schedule.states[0] == "B" for offer in offered):
+    if any(_begins_untrained(offer, config, argv) for offer in offered):
         say(folded(f"note: {UNTRAINED}"))
     held_out = len(dataset.test_labels)
     slow = None if speed is None else _slow_messages(plan, speed, held_out)
     if slow is not None:
         say(folded(f"note: {slow}"))
     _write(plan, files)
-    return 0
+    if plan.offers:
+        return 0
+    made = [offer for cut in at_cut for offer in offers(cut, every, *pair)]
+    return complain(_least(made), 1)
+
+
+def _only(
+    channels: int, whole: Sequence[PlannedCut], cuts: Sequence[PlannedCut]
+) -> str:
+    """That what the file says of a bottleneck holds for all that follows."""
+    said = f"with a bottleneck of {counted(channels, 'channel')} alone, as --config has"
+    shown = {cut.number for cut in cuts}
+    wider = [str(cut.number) for cut in whole if cut.number not in shown]
+    if wider:
+        said += f"; left out: cut {', '.join(wider)}, where no more channels cross"
+    return f"{said}; --bottlenecks 4,8 tries others"
+
+
+def _begins_untrained(offer: Offer, config: RunConfig, argv: Sequence[str]) -> bool:
+    """Whether a schedule begins with a client that nobody has trained, nor need not."""
+    file = parsing.settings(argv)
+    trained = file.get("init") is not None and file.get("init_part") != "server"
+    at_cut = dataclasses.replace(config, cut=offer.cut.number)
+    return offer.schedule.states[0] == "B" and not (trained or sends_cosines(at_cut))
 
 
 def _slow_messages(plan: Plan, speed: LinkSpeed, held_out: int) -> str | None:
@@ -241,11 +269,11 @@ def _slow_messages(plan: Plan, speed: LinkSpeed, held_out: int) -> str | None:
     )
 
 
-def _say_least(made: Sequence[Offer]) -> None:
+def _least(made: Sequence[Offer]) -> str:
     """What comes nearest where nothing keeps the limits."""
     least = min(made, key=lambda offer: offer.ledger.wire_bytes)
     most = max(made, key=lambda offer: offer.ledger.communication_reduction)
-    say(
+    return (
         f"no schedule keeps the limits at this cut: the least that crosses is "
         f"{human_bytes(least.ledger.wire_bytes)} ({least.schedule.label}, "
         f"{least.codec}), the most that it is reduced by is "
@@ -258,12 +286,16 @@ def _default(argv: Sequence[str]) -> PlanCommand:
     """What the file that `--config` names says, as the plan's own settings."""
     file, mine = parsing.settings(argv), options_of(PlanCommand)
     taken: dict[str, Any] = {name: file[name] for name in file if name in mine}
-    if not taken.get("local_epochs"):
-        taken.pop("local_epochs", None)
     if "bottleneck" in file:
         taken["bottlenecks"] = str(file["bottleneck"])
     views = file.get("views", RunConfig.views).count(",") + 1
     return PlanCommand(**taken, most_views=max(views, PlanCommand.most_views))
+
+
+def _is_fixed(argv: Sequence[str]) -> bool:
+    """Whether the file says which bottleneck a run has, and no flag asks for others."""
+    fixed = "bottleneck" in parsing.settings(argv)
+    return fixed and parsing.option(argv, "--bottlenecks") is None
 
 
 def _say_gate(argv: Sequence[str]) -> None:

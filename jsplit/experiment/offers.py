@@ -1,6 +1,7 @@
 """Which schedules and codecs keep a budget, of those that can be counted beforehand."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -108,14 +109,16 @@ def within(
 
 
 def first_within(
-    cut: PlannedCut,
+    cuts: Sequence[PlannedCut],
     every: Iterable[Schedule],
     codecs: tuple[Sequence[str], Sequence[str]],
     limits: Limits,
 ) -> Offer | None:
-    """The first of `within` at one cut, without looking for the others."""
-    for schedule in sorted(every, key=_eagerness):
-        found = within([cut], [schedule], codecs, limits)
+    """The first of `within`, without looking for the others."""
+    eager = sorted(every, key=_eagerness)
+    # Equally eager ones together: what crosses, more or less, decides among them.
+    for _, equals in itertools.groupby(eager, key=_eagerness):
+        found = within(cuts, list(equals), codecs, limits)
         if found:
             return found[0]
     return None

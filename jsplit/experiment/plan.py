@@ -18,7 +18,7 @@ from jsplit.accounting.macs import as_counted
 from jsplit.core.init import head_bytes, make_cost_model, smashed_of
 from jsplit.core.model_part import ModelPart
 from jsplit.core.state import SideState, init_side
-from jsplit.core.topology import TOPOLOGIES, make_layout
+from jsplit.core.topology import TOPOLOGIES, Layout, make_layout
 from jsplit.data import Dataset
 from jsplit.experiment.at_cut import codec_of, codecs_of
 from jsplit.experiment.build import (
@@ -119,6 +119,11 @@ def every_cut(config: RunConfig, dataset: Dataset, data: PlanData) -> list[Plann
     ]
 
 
+def layout_of(config: RunConfig, data: PlanData) -> Layout:
+    """The sizes of an epoch, as in a run."""
+    return make_layout(data.sizes, TOPOLOGIES[config.topology], config.server_batch)
+
+
 def planned_cut(config: RunConfig, data: PlanData) -> PlannedCut:
     """The config's cut; a head to learn alone by is counted if it has local epochs.
 
@@ -126,7 +131,7 @@ def planned_cut(config: RunConfig, data: PlanData) -> PlannedCut:
         InputError: if a bottleneck is none there.
     """
     client, _ = parts_of(config, data.classes, data.image_shape)
-    layout = make_layout(data.sizes, TOPOLOGIES[config.topology], config.server_batch)
+    layout = layout_of(config, data)
     side, smashed = _begun(config, client, data)
     head = head_of(config, data.classes)
     codec, grad_codec = codecs_of(config, smashed.shape[1:])
