@@ -81,11 +81,68 @@ def test_every_byte_stands_beside_those_of_the_images(runs):
 def test_the_best_is_that_which_loses_no_more_than_half_a_point(runs):
     assert report(runs) == 0
     text = (runs / "report" / "report.md").read_text()
-    (title, communication, computation), paper = rows_of(text, "## Best")
+    ((title, communication, computation),) = rows_of(text, "## Best")
     assert title == "cnn cut after 1 (conv1), 1 client, 12 epochs"
     assert communication == "/90 (loss 0.5, -0.40)"
     assert computation == "/12 (freeze 3, -0.20)"
-    assert paper[0] == "the paper, CIFAR-10, 1 client" and "106.7" in paper[1]
+    assert "Note:" not in text
+
+
+def with_summaries(runs, **changes):
+    """The runs, of which the summaries say otherwise."""
+    for path in runs.glob("*/summary.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("clients", "dataset", "said"),
+    [
+        (1, "cifar10", ["the paper, CIFAR-10, 1 client"]),
+        (1, "mine", []),
+        # The paper has no figure of three.
+        (3, "cifar10", []),
+    ],
+)
+def test_the_papers_figures_stand_beside_runs_on_its_data_where_it_has_some(
+    tmp_path, clients, dataset, said
+):
+    make_runs(tmp_path, clients=clients)
+    with_summaries(tmp_path, dataset=dataset)
+    assert report(tmp_path) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    _, *paper = rows_of(text, "## Best")
+    assert [row[0] for row in paper] == said
+    assert all("106.7" in row[1] for row in paper)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "images", "said"),
+    [
+        (3, 200, ()),
+        (
+            3,
+            24,
+            ("Note: with 24 test images one of them is 4.17 points, so that a",),
+        ),
+        (
+            1,
+            200,
+            ("Note: one seed alone stands behind the best (loss 0.5, freeze 3)",),
+        ),
+        (1, 24, ("Note: with 24 test images one", ". Also, one seed alone stands")),
+    ],
+)
+def test_it_is_said_where_half_a_point_is_less_than_an_image_or_of_one_seed(
+    runs, seeds, images, said
+):
+    for seed in range(seeds, 3):
+        for path in runs.glob(f"* {seed}"):
+            shutil.rmtree(path)
+    with_summaries(runs, test_examples=images)
+    assert report(runs) == 0
+    text = (runs / "report" / "report.md").read_text()
+    notes = [part for part in text.split("\n\n") if part.startswith("Note:")]
+    assert len(notes) == bool(said) and all(words in notes[0] for words in said)
 
 
 def test_a_loss_of_exactly_half_a_point_is_allowed(runs):

@@ -10,21 +10,12 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from jsplit.analysis import plots
+from jsplit.analysis.best_notes import LOSS, REDUCTIONS, doubts, paper_rows
 from jsplit.analysis.comparison import Group, Setting, at_equal_traffic, controls
 from jsplit.analysis.gate_styles import style_of
 from jsplit.analysis.traffic import REPEATED, total, traffic_of
 from jsplit.experiment.progress import states_in_words
 from jsplit.experiment.quantities import counted, human_bytes, some_of
-
-LOSS = 0.005
-"""Of test accuracy that a reduction may cost: the paper's half a percent."""
-
-PAPER = {
-    1: ("1.64 to 106.7 (VGG11, VGG13, ResNet18)", "2.86 to 32.1"),
-    5: ("11.9 (VGG11)", "not said"),
-    10: ("11.3 (VGG11)", "not said"),
-}
-"""By clients: reductions of communication and of client computation on CIFAR-10."""
 
 
 def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
@@ -73,8 +64,11 @@ def page(groups: Sequence[Group], left_out: Sequence[str], out: Path) -> str:
         )
     parts += [
         "## Best reduction at no more than 0.5 points of accuracy lost",
-        _best(groups),
+        _best(groups, run.summary["dataset"] or ""),
     ]
+    doubt = doubts(groups, run.summary["test_examples"])
+    if doubt is not None:
+        parts.append(as_text(doubt))
     if any(
         group.baseline is not None and not group.is_able(setting)
         for group in groups
@@ -196,11 +190,11 @@ def images_of(group: Group) -> dict[str, float]:
     )
 
 
-def _best(groups: Sequence[Group]) -> str:
+def _best(groups: Sequence[Group], dataset: str) -> str:
     rows = []
     for group in groups:
         row = [group.title]
-        for reduction in ("communication_reduction", "client_compute_reduction"):
+        for reduction in REDUCTIONS:
             best = group.best(reduction, LOSS)
             row.append("nothing in float32 to compare with" if best is None else "")
             if best is not None:
@@ -209,10 +203,7 @@ def _best(groups: Sequence[Group]) -> str:
                     f"{_points(group.most_lost(best), 'not evaluated')})"
                 )
         rows.append(row)
-    for clients in sorted({group.clients for group in groups}):
-        of = "client" if clients == 1 else "clients"
-        said = PAPER.get(clients, ("not said", "not said"))
-        rows.append([f"the paper, CIFAR-10, {clients} {of}", *said])
+    rows += paper_rows(groups, dataset)
     return markdown(("runs", "communication", "client computation"), rows)
 
 
