@@ -264,6 +264,7 @@ def test_an_unfinished_run_predicts_and_says_so(copy, dataset, capsys, tmp_path)
         (("{run}",), "needs a RUN and IMAGES"),
         (("{run}", "gone.png"), "gone.png: No such file"),
         (("gone", "some.npz"), "gone holds no run"),
+        (("{run}", "one.npz"), "which looks like one image; give [1, 16, 16, 3], or"),
         (("{run}", "some.npz", "--format", "xml"), "'xml' is unknown; choose csv, js"),
         (("{run}", "some.npz", "--out", "no/such"), "--out no/such is no file in a"),
         (
@@ -278,6 +279,7 @@ def test_predict_refuses_in_one_line_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     images = np.zeros((2, 8, 8), np.uint8)
     np.savez("some.npz", images=images)
+    np.savez("one.npz", images=np.zeros((16, 16, 3), np.uint8))
     np.savez("labels.npz", images=images, labels=np.array([3, 10]))
     words = [word.format(run=run) for word in words]
     assert said in refused(capsys, lambda: main(["predict", *words]))

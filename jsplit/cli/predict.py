@@ -134,6 +134,7 @@ def command(argv: Sequence[str], prog: str) -> int:
         [Path(os.path.expanduser(name)) for name in asked.images],
         description.image_shape,
         description.names,
+        named=description.class_names is not None,
     )
     for note in images.notes:
         remark(note)

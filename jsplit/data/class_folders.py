@@ -12,7 +12,7 @@ SUFFIXES = frozenset(
 
 
 def pictures(
-    paths: Iterable[Path], classes: Sequence[str]
+    paths: Iterable[Path], classes: Sequence[str], *, named: bool = True
 ) -> tuple[list[Path], list[int] | None, list[str]]:
     """Finds picture files, and their labels where folders say them.
 
@@ -25,6 +25,8 @@ def pictures(
     Args:
         paths: files and folders.
         classes: what each class is called, in the order of labels.
+        named: whether these are names; else they are numbers, because the model does
+            not know its classes by names.
 
     Returns:
         The files, the label of each (None where no folder says any) and notes about
@@ -59,7 +61,7 @@ def pictures(
                 notes.append(f"{path}: its folders, {_named(folders)}, are left out")
         for folder, inside in () if direct else folders:
             files += inside
-            labels += [_label(path, folder.name, classes)] * len(inside)
+            labels += [_label(path, folder.name, classes, named)] * len(inside)
         if not direct and not folders:
             raise InputError(
                 f"{path} is a folder with no pictures ({', '.join(sorted(SUFFIXES))}) "
@@ -136,7 +138,7 @@ def _named(folders: Sequence[tuple[Path, list[Path]]]) -> str:
     return ", ".join(folder.name for folder, _ in folders[:4]) + more
 
 
-def _label(path: Path, name: str, classes: Sequence[str]) -> int:
+def _label(path: Path, name: str, classes: Sequence[str], named: bool) -> int:
     """The label that a folder's name says: by the class, or by its number."""
     if name in classes:
         return classes.index(name)
@@ -144,9 +146,16 @@ def _label(path: Path, name: str, classes: Sequence[str]) -> int:
     numbers = [str(label) for label in range(len(classes))]
     if name in numbers and not any(called.isdigit() for called in classes):
         return int(name)
+    first = _first(classes)
+    if not named:
+        raise InputError(
+            f"{path} holds a folder {name!r}, and the model knows its classes by "
+            f"numbers alone ({first}), as in a server's folder; write class_names, a "
+            "list of their names in the order of labels, into the model.json of the "
+            "run, or call the folders by numbers"
+        )
     raise InputError(
-        f"{path} holds a folder {name!r}, and the model has no such class "
-        f"({_first(classes)}); "
+        f"{path} holds a folder {name!r}, and the model has no such class ({first}); "
         f"call the folders of {path} as the classes are, or name the pictures instead "
         f"({path}/*/*)"
     )

@@ -10,7 +10,8 @@ from jaxtyping import Int32, UInt8
 
 from jsplit.data.class_folders import pictures
 from jsplit.data.files import one_line
-from jsplit.data.npz import opened
+from jsplit.data.npz import opened, plain
+from jsplit.data.one_image import one_image
 from jsplit.data.prepare import resized
 from jsplit.errors import InputError
 
@@ -40,7 +41,11 @@ class Images(NamedTuple):
 
 
 def load_images(
-    paths: Sequence[Path], shape: tuple[int, int, int], classes: Sequence[str]
+    paths: Sequence[Path],
+    shape: tuple[int, int, int],
+    classes: Sequence[str],
+    *,
+    named: bool = True,
 ) -> Images:
     """Loads images and fits them to a model.
 
@@ -56,6 +61,7 @@ def load_images(
             test images are taken.
         shape: height, width and channels of the model's images.
         classes: what each class is called, in the order of labels.
+        named: whether these are names, and no numbers in their place.
 
     Raises:
         InputError: if there is no image, one cannot be read, an `.npz` stands beside
@@ -70,7 +76,7 @@ def load_images(
         )
     if archives:
         return _from_npz(archives[0], shape, len(classes))
-    files, labels, said = pictures(paths, classes)
+    files, labels, said = pictures(paths, classes, named=named)
     if not files:
         raise InputError("there are no images to read; name some files")
     notes: dict[str, int] = {}
@@ -123,7 +129,9 @@ def read_picture(path: Path) -> np.ndarray:
 def _from_npz(path: Path, shape: tuple[int, int, int], num_classes: int) -> Images:
     with opened(path, str(path)) as stored:
         keys = _keys(path, list(stored))
-        images, labels = (stored[key] if key in stored else None for key in keys)
+        images, labels = (
+            plain(stored, key, str(path)) if key in stored else None for key in keys
+        )
     assert images is not None
     if images.shape[:1] == (0,):
         raise InputError(f"{path}: {keys[0]} holds no images; give at least one")
@@ -132,6 +140,10 @@ def _from_npz(path: Path, shape: tuple[int, int, int], num_classes: int) -> Imag
             f"{path}: {keys[0]} is {images.dtype} {list(images.shape)}; give uint8 "
             "[N, H, W] or [N, H, W, C], pixels from 0 to 255"
         )
+    # A model of images so narrow takes them as they are.
+    told = None if images.shape[1:] == shape[:2] else one_image(images.shape)
+    if told is not None:
+        raise InputError(f"{path}: {keys[0]} {told}")
     images = images if images.ndim == 4 else images[..., None]
     if images.shape[-1] not in (1, 3, shape[2]):
         raise InputError(
@@ -153,9 +165,14 @@ def _from_npz(path: Path, shape: tuple[int, int, int], num_classes: int) -> Imag
 
 
 def _keys(path: Path, found: list[str]) -> tuple[str, str]:
-    for keys in _KEY_SETS:
-        if keys[0] in found:
-            return keys
+    known = [keys for keys in _KEY_SETS if keys[0] in found]
+    if len(known) > 1:
+        raise InputError(
+            f"{path} holds {' and '.join(keys[0] for keys in known)}, which are all "
+            "images to predict; leave but one of them in it"
+        )
+    if known:
+        return known[0]
     if len(found) == 1:
         return found[0], "labels"
     raise InputError(

@@ -25,8 +25,7 @@ def opened(path: Path, called: str) -> Iterator[NpzFile]:
         called: what refusals call it, such as `dataset 'mine.npz'`.
 
     Raises:
-        InputError: The file cannot be read, is no archive of NumPy's, is damaged, or
-            an array that is read holds Python objects.
+        InputError: The file cannot be read, is no archive of NumPy's, or is damaged.
 
     Example:
         >>> with opened(Path(np.__file__), "dataset 'a.npz'"):  # doctest: +ELLIPSIS
@@ -52,6 +51,31 @@ def opened(path: Path, called: str) -> Iterator[NpzFile]:
             f"{called}: it is damaged, or holds more than plain arrays "
             f"({one_line(error)}); write it anew with numpy.savez"
         ) from error
+
+
+def plain(stored: NpzFile, name: str, called: str) -> np.ndarray:
+    """One array of an opened archive.
+
+    Args:
+        stored: that archive.
+        name: of the array.
+        called: what refusals call the archive.
+
+    Raises:
+        InputError: It holds Python objects, as lists of unlike things become.
+    """
+    try:
+        array: np.ndarray = stored[name]
+    except ValueError as error:
+        # NumPy says it in words alone; a damaged array is another ValueError.
+        if "allow_pickle=False" not in str(error):
+            raise
+        raise InputError(
+            f"{called}: {name} holds Python objects instead of plain values; write it "
+            f"anew, labels by {name}.astype(int), names of classes by "
+            f"{name}.astype(str)"
+        ) from error
+    return array
 
 
 def _check_start(start: bytes, called: str) -> None:

@@ -1,11 +1,13 @@
 """A user's own images, from one `.npz` file that is checked before it is believed."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 
 from jsplit.data.dataset import Dataset, make_dataset
-from jsplit.data.npz import opened
+from jsplit.data.npz import opened, plain
+from jsplit.data.one_image import one_image
 from jsplit.errors import InputError
 
 _KEY_SETS = (
@@ -20,16 +22,20 @@ def load_npz(path: Path) -> Dataset:
 
     `x_train`, `y_train`, `x_test`, `y_test` are taken, too. Images are uint8 [N, H, W]
     or [N, H, W, C], of one shape in both splits; labels are integers [N] from 0. An
-    array `class_names` of texts says what classes there are, those without an image
-    among them. Where there is none, their number is the highest label + 1.
+    array `class_names` of texts, which folders and lines can be called, says what
+    classes there are, those without an image among them. Where there is none, their
+    number is the highest label + 1.
 
     Raises:
         InputError: The file cannot be read, or its arrays are not as said above; images
             with their channels first, no images and a single class among them.
     """
     with opened(path, _called(path)) as stored:
-        arrays = {key: stored[key] for key in _keys(path, list(stored))}
-        names = stored["class_names"] if "class_names" in stored else None
+        wanted, called = _keys(path, list(stored)), _called(path)
+        arrays = {key: plain(stored, key, called) for key in wanted}
+        names = None
+        if "class_names" in stored:
+            names = plain(stored, "class_names", called)
     x_train, y_train, x_test, y_test = arrays
     train_images, train_labels, test_images, test_labels = arrays.values()
     for name, images in ((x_train, train_images), (x_test, test_images)):
@@ -47,8 +53,8 @@ def load_npz(path: Path) -> Dataset:
             "give both splits images of one shape",
         )
     least = int(max(train_labels.max(), test_labels.max())) + 1
-    called = None if names is None else _class_names(path, names, least)
-    classes = least if called is None else len(called)
+    class_names = None if names is None else _class_names(path, names, least)
+    classes = least if class_names is None else len(class_names)
     if classes == 1:
         raise _refusal(
             path,
@@ -60,7 +66,7 @@ def load_npz(path: Path) -> Dataset:
         (train_images, train_labels, test_images, test_labels),
         num_classes=classes,
         source=f"file {path}",
-        class_names=called,
+        class_names=class_names,
     )
 
 
@@ -78,6 +84,15 @@ def _class_names(path: Path, names: np.ndarray, least: int) -> tuple[str, ...]:
             f"class_names is {list(names.shape)}",
             f"give at most {MAX_CLASSES:,} classes",
         )
+    for label, name in enumerate(names.tolist()):
+        if not name.strip() or any(map(_is_no_letter, name)):
+            raise _refusal(
+                path,
+                f"class_names[{label}] is {name!r}, which no folder of pictures and no "
+                "line can be called",
+                "give each class a name, without slashes, line breaks and other "
+                "control characters",
+            )
     if len(set(names.tolist())) < len(names):
         raise _refusal(
             path, f"class_names are {', '.join(names)}", "give each class its own"
@@ -85,7 +100,17 @@ def _class_names(path: Path, names: np.ndarray, least: int) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
+def _is_no_letter(letter: str) -> bool:
+    """Whether a name cannot have it: a slash, or what begins or controls a line."""
+    return letter == "/" or unicodedata.category(letter) in ("Cc", "Zl", "Zp")
+
+
 def _keys(path: Path, found: list[str]) -> tuple[str, ...]:
+    for names in zip(*_KEY_SETS, strict=True):
+        if set(names) <= set(found):
+            raise _refusal(
+                path, f"it holds {' and '.join(names)}", "leave one of them out"
+            )
     for keys in _KEY_SETS:
         if set(keys) <= set(found):
             return keys
@@ -108,6 +133,9 @@ def _check_images(path: Path, name: str, images: np.ndarray) -> None:
         raise _refusal(
             path, f"{name} is {list(images.shape)}", "give [N, H, W] or [N, H, W, C]"
         )
+    told = one_image(images.shape)
+    if told is not None:
+        raise InputError(f"{_called(path)}: {name} {told}")
     if _is_channels_first(images.shape):
         raise _refusal(
             path,

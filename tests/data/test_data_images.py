@@ -49,6 +49,15 @@ def test_gray_images_are_repeated_for_a_model_of_colour(tmp_path, pixels):
     assert loaded.notes == ("6 of 6 images gray repeated in 3 channels",)
 
 
+def test_a_stack_of_images_as_narrow_as_a_models_is_no_single_one(tmp_path, pixels):
+    file = saved(tmp_path / "a.npz", images=pixels[:, :, :, :1].reshape(6, 8, 2))
+    stack = saved(tmp_path / "b.npz", images=np.zeros((9, 8, 3), np.uint8))
+    assert len(load_images([file], (8, 2, 1), CLASSES).pixels) == 6
+    assert len(load_images([stack], (8, 3, 1), CLASSES).pixels) == 9
+    with pytest.raises(InputError, match="is 9 gray images of 8x3"):
+        load_images([stack], (8, 8, 1), CLASSES)
+
+
 def test_colour_becomes_gray_as_pillow_does_it(tmp_path, pixels):
     file = saved(tmp_path / "a.npz", images=pixels)
     loaded = load_images([file], GRAY, CLASSES)
@@ -147,6 +156,18 @@ def test_the_number_of_a_class_is_no_name_where_classes_are_called_by_numbers(
         load_images([folder], COLOUR, ("3", "7"))
 
 
+def test_where_classes_have_no_names_it_is_said_how_to_give_them(tmp_path, pixels):
+    folder = in_class_folders(tmp_path / "in", pixels, "cat/a.png")
+    with pytest.raises(InputError) as refusal:
+        load_images([folder], COLOUR, ("0", "1", "2"), named=False)
+    said = str(refusal.value)
+    assert f"{folder} holds a folder 'cat', and the model knows its classes by" in said
+    assert "by numbers alone (0, 1, 2), as in a server's folder; write class_na" in said
+    (folder / "cat").rename(folder / "2")
+    labels = load_images([folder], COLOUR, ("0", "1", "2"), named=False).labels
+    assert labels.tolist() == [2]
+
+
 def test_a_folder_of_pictures_leaves_folders_in_it_out_and_says_so(tmp_path, pixels):
     folder = in_class_folders(tmp_path / "in", pixels, "a.png", "old/b.png")
     loaded = load_images([folder], COLOUR, CLASSES)
@@ -196,6 +217,12 @@ def _write(path, name, pixels):
         np.savez(path, images=pixels, labels=np.arange(5))
     elif name == "real.npz":
         np.savez(path, images=pixels, labels=np.arange(6.0))
+    elif name == "objects.npz":
+        np.savez(path, images=pixels, labels=np.array([*range(5), None]))
+    elif name == "two.npz":
+        np.savez(path, images=pixels, x_test=pixels)
+    elif name == "one.npz":
+        np.savez(path, images=pixels.repeat(4, 1).repeat(4, 2)[0])
     elif name == "negative.npz":
         np.savez(path, images=pixels, labels=np.arange(6) - 1)
 
@@ -217,6 +244,12 @@ def _write(path, name, pixels):
         ("other.npz", "holds a, b; call its images `images`"),
         ("short.npz", r"labels is int64 \[5\]; give an integer an image, \[6\]"),
         ("real.npz", r"labels is float64 \[6\]"),
+        ("objects.npz", r"labels holds Python objects .* by labels.astype\(int\)"),
+        ("two.npz", r"holds images and x_test, .*; leave but one of them in it"),
+        (
+            "one.npz",
+            r"looks like one image; give \[1, 16, 16, 3\], or \[16, 16, 3, 1\]",
+        ),
         ("negative.npz", r"labels\[0\] is -1, and the model knows the classes 0 to 5"),
     ],
 )

@@ -67,6 +67,21 @@ def test_a_file_may_name_its_classes(tmp_path: Path) -> None:
             load(path)
 
 
+@pytest.mark.parametrize("name", ["", "  ", "b\nee", "b\x1b[1mee", "b\u2028", "b/ee"])
+def test_names_that_no_folder_and_no_line_can_have_are_no_names_of_classes(
+    tmp_path: Path, name: str
+) -> None:
+    names = np.array(["ant", name, "cat", "dog"])
+    with pytest.raises(InputError) as refusal:
+        load(save(tmp_path / "mine.npz", good() | {"class_names": names}))
+    said = str(refusal.value)
+    assert f"class_names[1] is {name!r}, which no folder" in said
+    assert said.isprintable()
+    names[1] = "bée 2, \u1f41d"
+    dataset = load(save(tmp_path / "mine.npz", good() | {"class_names": names}))
+    assert dataset.class_names == tuple(names)
+
+
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (4, 9, 8)])
 def test_images_with_channels_first_are_refused_with_the_remedy(
     tmp_path: Path, shape: tuple[int, ...]
@@ -214,7 +229,26 @@ def test_the_fingerprint_tells_splits_shapes_and_labels_apart(tmp_path: Path) ->
             np.array([0, 10**12]),
             "is 1000000000000, which is no .* at most 65,536",
         ),
-        ("test_labels", np.array([0, None]), "allow_pickle=False"),
+        (
+            "test_labels",
+            np.array([0, None]),
+            r"test_labels holds Python objects .* anew, labels by test_labels.astype\(",
+        ),
+        (
+            "class_names",
+            np.array(["ant", None], object),
+            r"class_names holds Python objects .* of classes by class_names.astype\(s",
+        ),
+        (
+            "x_train",
+            np.zeros((6, 8, 5, 3), np.uint8),
+            "it holds train_images and x_train; leave one of them out",
+        ),
+        (
+            "train_images",
+            np.zeros((16, 16, 3), np.uint8),
+            r"train_images is \[16, 16, 3\], which looks like one image; give \[1, 16",
+        ),
         ("test_labels", None, "test_images, train_images, train_labels; name its"),
     ],
 )
