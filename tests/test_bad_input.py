@@ -66,6 +66,11 @@ BAD_FLAGS = {
     "--mixup 1e-40": ("mixup must be", "0 (none) or from 0.001"),
     "--epoch 3": ("'--epoch'", "did you mean --epochs?"),
     "--no-augmnt": ("'--no-augmnt'", "did you mean --no-augment?"),
+    "--bottlenecks 4": (
+        "'--bottlenecks'; --bottlenecks is an option of jsplit plan; did",
+        "did you mean --bottleneck?",
+    ),
+    "--dry": ("unknown option '--dry'; --dry is an option of jsplit sweep\n",),
     "--frobnicate": ("'--frobnicate'", "--help"),
     "--augment=False": ("'False' belongs to no option", "--help"),
     "--workdir=": ("--workdir", "must name a folder, got ''"),

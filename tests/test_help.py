@@ -102,6 +102,14 @@ def test_the_settings_of_a_run_are_shown_in_their_groups(page_of):
         assert [box for box, said in boxes.items() if f"│ {option} " in said] == [group]
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_a_gate_is_named_only_where_the_command_takes_one(name, page_of):
+    page = " ".join(re.sub("[│╭╰─╯╮]", " ", page_of(name, 80)).split())
+    takes_one = name in ("run", "serve", "join")
+    assert ("--gate {" in page) == takes_one
+    assert ("Only with --gate budget." in page) == takes_one
+
+
 def test_only_lines_outside_of_boxes_are_folded():
     box = "│ a box is folded by the parser │"
     assert folded(f"{'word ' * 5}end\n\n{box}\n", 16) == (

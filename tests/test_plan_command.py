@@ -228,7 +228,10 @@ def test_a_files_budget_limits_the_plan_and_is_not_called_left_out(capsys, tmp_p
         (("--picture", "plan.pdf"), "ends in .png"),
         (("--json", "missing/plan.json"), "--json missing/plan.json"),
         (("--csv", "."), "--csv ."),
-        (("--gate", "loss"), "unknown option '--gate'"),
+        (
+            ("--gate", "loss"),
+            "unknown option '--gate'; --gate is an option of jsplit run\n",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_refused_in_one_line(

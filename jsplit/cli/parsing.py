@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from jsplit.cli.elsewhere import command_with
 from jsplit.cli.help_page import GROUPS, tidied
 from jsplit.core.gates import GATES
 from jsplit.core.option import Described, Option, options_of
@@ -173,7 +174,9 @@ def _arguments(default: Any, base: Mapping[str, Any]) -> Iterator[_Argument]:
         values = {**flat(default), **base}
         for name, known in all_options().items():
             value = values.get(name, known.default)
-            yield _Argument(name, _annotation(name, known), value, known.option.group)
+            note = _of_gates(name)
+            annotation = _annotation(known, gates=note)
+            yield _Argument(name, annotation, value, known.option.group)
         return
     hints, known_here = get_type_hints(kind, include_extras=True), options_of(kind)
     parts = []
@@ -185,20 +188,24 @@ def _arguments(default: Any, base: Mapping[str, Any]) -> Iterator[_Argument]:
         known = known_here[name]
         notes = [note for note in get_args(hint)[1:] if not isinstance(note, Option)]
         group = None if tyro.conf.Positional in notes else known.option.group
-        yield _Argument(name, _annotation(name, known, notes), value, group)
+        yield _Argument(name, _annotation(known, notes), value, group)
     for part in parts:
         yield from _arguments(part, base)
 
 
-def _annotation(name: str, known: Described, notes: Sequence[Any] = ()) -> Any:
+def _of_gates(name: str) -> str:
+    """What the help of a run's setting says of the gates that it is for."""
+    owners = [choice.name for choice in GATES.values() if name in options_of(choice)]
+    return f" Only with --gate {' or '.join(owners)}." if owners else ""
+
+
+def _annotation(known: Described, notes: Sequence[Any] = (), gates: str = "") -> Any:
     """The type by which the parser takes a setting."""
     option = known.option
-    owners = [choice.name for choice in GATES.values() if name in options_of(choice)]
-    only = f" Only with --gate {' or '.join(owners)}." if owners else ""
     # Its command says what is missing, by an example, so the parser takes an empty one.
     hint = "(required)" if known.default is dataclasses.MISSING else None
     argument = tyro.conf.arg(
-        help=option.help + only, metavar=option.metavar, help_behavior_hint=hint
+        help=option.help + gates, metavar=option.metavar, help_behavior_hint=hint
     )
     if option.counted:
         return Annotated[tyro.conf.UseCounterAction[int], argument]
@@ -331,6 +338,11 @@ def _not_known(word: str, known: Mapping[str, Described | None]) -> str:
     ]
     if not word.startswith("-"):
         return f"{word!r} belongs to no option; see --help"
-    near = difflib.get_close_matches(word.split("=")[0], flags, n=1)
-    hint = f"did you mean {near[0]}?" if near else "see --help"
+    typed = word.split("=")[0].replace("_", "-")
+    other = command_with(typed)
+    # Words that are alike by chance are no help where another command has this one.
+    near = difflib.get_close_matches(typed, flags, 1, 0.6 if other is None else 0.85)
+    hints = [] if other is None else [f"{typed} is an option of jsplit {other}"]
+    hints += [f"did you mean {found}?" for found in near]
+    hint = "; ".join(hints) or "see --help"
     return f"unknown option {word!r}; {hint}"

@@ -8,7 +8,7 @@ import jax
 from jsplit.cli.stopping import stop_at_signal
 from jsplit.cli.terminal import folded, say
 from jsplit.experiment.build import Experiment, canonical
-from jsplit.experiment.caveats import caveats_of
+from jsplit.experiment.caveats import caveats_of, whole_batch
 from jsplit.experiment.console import ConsoleWriter
 from jsplit.experiment.progress import Progress, Record
 from jsplit.experiment.quantities import counted
@@ -124,8 +124,10 @@ def _say_plan(experiment: Experiment, folder: RunFolder, progress: Progress) -> 
         f"computing on {device.describe()}, in {config.precision}"
         + (", which a CPU only emulates: slower than float32" if emulated else "")
     )
-    for caveat in caveats_of(config, experiment.dataset.image_shape):
-        say(folded(f"note: {caveat}"))
+    caveats = caveats_of(config, experiment.dataset.image_shape)
+    for caveat in (*caveats, whole_batch(config, layout)):
+        if caveat is not None:
+            say(folded(f"note: {caveat}"))
     if config.mesh:
         say(
             f"sharing clients and batches over {counted(jax.device_count(), 'device')}"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from jsplit.core.gates import FreezeGate
 from jsplit.core.option import options_of
+from jsplit.core.topology import Layout
 from jsplit.experiment.config import flag
 from jsplit.experiment.parts import kernel_shape_of, sends_cosines
 from jsplit.experiment.run_config import RunConfig
@@ -27,6 +28,29 @@ def caveats_of(
         kernel = kernel_shape_of(config, tuple(image_shape))
         found += [untrained_channels(config, kernel), parted_pair(config, kernel)]
     return [caveat for caveat in found if caveat is not None]
+
+
+def whole_batch(config: RunConfig, layout: Layout) -> str | None:
+    """Of the usual batch, where that is more than there is: it is all examples.
+
+    Args:
+        config: of the run.
+        layout: of its epochs.
+
+    Example:
+        >>> from jsplit.core.topology import PARALLEL, make_layout
+        >>> whole_batch(RunConfig(), make_layout([99], PARALLEL, 128))
+        'batches of 99, all examples: one step an epoch; see --batch-size'
+        >>> whole_batch(RunConfig(batch_size=99), make_layout([99], PARALLEL, 99))
+        >>> whole_batch(RunConfig(), make_layout([128], PARALLEL, 128))
+    """
+    asked = config.batch_size is not None or layout.examples >= config.server_batch
+    if asked or layout.groups * layout.steps > 1:
+        return None
+    return (
+        f"batches of {layout.examples}, all examples: one step an epoch; see "
+        "--batch-size"
+    )
 
 
 def unheeded(config: RunConfig) -> str | None:
