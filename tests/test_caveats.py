@@ -2,7 +2,8 @@
 
 import pytest
 
-from jsplit.experiment.caveats import caveats_of
+from jsplit.core.topology import PARALLEL, PROPORTIONAL, SEQUENTIAL, make_layout
+from jsplit.experiment.caveats import caveats_of, whole_batch
 from jsplit.experiment.config import RunConfig, changed
 from jsplit.experiment.run_labels import unlike
 from tests.runs import TINY, run_here
@@ -102,6 +103,37 @@ def test_a_bottleneck_that_parts_a_cosine_from_its_mirror_image_is_said(
 def test_settings_of_states_that_a_run_never_is_in_are_said(changes, said):
     config = changed(RunConfig(), **{"gate": "always"} | changes)
     assert caveats_of(config) == ([] if said is None else [said])
+
+
+def test_a_run_says_where_its_usual_batch_is_all_that_there_is(tmp_path, capsys):
+    words = ("--gate", "always", "--epochs", 1)
+    said = "note: batches of 90, all examples: one step an epoch; see --batch-size\n"
+    for examples, asked, is_said in ((90, (), True), (90, (90,), False)):
+        given = ("--train-examples", examples, *(("--batch-size", *asked) * len(asked)))
+        path = tmp_path / f"run {len(asked)}"
+        assert run_here(*TINY[:6], *given, *words, "--workdir", path) == 0
+        assert (said in capsys.readouterr().out) == is_said
+
+
+@pytest.mark.parametrize(
+    ("sizes", "topology", "said"),
+    [
+        ((33, 33, 33), PARALLEL, "batches of 99, all examples"),
+        ((33, 33, 33), PROPORTIONAL, "batches of 99, all examples"),
+        # Each of them takes a step of its own.
+        ((33, 33, 33), SEQUENTIAL, None),
+        ((33, 34, 33), PARALLEL, None),
+        # The largest alone takes the last step.
+        ((80, 10, 9), PARALLEL, None),
+    ],
+)
+def test_several_clients_take_all_examples_in_a_step_only_side_by_side(
+    sizes, topology, said
+):
+    config = RunConfig(clients=3)
+    layout = make_layout(sizes, topology, config.server_batch)
+    found = whole_batch(config, layout)
+    assert found is None if said is None else found.startswith(said)
 
 
 def test_a_run_says_it_and_does_not_call_itself_by_them(tmp_path, capsys):

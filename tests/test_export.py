@@ -17,10 +17,12 @@ from flax import serialization
 
 import jsplit
 from jsplit.cli.main import main
+from jsplit.errors import InputError
 from jsplit.experiment import checkpoint, weights
 from jsplit.experiment import export as exporting
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.description import ModelDescription, write_description
+from jsplit.experiment.initial import read_named
 from jsplit.experiment.trained import SIDES, TrainedModel, parts_of
 from tests.runs import refused
 
@@ -191,3 +193,16 @@ def test_an_export_is_no_run_to_predict_with(out, kept, tmp_path, capsys, monkey
     said = refused(capsys, lambda: main(["predict", str(copy), "wide.png"]))
     assert f"{copy} is what jsplit export made of a run; name the run's" in said
     assert said == refused(capsys, lambda: main(["export", str(copy), "again"]))
+
+
+@pytest.mark.parametrize("kept", ["joined", "client", "server"])
+def test_an_export_is_no_run_to_begin_with_and_its_file_is_named(out, kept, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "export")
+    for name in {"joined", *SIDES} - {kept} if kept != "joined" else ():
+        (copy / f"{name}.safetensors").unlink()
+    with pytest.raises(InputError) as refusal:
+        read_named(str(copy))
+    told = str(refusal.value).split("name the file in it, ")[1].split()
+    assert told[:2] == ["--init", f"{copy / kept}.safetensors"]
+    assert told[2:] == ([] if kept == "joined" else ["--init-part", kept])
+    assert read_named(told[1])

@@ -309,8 +309,12 @@ def tables_of(path: Path, source: str, ready: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{source}: {error}; the ready ones lie in {ready}") from error
     except OSError as error:
+        # A path that was meant to be taken from another folder is seen to be none.
+        reason = error.strerror
+        if isinstance(error, FileNotFoundError):
+            reason = f"No such file or directory at {path.absolute()}"
         raise InputError(
-            f"{source}: {error.strerror}; the ready ones lie in {ready}"
+            f"{source}: {reason}; the ready ones lie in {ready}"
         ) from error
     long = re.search(r"""^[ \t]*([\w"'.-]+)[ \t]*=.*?[\d_]{4000}""", text, re.MULTILINE)
     if long is not None:

@@ -9,7 +9,7 @@ from jsplit.errors import InputError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.halves import read_variables
 from jsplit.experiment.weights import Named, merged, named, read_safetensors, unnamed
-from jsplit.experiment.workdir import path_of
+from jsplit.experiment.workdir import is_export, path_of
 from jsplit.typing import Variables
 
 
@@ -73,6 +73,16 @@ def read_named(source: str) -> Named:
         raise InputError(
             f"--init {source} is no folder and no .safetensors file; name the folder "
             "of a run, or such a file"
+        )
+    if is_export(path):
+        # A networked run's client has its own half alone.
+        names = ("joined", "client", "server")
+        files = {name: path / f"{name}.safetensors" for name in names}
+        kept = next((name for name in names if files[name].is_file()), "joined")
+        half = "" if kept == "joined" else f" --init-part {kept}"
+        raise InputError(
+            f"--init {source} is what jsplit export made of a run; name the file in "
+            f"it, --init {files[kept]}{half}"
         )
     halves = read_variables(path)
     if halves is None:

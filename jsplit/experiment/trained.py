@@ -266,7 +266,7 @@ def load_run(
             f"{path} holds no run; name the folder of one, which holds config.json "
             f"(or {NAME}, a client's)"
         )
-    if not paths.config.is_file() and any(path.glob("*.jaxexport")):
+    if workdir.is_export(path):
         raise InputError(
             f"{path} is what jsplit export made of a run; name the run's own folder "
             "(README.md in the export says how its files are used)"

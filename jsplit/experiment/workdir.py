@@ -127,6 +127,12 @@ def lock(path: Path, option: str = "--workdir") -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_export(path: Path) -> bool:
+    """Whether `jsplit export` made a folder of a run, and no run did."""
+    exported = any(path.glob("*.jaxexport"))
+    return exported and not RunFolder(path).config.is_file()
+
+
 def path_of(workdir: str, option: str = "--workdir") -> Path:
     """The folder that an option names; `~` is the user's home.
 
