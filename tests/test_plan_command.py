@@ -55,8 +55,10 @@ def test_what_a_file_says_of_first_weights_is_heeded_where_freeze_0_is_offered(
     file = tmp_path / "run.toml"
     file.write_text(f"{begun}\n")
     assert plan_here(*WORDS, "--config", file, "--cut", cut, "--epochs", 4) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "freeze 0 " in out and ("freeze 0 trains no client" in out) == said
+    # It is not advised what the file has.
+    assert "(--first-filters dct, with" not in out or "dct" not in begun
 
 
 def test_where_nothing_keeps_the_limits_the_nearest_is_said(capsys):
@@ -65,6 +67,8 @@ def test_where_nothing_keeps_the_limits_the_nearest_is_said(capsys):
     assert said.startswith("error: ") and said.count("\n") == 1
     assert "no schedule keeps the limits at this cut" in said
     assert "25.3 KiB (freeze 0, bits4)" in said and "/192.0" in said
+    assert plan_here(*WORDS, "--cut", 1, "--budget", "5kB", "--bottlenecks", 4) == 1
+    assert "(freeze 0, 4 channels, bits4)" in capsys.readouterr().err
     # A later cut has one, and the table of all cuts says so.
     assert "\n1    none" in out and "\n3    freeze 1" in out
 

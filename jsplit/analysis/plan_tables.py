@@ -143,7 +143,7 @@ def _schedule_table(plan: Plan, title: str, first: list[str]) -> Table:
 def _schedule_cells(plan: Plan, offer: Offer) -> list[str]:
     found = values_of_offer(plan, offer)
     cells = [
-        _label(offer),
+        label_of(offer),
         _codecs_of(offer),
         human_bytes(found["bytes"]),
         _share(found["of_images"]),
@@ -159,7 +159,8 @@ def _leak(ssim: float | None) -> str:
     return "" if ssim is None else f"{ssim:.3f}"
 
 
-def _label(offer: Offer) -> str:
+def label_of(offer: Offer) -> str:
+    """A schedule with its bottleneck: `freeze 3, 2 views, 4 channels`."""
     label = offer.schedule.label
     if offer.cut.bottleneck is None:
         return label

@@ -20,11 +20,6 @@ CAVEAT = (
     "accuracy does not"
 )
 
-UNTRAINED = (
-    "freeze 0 trains no client: begin it with filters that need no training "
-    "(--first-filters dct, with --cut 1) or with trained ones (--init)"
-)
-
 
 class Plan(NamedTuple):
     """All that a plan says.

@@ -1,7 +1,6 @@
 """`jsplit plan`: what cuts, codecs and schedules would cost, without a training."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Annotated, Any, Literal
 from jsplit.accounting.byte_counts import bytes_from
 from jsplit.analysis import tables
 from jsplit.analysis.csv_text import as_csv
-from jsplit.analysis.plan_tables import duration, images_line, tables_of
-from jsplit.analysis.plan_values import CAVEAT, UNTRAINED, Plan, lines_of, values_of
-from jsplit.cli import parsing
+from jsplit.analysis.plan_tables import images_line, tables_of
+from jsplit.analysis.plan_values import CAVEAT, Plan, lines_of, values_of
+from jsplit.cli import parsing, plan_notes
 from jsplit.cli.terminal import complain, folded, say
 from jsplit.codecs import CODECS, USUAL
 from jsplit.core.gates import GATES
@@ -24,15 +23,13 @@ from jsplit.data.views import MOST as MOST_VIEWS
 from jsplit.errors import InputError
 from jsplit.experiment.build import check_names, load_dataset
 from jsplit.experiment.config import RunConfig, check, check_range, flag, unknown
-from jsplit.experiment.link_time import largest_message
 from jsplit.experiment.narrowed import with_bottlenecks
-from jsplit.experiment.offers import Limits, Offer, first_within, offers, within
-from jsplit.experiment.parts import cut_index, sends_cosines
-from jsplit.experiment.plan import PlannedCut, coded, data_of, every_cut, layout_of
-from jsplit.experiment.quantities import counted, human_bytes
+from jsplit.experiment.offers import Limits, first_within, offers, within
+from jsplit.experiment.parts import cut_index
+from jsplit.experiment.plan import data_of, every_cut, layout_of
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.schedules import schedules
 from jsplit.experiment.workdir import path_of
-from jsplit.net.config import PING_TIMEOUT
 from jsplit.net.link_simulation import LinkSpeed
 from jsplit.runtime import atomic, device
 
@@ -209,77 +206,20 @@ def command(argv: Sequence[str], prog: str) -> int:
         f"{layout_of(config, data).server_batch}"
     )
     if only:
-        say(folded(_only(narrow[0], whole, cuts)))
+        say(folded(plan_notes.alone(narrow[0], whole, cuts)))
     _show(plan, asked.rows)
     say(folded(f"note: {CAVEAT}"))
-    offered = [*plan.offers, *filter(None, plan.best.values())]
-    if any(_begins_untrained(offer, config, argv) for offer in offered):
-        say(folded(f"note: {UNTRAINED}"))
-    held_out = len(dataset.test_labels)
-    slow = None if speed is None else _slow_messages(plan, speed, held_out)
-    if slow is not None:
-        say(folded(f"note: {slow}"))
+    for note in (
+        plan_notes.untrained(plan, config, parsing.settings(argv)),
+        plan_notes.slow_messages(plan, speed, len(dataset.test_labels)),
+    ):
+        if note is not None:
+            say(folded(f"note: {note}"))
     _write(plan, files)
     if plan.offers:
         return 0
     made = [offer for cut in at_cut for offer in offers(cut, every, *pair)]
-    return complain(_least(made), 1)
-
-
-def _only(
-    channels: int, whole: Sequence[PlannedCut], cuts: Sequence[PlannedCut]
-) -> str:
-    """That what the file says of a bottleneck holds for all that follows."""
-    said = f"with a bottleneck of {counted(channels, 'channel')} alone, as --config has"
-    shown = {cut.number for cut in cuts}
-    wider = [str(cut.number) for cut in whole if cut.number not in shown]
-    if wider:
-        said += f"; left out: cut {', '.join(wider)}, where no more channels cross"
-    return f"{said}; --bottlenecks 4,8 tries others"
-
-
-def _begins_untrained(offer: Offer, config: RunConfig, argv: Sequence[str]) -> bool:
-    """Whether a schedule begins with a client that nobody has trained, nor need not."""
-    file = parsing.settings(argv)
-    trained = file.get("init") is not None and file.get("init_part") != "server"
-    at_cut = dataclasses.replace(config, cut=offer.cut.number)
-    return offer.schedule.states[0] == "B" and not (trained or sends_cosines(at_cut))
-
-
-def _slow_messages(plan: Plan, speed: LinkSpeed, held_out: int) -> str | None:
-    """What to say where a message takes so long that the link may count as dead."""
-    chosen = coded(plan.chosen, plan.codec, plan.grad_codec)
-    sizes = []
-    for costs in (chosen, *(offer.ledger.costs for offer in plan.offers)):
-        batch = min(costs.batch, max(costs.sizes))
-        up, down = costs.payload_bits // 8, costs.grad_payload_bits // 8
-        part = costs.part_bytes + costs.head_bytes if len(costs.sizes) > 1 else 0
-        largest = largest_message(batch, up, down, held_out=held_out, part=part)
-        sizes.append((largest, batch * max(up, down) == largest))
-    size, of_a_batch = max(sizes)
-    # A ping waits behind it, and what is sent again of it, both ways.
-    enough = 10 * math.ceil(4 * 8 * size / speed.bits / 10)
-    if enough <= PING_TIMEOUT:
-        return None
-    smaller = "a smaller --batch-size" if of_a_batch else "a codec of fewer bits"
-    return (
-        f"a message of {human_bytes(size)} takes {duration(8 * size / speed.bits)} on "
-        f"this link: give jsplit serve and jsplit join --ping-timeout {enough}, and "
-        f"the server a --wait of no less, or take {smaller}"
-    )
-
-
-def _least(made: Sequence[Offer]) -> str:
-    """What comes nearest where nothing keeps the limits."""
-    least = min(made, key=lambda offer: offer.ledger.wire_bytes)
-    most = max(made, key=lambda offer: offer.ledger.communication_reduction)
-    return (
-        f"no schedule keeps the limits at this cut: the least that crosses is "
-        f"{human_bytes(least.ledger.wire_bytes)} ({least.schedule.label}, "
-        f"{least.codec}), the most that it is reduced by is "
-        f"/{most.ledger.communication_reduction:,.1f}; another --cut, --bottlenecks or "
-        "--codecs may"
-    )
+    return complain(plan_notes.nearest(made), 1)
 
 
 def _default(argv: Sequence[str]) -> PlanCommand:
