@@ -101,7 +101,7 @@ class PlanCommand:
         str | None,
         Option(
             "A list of channels, such as 4,8: schedules are also tried with each of "
-            "these bottlenecks at the cut."
+            "these bottlenecks, at every cut where more channels cross."
         ),
     ] = None
     most_views: Annotated[
