@@ -40,6 +40,7 @@ MODULES = (
     "core.metrics",
     "core.mixup",
     "core.model_part",
+    "core.module_calls",
     "core.program",
     "core.replay",
     "core.schedule",
@@ -128,6 +129,18 @@ def test_the_guide_s_program_runs(capsys):
     )
     assert said and "C" in said[1]
     assert float(said[2]) > 0.8 and float(said[3]) > 4
+
+
+def test_what_the_guide_shows_beside_its_program_runs_after_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = "docs/guides/python.md"
+    shown = re.findall(r"```py\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert len(shown) > 1
+    names = {}
+    exec(program_in(page), names)
+    for program in shown:
+        if "jsplit.cli" not in program:  # a launcher takes the command's place
+            exec(program, names)
 
 
 def test_the_docstring_makes_the_guide_s_simulation():

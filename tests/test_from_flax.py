@@ -161,3 +161,114 @@ def test_the_parts_output_is_the_modules():
     y, _ = applied(Plain, train=True)
     kernel, bias = (variables["params"]["Dense_0"][name] for name in ("kernel", "bias"))
     np.testing.assert_allclose(y, X @ np.asarray(kernel) + np.asarray(bias), rtol=1e-5)
+
+
+class Block(nn.Module):
+    """As many are written: it evaluates unless it is told."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Dense(3)(x))
+        return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+class Told(nn.Module):
+    way: str = "keyword"
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return Block()(x, train) if self.way == "place" else Block()(x, train=train)
+
+
+class Frozen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(2)(Block()(x, train=False))
+
+
+class Untold(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(2)(Block()(x))
+
+
+class ByHelper(nn.Module):
+    def setup(self):
+        self.block = Block()
+
+    def encode(self, x, deterministic=True):
+        return self.block(x, train=not deterministic)
+
+    def __call__(self, x):
+        return self.encode(x)
+
+
+class Needy(nn.Module):
+    @nn.compact
+    def __call__(self, x, training):
+        return nn.Dropout(0.5, deterministic=not training)(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (nn.Sequential([Block(), nn.Dense(8)]), "Block in Sequential .* `train`"),
+        (nn.Sequential([nn.remat(Block)()]), "Block in Sequential .* `train`"),
+        (nn.Sequential([Needy()]), "Needy in Sequential .* without `training`"),
+        (Untold(), "Block in Untold is called without `train`"),
+        (ByHelper(), "ByHelper in ByHelper is called without `deterministic`"),
+    ],
+)
+def test_a_module_in_which_another_is_never_told_that_it_trains_is_refused(
+    module, said
+):
+    with pytest.raises(ValueError, match=f"{said}.* takes `train` and tells"):
+        from_flax(module).init(KEY, jnp.asarray(X))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        Told(),
+        Told("place"),
+        Frozen(),
+        nn.Sequential([nn.Dense(3), nn.BatchNorm(use_running_average=True)]),
+        nn.Sequential([nn.Dense(3), nn.BatchNorm(use_running_average=False)]),
+        nn.Sequential([nn.Dense(3), nn.Dropout(0.5, deterministic=True), nn.relu]),
+        nn.Sequential([nn.SelfAttention(2)]),
+        nn.remat(Plain)(),
+    ],
+)
+def test_a_module_that_says_it_or_has_nothing_to_say_is_taken(module):
+    assert "params" in from_flax(module).init(KEY, jnp.asarray(X))
+
+
+@pytest.mark.parametrize("name", ["training", "is_training"])
+def test_other_names_of_the_mode_are_told_too(name):
+    # With a default, so that it would not be missed.
+    source = f"lambda self, x, {name}=False: x if {name} else -x"
+    module = type("Other", (nn.Module,), {"__call__": eval(source)})
+    for train, expected in ((True, X), (False, -X)):
+        y, _ = applied(module, train=train)
+        np.testing.assert_array_equal(y, expected)
+
+
+def test_a_module_that_does_not_say_what_it_takes_is_refused():
+    class Anything(nn.Module):
+        def __call__(self, x, **more):
+            return x
+
+    said = r"Anything.__call__ does not say what it takes as \*\*more; let it name `tr"
+    with pytest.raises(ValueError, match=said):
+        from_flax(Anything())
+
+
+def test_a_layer_of_flax_is_not_given_the_mask_of_rows():
+    x, mask = jnp.ones((8, 8)), jnp.arange(8) < 5
+    for module in (nn.BatchNorm(), nn.SelfAttention(2)):
+        part = from_flax(module)
+        assert not part.masks
+        variables = part.init(KEY, x)
+        with_mask, _ = part.apply(variables, x, mask=mask, key=KEY, train=True)
+        without, _ = part.apply(variables, x, mask=None, key=KEY, train=True)
+        np.testing.assert_array_equal(with_mask, without)

@@ -185,3 +185,44 @@ def test_a_module_of_the_other_kind_is_refused_by_each():
         jsplit.from_flax(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="got Dense; a linen module goes to from_flax"):
         jsplit.from_nnx(nn.Dense(3))
+
+
+class Noisy(nnx.Module):
+    def __init__(self, rngs):
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x, training=False):
+        return self.dropout(x) if training else x
+
+
+class Around(nnx.Module):
+    def __init__(self, rngs):
+        self.noisy = Noisy(rngs)
+
+    def __call__(self, x, *, train):
+        return self.noisy(x, training=train)
+
+
+def test_a_module_in_which_another_is_never_told_that_it_trains_is_refused():
+    rngs = nnx.Rngs(0)
+    outer = nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), Noisy(rngs))
+    said = (
+        "Noisy in Sequential is called without `training`, .* takes `train` and tells"
+    )
+    with pytest.raises(ValueError, match=said):
+        from_nnx(outer)
+
+
+def test_a_module_that_is_told_or_has_nothing_to_be_told_is_taken():
+    rngs = nnx.Rngs(0)
+    from_nnx(nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)))
+    for module in (Noisy(rngs), Around(rngs)):
+        part, variables = made(module)
+        trained, _ = applied(part, variables, train=True)
+        evaluated, _ = applied(part, variables, train=False)
+        assert np.any(np.asarray(trained) == 0)
+        np.testing.assert_array_equal(evaluated, X)
+
+
+def test_a_layer_of_flax_is_not_given_the_mask_of_rows():
+    assert not from_nnx(nnx.BatchNorm(4, rngs=nnx.Rngs(0))).masks

@@ -1,7 +1,6 @@
 """A part of a network, client's or server's, as two pure functions."""
 
 import contextlib
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jsplit.core.module_calls import keywords_of, refusing_untold
 from jsplit.typing import PyTree, Variables
 
 
@@ -34,13 +34,17 @@ class ModelPart(NamedTuple):
 def from_flax(module: nn.Module) -> ModelPart:
     """Makes a `ModelPart` of any Flax linen module that maps one array to one array.
 
-    The module's `__call__` may take the keywords `train` (or its opposites
-    `deterministic` and `use_running_average`) and `mask` (`Bool[b]`); those it does
-    not name are not passed. Every collection besides `params` is carried along and
-    updated while training. Dropout draws from the rng stream `dropout`.
+    The module's `__call__` may take the keywords `train` (or `training`,
+    `is_training`, or the opposites `deterministic` and `use_running_average`) and
+    `mask` (`Bool[b]`); those it does not name are not passed, nor is `mask` to a layer
+    of flax itself, where it means something else. Every collection besides `params` is
+    carried along and updated while training. Dropout draws from the rng stream
+    `dropout`.
 
     Raises:
-        ValueError: if it is no linen module.
+        ValueError: if it is no linen module, or does not say what it takes; and from
+            `init`, if it calls a module that takes such a keyword, other than flax's
+            own, without it, so that training would be evaluation.
 
     Example:
         >>> part = from_flax(nn.Dense(3))
@@ -60,7 +64,8 @@ def from_flax(module: nn.Module) -> ModelPart:
     keywords = keywords_of(module)
 
     def init(key: jax.Array, x: jax.Array) -> Variables:
-        variables = module.init(key, x, **keywords(False, None))
+        with nn.intercept_methods(refusing_untold(module)):
+            variables = module.init(key, x, **keywords(False, None))
         return {"params": {}, **variables}
 
     def apply(
@@ -82,22 +87,6 @@ def from_flax(module: nn.Module) -> ModelPart:
         return y, {**variables, **updated}
 
     return ModelPart(init, apply, masks="mask" in keywords(True, None))
-
-
-def keywords_of(module: Any) -> Callable[[bool, jax.Array | None], dict[str, Any]]:
-    """What a module's `__call__` is told: `keywords(train, mask)`, of what it names."""
-    takes = inspect.signature(type(module).__call__).parameters
-
-    def keywords(train: bool, mask: jax.Array | None) -> dict[str, Any]:
-        offered = {
-            "train": train,
-            "deterministic": not train,
-            "use_running_average": not train,
-            "mask": mask,
-        }
-        return {name: value for name, value in offered.items() if name in takes}
-
-    return keywords
 
 
 def with_precision(part: ModelPart, dtype: jax.typing.DTypeLike) -> ModelPart:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jsplit.core.model_part import ModelPart, keywords_of
+from jsplit.core.model_part import ModelPart
+from jsplit.core.module_calls import check_told, keywords_of
 from jsplit.typing import Variables
 
 _KINDS = {"params": nnx.Param, "batch_stats": nnx.BatchStat, "rngs": nnx.RngState}
@@ -23,9 +24,8 @@ def from_nnx(module: nnx.Module) -> ModelPart:
     trained, and its statistics follow in the same way from the other collections.
 
     The layers' mode is that of `module.train()` in training and `module.eval()`
-    otherwise. `__call__` may take the keywords `train` (or its opposites
-    `deterministic` and `use_running_average`) and `mask` (`Bool[b]`); those it does not
-    name are not passed.
+    otherwise. `__call__` may take the keywords that `from_flax` passes; those it does
+    not name are not passed.
 
     Variables of the part are plain nested dicts by the names in the module: `params`
     (`nnx.Param`), `batch_stats` (`nnx.BatchStat`) and `others`, which are updated while
@@ -34,7 +34,8 @@ def from_nnx(module: nnx.Module) -> ModelPart:
     folded with its number in the order of paths.
 
     Raises:
-        ValueError: if it is no `nnx.Module`.
+        ValueError: if it is no `nnx.Module`, does not say what it takes, or takes none
+            of those that say whether it trains while a module in it does.
 
     Example:
         >>> part = from_nnx(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))
@@ -52,6 +53,7 @@ def from_nnx(module: nnx.Module) -> ModelPart:
             "module goes to from_flax"
         )
     keywords = keywords_of(module)
+    check_told(module, (part for _, part in nnx.iter_modules(module)))
     own = nnx.clone(module)
     own.eval()
     evaluates = nnx.graphdef(own)
