@@ -216,3 +216,20 @@ def test_a_collection_that_a_module_keeps_in_bfloat16_comes_back_as_it_was():
 def test_float16_is_refused():
     with pytest.raises(ValueError, match="float32 or bfloat16, got float16"):
         with_precision(dense_parts()[0], jnp.float16)
+
+
+def test_a_training_runs_where_jax_computes_in_float64_by_default():
+    x, y = np.eye(6, dtype=np.float32), np.arange(6) % 3
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        simulation = make_simulation(
+            *dense_parts(),
+            (x, y),
+            (x, y),
+            gate=freeze_gate(1),
+            optimizer=OPTIMIZER,
+            batch_size=4,
+            codec=identity(),
+            grad_codec=identity(),
+        )
+        _, record, ledger = simulation.run(np.ones(3))
+    assert ledger.states == "ABC" and np.isfinite(record.train.loss).all()

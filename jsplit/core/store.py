@@ -150,6 +150,8 @@ def write(
 
     def put(leaf: jax.Array, new: jax.Array) -> jax.Array:
         start = (view, group, 0, number) + (0,) * (leaf.ndim - 4)
+        # Of one dtype, also where plain numbers are int64 (`jax_enable_x64`).
+        start = tuple(jnp.asarray(index, jnp.int32) for index in start)
         return jax.lax.dynamic_update_slice(leaf, new[None, None, :, None], start)
 
     return jax.tree.map(put, examples, came)
