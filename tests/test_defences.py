@@ -88,3 +88,12 @@ def test_noise_has_the_size_that_is_asked_for_and_is_new_every_batch():
         assert jnp.std(seen[-1]) / size == pytest.approx(0.5, rel=0.05)
     assert not jnp.array_equal(*seen)
     assert not jnp.array_equal(steps.client_evaluate(party, x).payload, clean)
+
+
+@pytest.mark.parametrize(
+    ("strengths", "said"),
+    [({"noise": -1.0}, "defence.noise .*-1.0"), ({"nopeek": np.nan}, "nopeek .*nan")],
+)
+def test_a_defence_of_no_strength_is_refused_by_name(strengths, said):
+    with pytest.raises(ValueError, match=f"{said}"):
+        steps_of(**strengths)

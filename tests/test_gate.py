@@ -18,6 +18,7 @@ from jsplit.core.gate import (
     loss_gate,
     periodic_gate,
 )
+from jsplit.core.gate_phases import after_local, with_views
 
 EPOCHS = 12
 CLOSED = {"A": "B", "B": "C", "C": "C"}
@@ -251,6 +252,11 @@ def test_an_update_changes_no_dtype(gate):
         (lambda: loss_gate(1, initial_loss=1, warmup=-1), "warmup must be"),
         (lambda: periodic_gate(0), "period must be"),
         (lambda: freeze_gate(-1), "sync_epochs must be"),
+        (lambda: loss_gate(1, initial_loss=1, warmup=2.5), "warmup must be a whole"),
+        (lambda: periodic_gate(2.5), "period must be a whole number, got 2.5"),
+        (lambda: freeze_gate(1.5), "sync_epochs must be a whole number, got 1.5"),
+        (lambda: with_views(freeze_gate(1), 1.5), "views must be a whole number"),
+        (lambda: after_local(freeze_gate(1), 1.5), "epochs must be a whole number"),
     ],
 )
 def test_an_argument_out_of_range_is_named(make, message):

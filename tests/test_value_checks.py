@@ -30,9 +30,12 @@ def made(**given):
         jsplit.from_flax(nn.Dense(3)),
         (X, Y),
         (X, Y),
-        optimizer=optax.sgd(0.1),
-        batch_size=4,
-        **{"gate": jsplit.freeze_gate(1)} | given,
+        **{
+            "gate": jsplit.freeze_gate(1),
+            "optimizer": optax.sgd(0.1),
+            "batch_size": 4,
+        }
+        | given,
     )
 
 
@@ -275,3 +278,112 @@ def test_steps_refuse_a_codec_that_is_not_the_one_of_a_shape():
             codec=jsplit.packed(4),
             grad_codec=jsplit.float8(),
         )
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "said"),
+    [
+        ("gate", jsplit.freeze_gate, "a Gate, got freeze_gate; call what makes one"),
+        ("gate", jsplit.GATES["freeze"], "a Gate, got FreezeGate; call what makes one"),
+        ("head", nn.Dense(3), "a ModelPart, got an object of Dense; jsplit.from_flax"),
+        (
+            "plain_client",
+            nn.Dense(3),
+            "a ModelPart, got an object of Dense; jsplit.fro",
+        ),
+        ("optimizer", optax.sgd, "an optax optimizer, got sgd; call what makes one"),
+        ("optimizer", None, "an optax optimizer, got None; call"),
+        ("optimizer", 0.1, "an optax optimizer, got 0.1; call"),
+        ("shares", {0: [1]}, r"a list of one array .* got \{0: \[1\]\}; give \[np.ara"),
+        ("shares", [], r"a list of one array of indices for each client, got \[\]"),
+        ("topology", "parallel", "a Topology, got 'parallel'; take jsplit.PARALLEL"),
+        ("transform", lambda x: x, "a Transform, got <lambda>; give jsplit.Transform"),
+        ("defence", 0.1, "a Defence, got 0.1; give jsplit.Defence"),
+        ("replay", jsplit.mixup, "a Replay, got mixup; call what makes one"),
+        ("received_replay", [jsplit.mixup(1.0)], "a Replay, got an object of list"),
+        ("loss", "mse", "a function, got 'mse'; it maps"),
+        ("correct", None, "a function, got None; it maps"),
+        ("observe", None, "a function, got None; it takes"),
+        ("devices", [], r"a list of devices, got \[\]; give jax.devices\(\)"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_by_name(argument, value, said):
+    with pytest.raises(ValueError, match=f"^{argument} must be {said}"):
+        made(**{argument: value})
+
+
+def test_a_module_that_was_not_made_a_part_is_refused_by_name():
+    part, data = jsplit.from_flax(nn.Dense(3)), (X, Y)
+    rest = {"gate": jsplit.freeze_gate(1), "optimizer": optax.sgd(0.1)}
+    with pytest.raises(ValueError, match="^client must be a ModelPart, got an object"):
+        jsplit.make_simulation(nn.Dense(3), part, data, data, **rest)
+    with pytest.raises(ValueError, match="^server must be a ModelPart, got an object"):
+        jsplit.make_simulation(part, nn.Dense(3), data, data, **rest)
+    with pytest.raises(
+        ValueError, match=r"^test must be a pair .*give \(examples, lab"
+    ):
+        jsplit.make_simulation(part, part, data, X, **rest)
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        (
+            np.arange(8),
+            r"whole numbers \[n\], got int64 \[\] for client 0; give one arr",
+        ),
+        (
+            [np.arange(4), np.arange(4.0)],
+            "got float64 .4. for client 1; give one array",
+        ),
+        ([Y > 0, Y == 0], r"got bool \[8\] for client 0; give np.flatnonzero\(mask\)"),
+    ],
+)
+def test_shares_that_are_no_indices_are_refused_by_their_client(shares, said):
+    with pytest.raises(ValueError, match=f"^shares must hold indices, .*{said}"):
+        made(shares=shares)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "said"),
+    [
+        ("seed", None, "a whole number, got None"),
+        ("seed", 1.5, "a whole number, got 1.5"),
+        ("seed", -1, "at least 0, got -1"),
+        ("seed", 2**32, "at most 4294967295, got 4294967296"),
+        ("batch_size", 2.5, "a whole number, got 2.5"),
+        ("local_epochs", 1.5, "a whole number, got 1.5"),
+        ("local_epochs", -1, "at least 0, got -1"),
+    ],
+)
+def test_a_number_that_is_not_whole_or_out_of_range_is_refused(argument, value, said):
+    with pytest.raises(ValueError, match=f"^{argument} must be {said}$"):
+        made(**{argument: value})
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "said"),
+    [
+        (optax.lbfgs(), "parameters alone, but TypeError: .*'value', 'grad', and"),
+        (
+            optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau()),
+            "parameters alone, but TypeError: .* argument: 'value'",
+        ),
+        (
+            optax.chain(optax.add_noise(0.1, 0.5, 0), optax.sgd(0.1)),
+            r"its state has a PRNG key, \[0\].rng_key; leave out",
+        ),
+    ],
+)
+def test_an_optimizer_outside_the_contract_is_refused_by_what_it_needs(optimizer, said):
+    with pytest.raises(ValueError, match=f"^optimizer must .*{said}"):
+        made(optimizer=optimizer)
+
+
+def test_an_optimizer_that_is_no_transformation_but_acts_as_one_is_taken():
+    class Own:
+        """As `optax.MultiSteps` is."""
+
+        init, update = map(staticmethod, optax.sgd(0.1))
+
+    made(optimizer=Own())

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
-from jsplit.core.defences import Defence, blank, blurred, penalty
+from jsplit.core.defences import Defence, blank, blurred, check_defence, penalty
 from jsplit.core.metrics import CorrectFunction, LossFunction, Metrics, sum_up
 from jsplit.core.model_part import ModelPart
 from jsplit.core.state import SideState, descend
@@ -60,13 +60,15 @@ def make_client_steps(
     """Makes a client's steps; the arguments are those of `make_steps`.
 
     Raises:
-        ValueError: if `refresh_statistics` is neither `running` nor `batch`.
+        ValueError: if `refresh_statistics` is neither `running` nor `batch`, or the
+            defence is negative.
     """
     if refresh_statistics not in ("running", "batch"):
         raise ValueError(
             f"refresh_statistics must be 'running' or 'batch', got "
             f"{refresh_statistics!r}"
         )
+    check_defence(defence)
     # Names for profilers; they change nothing that is computed.
     encode = jax.named_scope("encode")(codec.encode)
     encode_in_use = jax.named_scope("encode")(codec.encode_in_use or codec.encode)

@@ -5,6 +5,7 @@ distance correlation of Szekely, Rizzo and Bakirov (2007) of a batch and its
 activations, from 0 for independence, which no small batch reaches, to 1.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -28,6 +29,24 @@ class Defence(NamedTuple):
 
 
 NO_DEFENCE = Defence()
+
+
+def check_defence(defence: Defence) -> None:
+    """Refuses strengths that are none.
+
+    Raises:
+        ValueError: naming the one that is negative or not finite.
+
+    Example:
+        >>> check_defence(Defence(noise=-1.0))
+        Traceback (most recent call last):
+        ValueError: defence.noise must be finite and at least 0, got -1.0
+    """
+    for name, strength in defence._asdict().items():
+        if not 0 <= strength < math.inf:
+            raise ValueError(
+                f"defence.{name} must be finite and at least 0, got {strength}"
+            )
 
 
 def blank(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jsplit.core.whole_number import whole_number
 from jsplit.typing import OFFLINE, REFRESH, SYNC
 
 Rule = Literal["abs", "drop"]
@@ -179,8 +180,7 @@ def loss_gate(
         raise ValueError(f"rule must be 'abs' or 'drop', got {rule!r}")
     if reference not in _REMEMBER:
         raise ValueError(f"reference must be one of {REFERENCES}, got {reference!r}")
-    if warmup < 0:
-        raise ValueError(f"warmup must be at least 0 epochs, got {warmup}")
+    warmup = whole_number("warmup", warmup, least=0)
 
     def init() -> GateState:
         references = jnp.full(OFFLINE + 1, initial_loss, jnp.float32)
@@ -209,7 +209,7 @@ def periodic_gate(period: int) -> Gate:
     `period` 1 is always A, 2 is A B A B, 4 is A B C C A B C C.
 
     Raises:
-        ValueError: if `period` is less than 1.
+        ValueError: if `period` is no whole number from 1.
 
     Example:
         >>> from jsplit.typing import STATES
@@ -221,8 +221,7 @@ def periodic_gate(period: int) -> Gate:
         >>> states
         'ABCAB'
     """
-    if period < 1:
-        raise ValueError(f"period must be at least 1 epoch, got {period}")
+    period = whole_number("period", period, least=1)
     return _clocked(period, lambda clock: clock.epoch % clock.length == 0)
 
 
@@ -233,7 +232,7 @@ def freeze_gate(sync_epochs: int) -> Gate:
     client learned alone.
 
     Raises:
-        ValueError: if `sync_epochs` is negative.
+        ValueError: if `sync_epochs` is no whole number from 0.
 
     Example:
         >>> from jsplit.typing import STATES
@@ -245,8 +244,7 @@ def freeze_gate(sync_epochs: int) -> Gate:
         >>> states
         'AABCC'
     """
-    if sync_epochs < 0:
-        raise ValueError(f"sync_epochs must be at least 0, got {sync_epochs}")
+    sync_epochs = whole_number("sync_epochs", sync_epochs, least=0)
     return _clocked(sync_epochs, lambda clock: clock.epoch < clock.length)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jsplit.core.gate import Gate, GateState
+from jsplit.core.whole_number import whole_number
 from jsplit.typing import LOCAL, OFFLINE, REFRESH, SYNC
 
 
@@ -36,7 +37,7 @@ def with_views(gate: Gate, views: int) -> Gate:
     may open between them, as after any epoch; then the views begin anew.
 
     Raises:
-        ValueError: if `views` is less than 1.
+        ValueError: if `views` is no whole number from 1.
 
     Example:
         >>> from jsplit.core.gate import freeze_gate
@@ -49,8 +50,7 @@ def with_views(gate: Gate, views: int) -> Gate:
         >>> states
         'ABBCC'
     """
-    if views < 1:
-        raise ValueError(f"views must be at least 1, got {views}")
+    views = whole_number("views", views, least=1)
     if views == 1:
         return gate
 
@@ -93,7 +93,7 @@ def after_local(gate: Gate, epochs: int) -> Gate:
     Nothing that the gate sees comes from these; its own first epoch is the next.
 
     Raises:
-        ValueError: if `epochs` is negative.
+        ValueError: if `epochs` is no whole number from 0.
 
     Example:
         >>> from jsplit.core.gate import freeze_gate
@@ -106,8 +106,7 @@ def after_local(gate: Gate, epochs: int) -> Gate:
         >>> states
         'LLBCC'
     """
-    if epochs < 0:
-        raise ValueError(f"epochs must be at least 0, got {epochs}")
+    epochs = whole_number("epochs", epochs, least=0)
     if not epochs:
         return gate
 

@@ -18,6 +18,7 @@ from jsplit.accounting.macs import macs
 from jsplit.core.model_part import ModelPart
 from jsplit.core.state import SideState, init_side
 from jsplit.core.topology import Layout
+from jsplit.core.whole_number import whole_number
 from jsplit.typing import Codec, PyTree
 from jsplit.wire import CODING_BYTES, label_bytes
 from jsplit.wire.messages import LABELS_BYTES, PLAN_BYTES, TENSOR_BYTES, WEIGHTS_BYTES
@@ -38,7 +39,12 @@ class RunKeys(NamedTuple):
 
 
 def keys_of(seed: int) -> RunKeys:
-    """The keys that follow from a seed."""
+    """The keys that follow from a seed.
+
+    Raises:
+        ValueError: if it is none from 0 to 2**32 - 1: JAX would take another for it.
+    """
+    seed = whole_number("seed", seed, least=0, most=2**32 - 1)
     return RunKeys(*jax.random.split(jax.random.key(seed), 3))
 
 

@@ -82,8 +82,8 @@ def check_told(module: Any, parts: Iterable[Any]) -> None:
     """
     if not {*MODES} & {*inspect.signature(type(module).__call__).parameters}:
         for part in parts:
-            if call := getattr(type(part), "__call__", None):
-                _refuse(module, type(part), _undecided(call))
+            if callable(part):
+                _refuse(module, type(part), _undecided(type(part).__call__))
 
 
 def _undecided(method: Callable[..., Any]) -> set[str]:
@@ -102,8 +102,8 @@ def _refuse(module: Any, called: type, untold: set[str]) -> None:
     for name in sorted(untold):
         outer = type(module).__name__
         raise ValueError(
-            f"{called.__name__} in {outer} is called without `{name}`, so that it would "
-            f"be the same in training and evaluation; make {outer} a module whose "
+            f"{called.__name__} in {outer} is called without `{name}`, so that it "
+            f"would evaluate while training; make {outer} a module whose "
             f"__call__ takes `train` and tells {called.__name__} its `{name}` by it"
         )
 

@@ -13,7 +13,13 @@ from jaxtyping import Array, Float
 from jsplit.accounting.cost_model import CostModel
 from jsplit.accounting.ledger import Ledger
 from jsplit.codecs import float8
-from jsplit.core.checks import check_finite, check_labels, check_outputs, native
+from jsplit.core.argument_checks import (
+    check_arguments,
+    check_optimizer,
+    check_shares,
+    check_test_examples,
+)
+from jsplit.core.checks import check_finite, check_labels, native
 from jsplit.core.client_steps import Observe
 from jsplit.core.defences import NO_DEFENCE, Defence
 from jsplit.core.gate import Gate
@@ -34,6 +40,7 @@ from jsplit.core.metrics import (
     top_1,
 )
 from jsplit.core.model_part import ModelPart
+from jsplit.core.output_checks import check_outputs
 from jsplit.core.program import Program, make_program
 from jsplit.core.replay import AS_RECEIVED, Replay
 from jsplit.core.shards import Shards, make_shards
@@ -42,6 +49,7 @@ from jsplit.core.steps import Steps, ignore, make_steps
 from jsplit.core.topology import PARALLEL, Layout, Topology, make_layout
 from jsplit.core.transform import IDENTITY_TRANSFORM, Transform
 from jsplit.core.value_checks import check_codec, check_gate, check_states
+from jsplit.core.whole_number import whole_number
 from jsplit.runtime import multihost
 from jsplit.runtime.sharding import BATCH, ONE_DEVICE, Placement, make_placement
 from jsplit.typing import STATES, Codec
@@ -209,7 +217,7 @@ def make_simulation(
         received_replay: see `make_steps`.
         loss: of each example.
         correct: of each example.
-        seed: of weights, order, augmentation and dropout.
+        seed: of weights, order, augmentation and dropout, from 0 to 2**32 - 1.
         observe: see `make_steps`.
         devices: to share the work over, at least two; those of all processes, where
             there are several. None: the default device does it all.
@@ -217,11 +225,13 @@ def make_simulation(
     Raises:
         InputError: if the devices cannot share the clients or the batch equally, or
             the activations at the cut are none that the replay can be of.
-        ValueError: if there are local epochs and no head, the gate or a codec is none
-            or does not do what it says, the lengths do not match,
-            examples are no numbers, labels are not integers `[n]` from 0 or, under
-            cross-entropy, the server has no output for one, the client's output is not
-            one float32 array, shares name an example twice or a missing one, or a part
+        ValueError: if an argument is of another kind than is said here, there are
+            local epochs and no head, the gate, a codec or the optimizer does not do
+            what it says, the lengths do not match, examples are no numbers or the test
+            ones of another shape, labels are not integers `[n]` from 0 or, under
+            cross-entropy, the server or the head has no output for one, the loss or
+            `correct` gives not one value an example, the client's output is not one
+            float32 array, shares name an example twice or a missing one, or a part
             with batch statistics takes no mask and the shares need padding.
 
     Example:
@@ -246,10 +256,15 @@ def make_simulation(
         >>> float(record.test.correct[-1] / record.test.examples[-1]) > 0.75
         True
     """
-    shares = [np.arange(len(train[0]))] if shares is None else shares
-    train = native("train", train[0]), train[1]
-    test = native("test", test[0]), test[1]
-    _check(train, test, shares)
+    check_arguments(locals())  # nothing else has a name yet
+    local_epochs = whole_number("local_epochs", local_epochs, least=0)
+    train = native("train", train[0]), np.asarray(train[1])
+    test = native("test", test[0]), np.asarray(test[1])
+    for name, (examples, of) in (("train", train), ("test", test)):
+        check_labels(name, of, len(examples))
+    if shares is None:
+        shares = [np.arange(len(train[0]))]
+    check_shares(shares, len(train[0]))
     if not callable(gate):
         check_gate(gate)
     if local_epochs and head is None:
@@ -261,17 +276,22 @@ def make_simulation(
         placement = make_placement(layout.members, layout.batch, devices)
     keys = keys_of(seed)
     x = transform.evaluate(jnp.asarray(train[0][:1]))
+    check_test_examples(transform, x, test[0])
     begun = init_both(client, server, optimizer, keys, x, layout)
+    for side in (begun.client, begun.server):
+        check_optimizer(optimizer, side)
     shape = begun.smashed.shape[1:]
     codec = check_codec("codec", float8() if codec is None else codec, shape)
     grad_codec = check_codec(
         "grad_codec", float8() if grad_codec is None else grad_codec, shape, codec
     )
     labels = {"train": train[1], "test": test[1]}
-    check_outputs(server, begun.server, begun.smashed, labels, loss)
+    scores = begun.smashed, labels, loss, correct
+    check_outputs("server", server, begun.server, *scores)
     begun_head = None
     if head is not None and local_epochs:
         begun_head = init_head(head, optimizer, keys, begun.smashed, layout)
+        check_outputs("head", head, begun_head, *scores)
     for moved in (replay, received_replay):
         moved.check(shape)
     steps = make_steps(
@@ -364,19 +384,3 @@ def _sizes_of(step_sizes: Any) -> Float[Array, " epochs"]:
             f"np.ones(20), got {sizes.dtype} {list(sizes.shape)}"
         )
     return jnp.asarray(sizes, jnp.float32)
-
-
-def _check(
-    train: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray],
-    shares: Sequence[np.ndarray],
-) -> None:
-    for name, (examples, labels) in (("train", train), ("test", test)):
-        check_labels(name, labels, len(examples))
-    if not len(shares):
-        raise ValueError("shares needs a client, got none")
-    dealt = np.concatenate([np.asarray(share) for share in shares])
-    if len(np.unique(dealt)) != len(dealt):
-        raise ValueError("shares must not name an example twice")
-    if len(dealt) and (dealt.min() < 0 or dealt.max() >= len(train[0])):
-        raise ValueError(f"shares must name examples from 0 to {len(train[0]) - 1}")

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jsplit.core.whole_number import whole_number
+
 Tree = TypeVar("Tree")
 
 
@@ -99,7 +101,8 @@ def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> La
             as one of C, and `batch` is what the largest client gives to a step.
 
     Raises:
-        ValueError: if there are no clients, an empty one, or `batch_size` is below 1.
+        ValueError: if there are no clients, an empty one, or `batch_size` is no whole
+            number from 1.
 
     Example:
         Two uneven clients, parallel and then sequential.
@@ -119,8 +122,7 @@ def make_layout(sizes: Sequence[int], topology: Topology, batch_size: int) -> La
     """
     if not sizes or min(sizes) < 1:
         raise ValueError(f"every client needs an example, got sizes {list(sizes)}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    batch_size = whole_number("batch_size", batch_size, least=1)
     groups, members = topology.arrange(len(sizes))
     share = share_of_batch(batch_size, members)
     examples = sum(sizes)

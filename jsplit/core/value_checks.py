@@ -58,12 +58,12 @@ def check_codec(
     values = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     sent = None if answered is None else jax.eval_shape(answered.encode, values)
     due = f"{said} must encode {_text(values)}"
-    packet = _traced(due, lambda sent, x: codec.to(sent).encode(x), sent, values)
+    packet = traced(due, lambda sent, x: codec.to(sent).encode(x), sent, values)
     _check_packet(said, codec, packet, shape)
     if codec.encode_in_use is not None:
-        packet = _traced(f"{due} in use", codec.encode_in_use, values)
+        packet = traced(f"{due} in use", codec.encode_in_use, values)
         _check_packet(f"{said} in use", codec, packet, shape)
-    back = _traced(
+    back = traced(
         f"{said} must decode what it encodes",
         lambda sent, packet: codec.to(sent).decode(packet),
         sent,
@@ -94,7 +94,7 @@ def _check_packet(said: str, codec: Codec, packet: Any, shape: tuple[int, ...]) 
                 f"{said} must encode to a {part} of {_text(due)}, got {_text(found)}"
             )
     if codec.places is not None:
-        places = _traced(f"{said} must say its places", codec.places, packet)
+        places = traced(f"{said} must say its places", codec.places, packet)
         if _text(places)[:-1].rpartition(",")[0] != "int32 [2":
             raise ValueError(
                 f"{said} must say its places as int32 [2, k], got {_text(places)}"
@@ -125,11 +125,11 @@ def check_gate(gate: Gate) -> None:
         )
     begun = gate.init()
     _check_state("init", begun)
-    later = _traced(
+    later = traced(
         "gate must update its state", gate.update, begun, jnp.float32(_LOSSES[0])
     )
     _check_state("update", later)
-    if (before := _described(begun)) != (after := _described(later)):
+    if (before := described(begun)) != (after := described(later)):
         raise ValueError(
             "gate must keep the structure and dtypes of its state, but update makes "
             f"{after} of {before}"
@@ -199,8 +199,10 @@ def _check_state(function: str, found: Any) -> None:
         )
 
 
-def _described(tree: Any) -> str:
-    return str(jax.tree.map(_text, tree))
+def described(tree: Any) -> str:
+    """Dtypes and shapes: `uint8 [2]` of an array, and of several in their tree."""
+    said = jax.tree.map(_text, tree)
+    return said if isinstance(said, str) else str(said)
 
 
 def _text(leaf: Any) -> str:
@@ -211,7 +213,7 @@ def _text(leaf: Any) -> str:
         return repr(leaf)
 
 
-def _traced(due: str, function: Callable[..., Any], *operands: Any) -> Any:
+def traced(due: str, function: Callable[..., Any], *operands: Any) -> Any:
     """What the function gives, in shapes; the words of what it raises in a line."""
     try:
         return jax.eval_shape(function, *operands)
