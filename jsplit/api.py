@@ -52,10 +52,12 @@ from jsplit.core.topology import (
 from jsplit.core.transform import Transform
 from jsplit.models import (
     MODELS,
+    Block,
     LocalHead,
     Model,
     dct_filters,
     mirrored_filters,
+    split,
     with_bottleneck,
     with_dct_filters,
 )

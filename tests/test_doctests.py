@@ -5,6 +5,8 @@ import doctest
 import importlib
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jsplit.core import simulation
@@ -143,6 +145,8 @@ def test_what_the_guide_shows_beside_its_program_runs_after_it(tmp_path, monkeyp
     for program in shown:
         if "jsplit.cli" not in program:  # a launcher takes the command's place
             exec(program, names)
+    assert names["predicted"].shape == (200,) and int(names["state"].epoch) == 40
+    assert names["client"].init(jax.random.key(0), jnp.ones((1, 8)))["params"]["narrow"]
 
 
 def test_the_docstring_makes_the_guide_s_simulation():
