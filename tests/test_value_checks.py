@@ -295,7 +295,6 @@ def test_steps_refuse_a_codec_that_is_not_the_one_of_a_shape():
         ("optimizer", None, "an optax optimizer, got None; call"),
         ("optimizer", 0.1, "an optax optimizer, got 0.1; call"),
         ("shares", {0: [1]}, r"a list of one array .* got \{0: \[1\]\}; give \[np.ara"),
-        ("shares", [], r"a list of one array of indices for each client, got \[\]"),
         ("topology", "parallel", "a Topology, got 'parallel'; take jsplit.PARALLEL"),
         ("transform", lambda x: x, "a Transform, got <lambda>; give jsplit.Transform"),
         ("defence", 0.1, "a Defence, got 0.1; give jsplit.Defence"),

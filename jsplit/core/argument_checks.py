@@ -41,8 +41,12 @@ def _is_optimizer(value: Any) -> bool:
     return not isinstance(value, type) and all(map(callable, functions))
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence | np.ndarray | jax.Array)
+
+
 def _is_several(value: Any) -> bool:
-    return isinstance(value, Sequence | np.ndarray | jax.Array) and len(value) > 0
+    return _is_list(value) and len(value) > 0
 
 
 _KINDS: dict[str, tuple[type | Callable[[Any], bool], str, str]] = {
@@ -59,7 +63,7 @@ _KINDS: dict[str, tuple[type | Callable[[Any], bool], str, str]] = {
         "call what makes one, as in optax.sgd(0.1)",
     ),
     "shares": (
-        _is_several,
+        _is_list,
         "a list of one array of indices for each client",
         "give [np.arange(60), np.arange(60, 120)] for two",
     ),
@@ -123,8 +127,11 @@ def check_shares(shares: Sequence[np.ndarray], count: int) -> None:
     """Refuses shares that are not the indices of each client's examples.
 
     Raises:
-        ValueError: naming the client, or the example that is missing or named twice.
+        ValueError: naming the client, or saying that there is none, or that an example
+            is missing or named twice.
     """
+    if not len(shares):
+        raise ValueError("shares needs a client, got none")
     for client, share in enumerate(map(np.asarray, shares)):
         if share.ndim == 1 and (not share.size or share.dtype.kind in "iu"):
             continue
