@@ -15,12 +15,25 @@ from jsplit.core.epoch_costs import wire_costs
 from jsplit.core.gate_choice import RunFacts
 from jsplit.core.gates import BudgetGate
 from jsplit.errors import InputError
+from jsplit.experiment.run_facts import facts_of
+from jsplit.testing import TINY_RUN
 from tests.test_budget_gate import COSTS, EPOCHS, FALLING, epochs_of
 
 
 def facts(**changes):
-    run = RunFacts(10, 60, 0, 2, False, COSTS)
-    return run._replace(**changes)
+    run = RunFacts(10, 60, 0, 2, False, COSTS)._replace(**changes)
+    phases = {"views": run.views, "local_epochs": run.local_epochs}
+    return run._replace(costs=dataclasses.replace(run.costs, **phases))
+
+
+def test_the_costs_of_a_run_s_facts_are_of_its_views_and_its_epochs_alone():
+    """A gate of another package makes its costs of these, also over a network."""
+    config = dataclasses.replace(TINY_RUN, views="plain,mirrored", local_epochs=3)
+    found = facts_of(config, 10, COSTS)
+    assert (found.views, found.local_epochs) == (2, 3)
+    assert wire_costs(found.costs) == wire_costs(
+        dataclasses.replace(COSTS, views=2, local_epochs=3)
+    )
 
 
 def run_choice(choice, losses, run):

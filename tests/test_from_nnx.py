@@ -203,6 +203,25 @@ class Around(nnx.Module):
         return self.noisy(x, training=train)
 
 
+class ByAttribute(nnx.Module):
+    """As nnx does it: `train()` and `eval()` set the attribute."""
+
+    def __init__(self, rngs):
+        self.noisy = Noisy(rngs)
+        self.deterministic = True
+
+    def __call__(self, x):
+        return self.noisy(x, training=not self.deterministic)
+
+
+class Anything(nnx.Module):
+    def __init__(self, rngs):
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x, **more):
+        return self.dropout(x)
+
+
 def test_a_module_in_which_another_is_never_told_that_it_trains_is_refused():
     rngs = nnx.Rngs(0)
     outer = nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), Noisy(rngs))
@@ -216,8 +235,8 @@ def test_a_module_in_which_another_is_never_told_that_it_trains_is_refused():
 def test_a_module_that_is_told_or_has_nothing_to_be_told_is_taken():
     rngs = nnx.Rngs(0)
     from_nnx(nnx.Sequential(nnx.Linear(4, 4, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)))
-    for module in (Noisy(rngs), Around(rngs)):
-        part, variables = made(module)
+    for kind in (Noisy, Around, ByAttribute, Anything):
+        part, variables = made(kind(rngs))
         trained, _ = applied(part, variables, train=True)
         evaluated, _ = applied(part, variables, train=False)
         assert np.any(np.asarray(trained) == 0)

@@ -119,6 +119,13 @@ def test_classes_that_another_client_calls_otherwise_are_refused(fixed, name):
         check_consistency(hello, known, membership_fixed=fixed)
 
 
+def test_a_client_that_comes_back_with_other_class_names_has_other_data():
+    known = {0: hello_of(CONFIG, class_names=CATS)}
+    hello = hello_of(CONFIG, class_names=SWAPPED)
+    with pytest.raises(Refusal, match="^OTHER_DATA: .*class names, that this client"):
+        check_consistency(hello, known, membership_fixed=True)
+
+
 @pytest.mark.parametrize("names", [UNNAMED, CATS])
 def test_classes_called_alike_or_not_called_anything_go_together(names):
     known = {

@@ -121,6 +121,15 @@ def command(argv: Sequence[str], prog: str) -> int:
             f"--test-share {asked.test_share:g} and --test {asked.test} say two "
             "things; leave one of them out"
         )
+    if asked.group_until == "":
+        raise InputError(
+            "--group-until is empty; give the text that ends what is alike, such as _"
+        )
+    if asked.test is not None and asked.group_until is not None:
+        raise InputError(
+            f"--group-until {asked.group_until} is for what is held out here, and "
+            f"--test {asked.test} has the pictures of the test; leave one of them out"
+        )
     if len(set(asked.classes)) < len(asked.classes):
         raise InputError("--classes names a class twice; name each once")
     made = make_picture_set(

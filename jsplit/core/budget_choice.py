@@ -107,16 +107,13 @@ class BudgetGate(GateChoice):
         fault = self.fault()
         if fault is not None:
             raise InputError(fault)
-        epoch = dataclasses.replace(
-            run.costs, views=run.views, local_epochs=run.local_epochs
-        )
         if self.reduction is None:
             budget = None if self.budget is None else bytes_from(self.budget)
-            costs = wire_costs(epoch)
+            costs = wire_costs(run.costs)
         else:
             plain = plain_bits(run.costs, run.epochs)
             budget = int(plain / Fraction(self.reduction))
-            costs = payload_costs(epoch)
+            costs = payload_costs(run.costs)
         if budget is not None and budget < costs.least:
             raise InputError(self._too_small(run, costs))
         return budget_gate(

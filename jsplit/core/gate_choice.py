@@ -26,7 +26,7 @@ class RunFacts(NamedTuple):
         local_epochs: in which clients learn alone at first.
         views: of each example, each from an epoch of B.
         new_views: whether the same view sends something else the next time.
-        costs: of an epoch.
+        costs: of an epoch, with these views and local epochs.
         known_filters: whether the client's part is one block with filters that are
             known beforehand (all, or as many as there are), and so has something to
             send before it learned anything.

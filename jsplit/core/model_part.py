@@ -42,9 +42,9 @@ def from_flax(module: nn.Module) -> ModelPart:
     `dropout`.
 
     Raises:
-        ValueError: if it is no linen module, or does not say what it takes; and from
-            `init`, if it calls a module that takes such a keyword, other than flax's
-            own, without it, so that training would be evaluation.
+        ValueError: if it is no linen module; and from `init`, if it calls a module that
+            takes and reads such a keyword, other than flax's own, without it, so that
+            training would be evaluation.
 
     Example:
         >>> part = from_flax(nn.Dense(3))

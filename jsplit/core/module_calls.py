@@ -4,6 +4,7 @@ A module that could be told and is not would train as it evaluates: no dropout, 
 normalisation by statistics that never move. It is refused.
 """
 
+import dis
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,10 +24,8 @@ MODES = {
 def keywords_of(module: Any) -> Callable[[bool, jax.Array | None], dict[str, Any]]:
     """What a module's `__call__` is told: `keywords(train, mask)`, of what it names.
 
-    The `mask` of a layer of flax itself is another one, and is left alone.
-
-    Raises:
-        ValueError: if it takes `**` something and names none of what it could be told.
+    The `mask` of a layer of flax itself is another one, and is left alone. Nothing is
+    told to what takes `**`: it may hand that on to what does not take it.
 
     Example:
         >>> class Layer:
@@ -37,12 +36,6 @@ def keywords_of(module: Any) -> Callable[[bool, jax.Array | None], dict[str, Any
     call = type(module).__call__
     takes = inspect.signature(call).parameters
     names = {*MODES} & {*takes}
-    rest = [name for name, it in takes.items() if it.kind is it.VAR_KEYWORD]
-    if rest and not names and not _of_flax(call):
-        raise ValueError(
-            f"{type(module).__name__}.__call__ does not say what it takes as "
-            f"**{rest[0]}; let it name `train`, and `mask` where it heeds that"
-        )
     heeds = "mask" in takes and not _of_flax(call)
 
     def keywords(train: bool, mask: jax.Array | None) -> dict[str, Any]:
@@ -56,34 +49,43 @@ def refusing_untold(module: Any) -> Callable[..., Any]:
     """For `nn.intercept_methods`: refuses a call within the module that says no mode.
 
     Only what has a default of its own, or none at all, is meant: flax's own layers
-    have None, and are told by their attributes.
+    have None, and are told by their attributes. So is a mode that is never read.
 
     Raises:
         ValueError: naming both modules and the keyword, once it is in use.
     """
 
     def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        called = type(context.module)
-        method = getattr(called, context.method_name, None)
+        # Of a parent's method that is called by `super()` this is the parent's.
+        method = getattr(context.orig_method, "func", None)
         if inspect.isfunction(method) and (undecided := _undecided(method)):
             bound = inspect.signature(method).bind_partial(None, *args, **kwargs)
-            _refuse(module, called, undecided - {*bound.arguments})
+            name = type(context.module).__name__
+            if context.method_name != "__call__":
+                name += f".{context.method_name}"
+            _refuse(module, name, undecided - {*bound.arguments})
         return call(*args, **kwargs)
 
     return intercept
 
 
 def check_told(module: Any, parts: Iterable[Any]) -> None:
-    """The same of a module whose calls cannot be watched: it must take a mode itself.
+    """The same where calls cannot be watched: of a layer of flax that holds others.
+
+    Such a one, as `nnx.Sequential` is, calls them without a mode; what another module
+    does is its own.
 
     Args:
-        module: that takes none, or some.
+        module: that is called.
         parts: all modules in it.
+
+    Raises:
+        ValueError: as for `refusing_untold`.
     """
-    if not {*MODES} & {*inspect.signature(type(module).__call__).parameters}:
+    if callable(module) and _of_flax(type(module).__call__):
         for part in parts:
             if callable(part):
-                _refuse(module, type(part), _undecided(type(part).__call__))
+                _refuse(module, type(part).__name__, _undecided(type(part).__call__))
 
 
 def _undecided(method: Callable[..., Any]) -> set[str]:
@@ -94,17 +96,28 @@ def _undecided(method: Callable[..., Any]) -> set[str]:
     return {
         name
         for name in MODES
-        if name in parameters and parameters[name].default is not None
+        if name in parameters
+        and parameters[name].default is not None
+        and _is_read(method, name)
     }
 
 
-def _refuse(module: Any, called: type, untold: set[str]) -> None:
+def _is_read(method: Callable[..., Any], name: str) -> bool:
+    """Whether a function, or one within it, looks at one of its arguments."""
+    code = getattr(inspect.unwrap(method), "__code__", None)
+    if code is None or name in code.co_cellvars:
+        return True
+    loaded = (it.argval for it in dis.get_instructions(code) if "LOAD" in it.opname)
+    return any(name == it or (isinstance(it, tuple) and name in it) for it in loaded)
+
+
+def _refuse(module: Any, called: str, untold: set[str]) -> None:
+    outer = type(module).__name__
     for name in sorted(untold):
-        outer = type(module).__name__
         raise ValueError(
-            f"{called.__name__} in {outer} is called without `{name}`, so that it "
-            f"would evaluate while training; make {outer} a module whose "
-            f"__call__ takes `train` and tells {called.__name__} its `{name}` by it"
+            f"{called} in {outer} is called without `{name}`, so that it would "
+            f"evaluate while training; make {outer} a module whose __call__ takes "
+            f"`train` and tells {called} its `{name}` by it, or tells it outright"
         )
 
 

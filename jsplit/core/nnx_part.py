@@ -34,8 +34,8 @@ def from_nnx(module: nnx.Module) -> ModelPart:
     folded with its number in the order of paths.
 
     Raises:
-        ValueError: if it is no `nnx.Module`, does not say what it takes, or takes none
-            of those that say whether it trains while a module in it does.
+        ValueError: if it is no `nnx.Module`, or a layer of flax's own, such as
+            `nnx.Sequential`, that holds a module which must be told whether it trains.
 
     Example:
         >>> part = from_nnx(nnx.Linear(4, 3, rngs=nnx.Rngs(0)))

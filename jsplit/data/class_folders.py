@@ -87,8 +87,8 @@ def by_class(path: Path, classes: Sequence[str] = ()) -> dict[str, list[Path]]:
         The pictures of each class, sorted by name, in the order of labels.
 
     Raises:
-        InputError: if it is no folder, holds no folders of pictures, or one that is
-            called as no class is.
+        InputError: if it is no folder, holds no folders of pictures, one that is called
+            as no class is, or pictures anywhere else: none is left out without a word.
     """
     if not path.is_dir():
         raise InputError(f"{path} is no folder; name one with a folder for each class")
@@ -101,6 +101,19 @@ def by_class(path: Path, classes: Sequence[str] = ()) -> dict[str, list[Path]]:
         raise InputError(
             f"no folder in {path} holds pictures ({', '.join(sorted(SUFFIXES))}); "
             + remedy
+        )
+    for folder, _ in _folders(path):
+        deeper = [(inner, held) for inner, held in _folders(folder) if held]
+        if deeper:
+            raise InputError(
+                f"{folder} holds folders of pictures ({_named(deeper)}), which would "
+                "be left out; put all pictures of a class into its own folder"
+            )
+    loose = _inside(path)
+    if loose:
+        raise InputError(
+            f"{loose[0]} lies in no folder of a class, where folders are for classes; "
+            "put it into one, or take it away"
         )
     unknown = sorted(folders.keys() - set(classes))
     if classes and unknown:

@@ -40,7 +40,7 @@ def held_out(
     """
     places = {name: place for place, name in enumerate(dict.fromkeys(groups))}
     group_of = np.array([places[name] for name in groups], np.int64)
-    counts = np.zeros((len(places), int(labels.max(initial=-1)) + 1), np.int64)
+    counts = np.zeros((len(places), int(labels.max(initial=-1)) + 1), np.int32)
     np.add.at(counts, (group_of, labels), 1)
     order = np.random.default_rng(seed).permutation(len(places))
     chosen = np.zeros(len(places), bool)

@@ -93,7 +93,7 @@ def make_picture_set(folder: Path, asked: Asked) -> PictureSet:
     done: dict[str, int] = {}
     train = _read(found, asked, left_out, done)
     if asked.test is None:
-        groups = [_group(file, asked.group_until) for file in train.files]
+        groups = _groups(train.files, asked.group_until)
         chosen = held_out(train.labels, groups, asked.test_share, asked.seed)
         train, test = _only(train, ~chosen), _only(train, chosen)
     else:
@@ -159,9 +159,20 @@ def _only(found: _Found, chosen: np.ndarray) -> _Found:
     )
 
 
-def _group(file: Path, until: str | None) -> str:
-    """What is held out together with this picture: those of the same name begin."""
-    return str(file) if until is None else file.name.partition(until)[0]
+def _groups(files: Sequence[Path], until: str | None) -> list[str]:
+    """What each picture is held out with: all whose names begin alike up to a text."""
+    if until is None:
+        return list(map(str, files))
+    groups = []
+    for file in files:
+        begin, found, _ = file.name.partition(until)
+        if not found:
+            raise InputError(
+                f"the name of {file} has no {until!r} (--group-until), so that nothing "
+                "says which it belongs with; rename it, or give a text that all have"
+            )
+        groups.append(begin)
+    return groups
 
 
 def _alike(

@@ -22,7 +22,7 @@ def load_npz(path: Path) -> Dataset:
 
     `x_train`, `y_train`, `x_test`, `y_test` are taken, too. Images are uint8 [N, H, W]
     or [N, H, W, C], of one shape in both splits; labels are integers [N] from 0. An
-    array `class_names` of texts, which folders and lines can be called, says what
+    array `class_names` of texts, none of them empty or of several lines, says what
     classes there are, those without an image among them. Where there is none, their
     number is the highest label + 1.
 
@@ -88,10 +88,9 @@ def _class_names(path: Path, names: np.ndarray, least: int) -> tuple[str, ...]:
         if not name.strip() or any(map(_is_no_letter, name)):
             raise _refusal(
                 path,
-                f"class_names[{label}] is {name!r}, which no folder of pictures and no "
-                "line can be called",
-                "give each class a name, without slashes, line breaks and other "
-                "control characters",
+                f"class_names[{label}] is {name!r}, which nothing can be called",
+                "give each class a name, without line breaks and other control "
+                "characters",
             )
     if len(set(names.tolist())) < len(names):
         raise _refusal(
@@ -101,8 +100,8 @@ def _class_names(path: Path, names: np.ndarray, least: int) -> tuple[str, ...]:
 
 
 def _is_no_letter(letter: str) -> bool:
-    """Whether a name cannot have it: a slash, or what begins or controls a line."""
-    return letter == "/" or unicodedata.category(letter) in ("Cc", "Zl", "Zp")
+    """Whether a name cannot have it: what begins or controls a line."""
+    return unicodedata.category(letter) in ("Cc", "Zl", "Zp")
 
 
 def _keys(path: Path, found: list[str]) -> tuple[str, ...]:

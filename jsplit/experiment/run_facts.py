@@ -1,5 +1,7 @@
 """What a gate may know of a run before that begins, from its config."""
 
+import dataclasses
+
 from jsplit import data
 from jsplit.accounting.cost_model import CostModel
 from jsplit.core.gate_choice import RunFacts
@@ -22,6 +24,8 @@ def facts_of(config: RunConfig, classes: int, costs: CostModel) -> RunFacts:
         local_epochs=config.local_epochs,
         views=len(views),
         new_views=not data.DRAWN.isdisjoint(views),
-        costs=costs,
+        costs=dataclasses.replace(
+            costs, views=len(views), local_epochs=config.local_epochs
+        ),
         known_filters=sends_cosines(config),
     )

@@ -121,20 +121,28 @@ def check_consistency(
             "the two the --dataset that belongs to the run, or where an .npz merely "
             "has no image of the highest classes, name all classes in its class_names",
         )
+    if own is not None and (
+        _holdings(hello) != _holdings(own) or _called_otherwise(hello, own)
+    ):
+        raise Refusal(
+            "OTHER_DATA",
+            "not the data, or not the class names, that this client began with; bring "
+            "those back",
+        )
     for other in known.values():
-        if UNNAMED not in (hello.class_names, other.class_names) and (
-            hello.class_names != other.class_names
-        ):
+        if _called_otherwise(hello, other):
             raise Refusal(
                 unlike,
                 f"its classes are called otherwise than client {other.client}'s, or "
                 "come in another order, so that the same label would mean two things; "
                 "number them alike, and give both .npz the same class_names",
             )
-    if own is not None and _holdings(hello) != _holdings(own):
-        raise Refusal(
-            "OTHER_DATA", "not the data that this client began with; bring those back"
-        )
+
+
+def _called_otherwise(hello: Hello, other: Hello) -> bool:
+    """Whether both say what classes are called, and say it differently."""
+    unsaid = UNNAMED in (hello.class_names, other.class_names)
+    return not unsaid and hello.class_names != other.class_names
 
 
 def _holdings(hello: Hello) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jsplit.data import load
+from jsplit.data.fashion_mnist import CLASS_NAMES
 from jsplit.errors import InputError
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -67,17 +68,26 @@ def test_a_file_may_name_its_classes(tmp_path: Path) -> None:
             load(path)
 
 
-@pytest.mark.parametrize("name", ["", "  ", "b\nee", "b\x1b[1mee", "b\u2028", "b/ee"])
-def test_names_that_no_folder_and_no_line_can_have_are_no_names_of_classes(
+def test_a_client_s_own_file_may_call_classes_as_fashion_mnist_does(
+    tmp_path: Path,
+) -> None:
+    """One has a slash."""
+    names = np.array(CLASS_NAMES)
+    path = save(tmp_path / "mine.npz", good() | {"class_names": names})
+    assert load(path).class_names == CLASS_NAMES
+
+
+@pytest.mark.parametrize("name", ["", "  ", "b\nee", "b\x1b[1mee", "b\u2028"])
+def test_names_that_no_line_can_have_are_no_names_of_classes(
     tmp_path: Path, name: str
 ) -> None:
     names = np.array(["ant", name, "cat", "dog"])
     with pytest.raises(InputError) as refusal:
         load(save(tmp_path / "mine.npz", good() | {"class_names": names}))
     said = str(refusal.value)
-    assert f"class_names[1] is {name!r}, which no folder" in said
+    assert f"class_names[1] is {name!r}, which nothing can be called" in said
     assert said.isprintable()
-    names[1] = "bée 2, \u1f41d"
+    names[1] = "bée/wasp 2, \u1f41d"
     dataset = load(save(tmp_path / "mine.npz", good() | {"class_names": names}))
     assert dataset.class_names == tuple(names)
 
