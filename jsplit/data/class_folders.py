@@ -103,11 +103,11 @@ def by_class(path: Path, classes: Sequence[str] = ()) -> dict[str, list[Path]]:
             + remedy
         )
     for folder, _ in _folders(path):
-        deeper = [(inner, held) for inner, held in _folders(folder) if held]
-        if deeper:
+        deeper = _below(folder)
+        if deeper is not None:
             raise InputError(
-                f"{folder} holds folders of pictures ({_named(deeper)}), which would "
-                "be left out; put all pictures of a class into its own folder"
+                f"{deeper} lies deeper than {folder}, so that it would be left out; "
+                "put all pictures of a class into its folder itself"
             )
     loose = _inside(path)
     if loose:
@@ -134,6 +134,16 @@ def _inside(folder: Path) -> list[Path]:
         for file in folder.iterdir()
         if file.suffix.lower() in SUFFIXES and not (_is_hidden(file) or file.is_dir())
     )
+
+
+def _below(folder: Path) -> Path | None:
+    """The first picture deeper than in the folder itself; None if there is none."""
+    for file in sorted(folder.rglob("*")):
+        inner = file.relative_to(folder).parts
+        hidden = any(part.startswith(".") for part in inner)
+        if len(inner) > 1 and not hidden and file.suffix.lower() in SUFFIXES:
+            return file
+    return None
 
 
 def _folders(path: Path) -> Iterator[tuple[Path, list[Path]]]:

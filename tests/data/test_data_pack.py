@@ -153,7 +153,7 @@ REFUSED = {
     ("one", "a.npz"): "pictures of one class alone (cat)",
     ("splits", "a.npz"): "name splits/train --test splits/test",
     ("few", "a.npz"): "few leaves no picture to test with",
-    ("deep", "a.npz"): "deep/fox holds folders of pictures (anna), which would be left",
+    ("deep", "a.npz"): "deep/fox/anna/x/1.png lies deeper than deep/fox, so that it",
     ("loose", "a.npz"): "loose/1.png lies in no folder of a class",
     ("photos", "a.npz", "--group-until", ""): "--group-until is empty",
     ("photos", "a.npz", "--group-until", "-"): "has no '-' (--group-until)",
@@ -169,7 +169,7 @@ def test_what_makes_no_data_set_is_refused_with_a_remedy(words, photos, capsys):
     draw(folder / "few/dog/1.png", 0)
     draw(folder / "splits/train/cat/1.png", 0)
     draw(folder / "splits/test/cat/1.png", 0)
-    for path in ("deep/cat/1", "deep/dog/1", "deep/fox/anna/1"):
+    for path in ("deep/cat/1", "deep/dog/1", "deep/fox/anna/x/1"):
         draw(folder / f"{path}.png", 0)
     for path in ("loose/cat/1", "loose/dog/1", "loose/1"):
         draw(folder / f"{path}.png", 0)
