@@ -32,6 +32,12 @@ ALONE = {
 }
 """Cosines, clients that learn alone, then all states, two views and a bottleneck."""
 
+ALONE_IN = {
+    "parallel": ALONE,
+    "sequential": ALONE,
+    "proportional": ALONE | {"seed": 3},
+}
+
 FEW_BITS = {"codec": "bits3-channel", "grad_codec": "bits4-stochastic"}
 FEW_VALUES = {"codec": "top16-random", "grad_codec": "where-sent"}
 LARGEST_VALUES = FEW_VALUES | {"codec": "top16"}
@@ -52,7 +58,7 @@ simulation's differ in the last ones, as the compiler puts sums together."""
                 (3, "uneven:1", {"views": "augmented"}),
                 (3, "uneven:1", {"views": "augmented", "mixup": 1.0}),
                 (1, "iid", ALONE),
-                (3, "uneven:1", ALONE | {"seed": 3}),
+                (3, "uneven:1", ALONE_IN[topology]),
                 (1, "iid", FEW_BITS),
                 (1, "iid", LARGEST_VALUES | {"seed": 3}),
                 (3, "uneven:1", LARGEST_VALUES),
@@ -60,7 +66,7 @@ simulation's differ in the last ones, as the compiler puts sums together."""
             # With one client all steps are alike.
             if topology != "proportional" or case[0] > 1
         ],
-        ("parallel", 3, "uneven:1", ALONE | {"seed": 3}),
+        ("parallel", 3, "uneven:1", ALONE),
     ),
 )
 def test_a_networked_run_is_the_simulation_s(
@@ -71,7 +77,7 @@ def test_a_networked_run_is_the_simulation_s(
         clients=clients,
         partition=partition,
         # A network's step and a simulation's put sums together in another order. Where
-        # that turns a ReLU, weights part by 1e-3. These seeds turn none, on a processor
+        # that turns a ReLU, weights part by 1e-3. These seeds turn none on two cores
         # with AVX2 or with AVX-512.
         **{"codec": "identity", "grad_codec": "identity", "seed": 2} | changes,
         topology=topology,
