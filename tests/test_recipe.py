@@ -319,7 +319,7 @@ def test_a_run_is_built_with_this_recipe(monkeypatch):
     bordered = np.isclose(trained, black, atol=1e-5).all(axis=-1).all(axis=2)
     # Rows wholly black, up to 2 of 16 and only at the top and the bottom.
     assert set(np.flatnonzero(bordered.any(axis=0))) == {0, 1, 14, 15}
-    assert states_of(made["gate"](None), [np.log(5) - 0.2, np.log(5) - 0.25]) == "AAB"
+    assert states_of(made["gate"](COSTS), [np.log(5) - 0.2, np.log(5) - 0.25]) == "AAB"
     optimizer, ones = made["optimizer"], jnp.ones(3)
     updates, _ = optimizer.update(jnp.zeros(3), optimizer.init(ones), ones)
     np.testing.assert_allclose(updates, [-0.25] * 3)
