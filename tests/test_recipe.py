@@ -21,6 +21,7 @@ from jsplit.experiment.build import build, optimizer_of, transform_of
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.step_sizes import step_sizes_of
 from jsplit.models import MODELS, Chain
+from tests.test_budget_gate import COSTS
 
 KEY = jax.random.key(0)
 
