@@ -9,11 +9,11 @@ import tyro
 
 from jsplit.cli import parsing
 from jsplit.cli.terminal import remark, say
-from jsplit.core.option import MOST, Option, options_of
+from jsplit.core.option import MOST, Option
 from jsplit.data.picture_set import Asked, PictureSet, make_picture_set
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
-from jsplit.experiment.config import check_range
+from jsplit.experiment.config import check_ranges
 from jsplit.experiment.quantities import counted
 from jsplit.runtime import atomic
 
@@ -105,8 +105,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     asked = parsing.parse(PackCommand("", ""), argv, prog, DESCRIPTION)
     if not asked.folder or not asked.out:
         raise InputError(f"{prog} needs a FOLDER and a file OUT; see --help")
-    for name, known in options_of(PackCommand).items():
-        check_range(name, known, getattr(asked, name))
+    check_ranges(asked)
     out = workdir.path_of(asked.out, "OUT")
     if out.suffix.lower() != ".npz":
         raise InputError(f"OUT {out} does not end in .npz; call it so")

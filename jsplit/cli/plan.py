@@ -22,7 +22,7 @@ from jsplit.data.lossless import lossless_bytes
 from jsplit.data.views import MOST as MOST_VIEWS
 from jsplit.errors import InputError
 from jsplit.experiment.build import check_names, load_dataset
-from jsplit.experiment.config import RunConfig, check, check_range, flag, unknown
+from jsplit.experiment.config import RunConfig, check, check_ranges, flag, unknown
 from jsplit.experiment.narrowed import with_bottlenecks
 from jsplit.experiment.offers import Limits, first_within, offers, within
 from jsplit.experiment.parts import cut_index
@@ -149,12 +149,14 @@ class PlanCommand:
 
 def command(argv: Sequence[str], prog: str) -> int:
     """`jsplit plan`: prints tables, and writes what is asked for."""
-    asked = parsing.parse(_default(argv), argv, prog, DESCRIPTION)
+    file = parsing.settings(argv)
+    asked = parsing.parse(_default(file), argv, prog, DESCRIPTION)
     config = _checked(asked)
     limits = Limits(_budget(asked), asked.reduction)
     codecs = _codecs("codecs", asked.codecs) or list(USUAL)
     grad_codecs = _codecs("grad_codecs", asked.grad_codecs) or codecs
-    narrow, only = _bottlenecks(asked), _is_fixed(argv)
+    narrow = _bottlenecks(asked)
+    only = "bottleneck" in file and parsing.option(argv, "--bottlenecks") is None
     speed = None if asked.link is None else LinkSpeed.from_text(asked.link)
     files = _files(asked)
     if not os.environ.get("JAX_PLATFORMS"):
@@ -197,7 +199,7 @@ def command(argv: Sequence[str], prog: str) -> int:
         else {},
         offers=within(at_cut, every, pair, limits),
     )
-    _say_gate(argv)
+    _say_gate(argv, file)
     say(line_of(dataset))
     say(folded(f"source: {dataset.source}"))
     say(
@@ -210,7 +212,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     _show(plan, asked.rows)
     say(folded(f"note: {CAVEAT}"))
     for note in (
-        plan_notes.untrained(plan, config, parsing.settings(argv)),
+        plan_notes.untrained(plan, config, file),
         plan_notes.slow_messages(plan, speed, len(dataset.test_labels)),
     ):
         if note is not None:
@@ -222,9 +224,9 @@ def command(argv: Sequence[str], prog: str) -> int:
     return complain(plan_notes.nearest(made), 1)
 
 
-def _default(argv: Sequence[str]) -> PlanCommand:
+def _default(file: parsing.Given) -> PlanCommand:
     """What the file that `--config` names says, as the plan's own settings."""
-    file, mine = parsing.settings(argv), options_of(PlanCommand)
+    mine = options_of(PlanCommand)
     taken: dict[str, Any] = {name: file[name] for name in file if name in mine}
     if "bottleneck" in file:
         taken["bottlenecks"] = str(file["bottleneck"])
@@ -232,23 +234,17 @@ def _default(argv: Sequence[str]) -> PlanCommand:
     return PlanCommand(**taken, most_views=max(views, PlanCommand.most_views))
 
 
-def _is_fixed(argv: Sequence[str]) -> bool:
-    """Whether the file says which bottleneck a run has, and no flag asks for others."""
-    fixed = "bottleneck" in parsing.settings(argv)
-    return fixed and parsing.option(argv, "--bottlenecks") is None
-
-
-def _say_gate(argv: Sequence[str]) -> None:
+def _say_gate(argv: Sequence[str], file: parsing.Given) -> None:
     """That a gate in the file decides nothing here, where it names one."""
     gates = {name for choice in GATES.values() for name in options_of(choice)}
     gates -= options_of(PlanCommand).keys()
-    found = [name for name in parsing.settings(argv) if name in {"gate", *gates}]
+    found = [name for name in file if name in {"gate", *gates}]
     if found:
-        file = parsing.option(argv, "--config")
+        called = parsing.option(argv, "--config")
         say(
             folded(
-                f"note: --config {file}: nothing is taken of {' and '.join(found)}; a "
-                "plan tries every schedule whose states are known before a run"
+                f"note: --config {called}: nothing is taken of {' and '.join(found)}; "
+                "a plan tries every schedule whose states are known before a run"
             )
         )
 
@@ -260,8 +256,7 @@ def _checked(asked: PlanCommand) -> RunConfig:
     config = RunConfig(**{name: getattr(asked, name) for name in shared})
     check(config)
     check_names(config)
-    for name, known in options_of(PlanCommand).items():
-        check_range(name, known, getattr(asked, name))
+    check_ranges(asked)
     return config
 
 

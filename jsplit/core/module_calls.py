@@ -35,11 +35,11 @@ def keywords_of(module: Any) -> Callable[[bool, jax.Array | None], dict[str, Any
     """
     call = type(module).__call__
     takes = inspect.signature(call).parameters
-    names = {*MODES} & {*takes}
+    modes = [name for name in MODES if name in takes]
     heeds = "mask" in takes and not _of_flax(call)
 
     def keywords(train: bool, mask: jax.Array | None) -> dict[str, Any]:
-        told = {name: MODES[name] == train for name in MODES if name in names}
+        told = {name: MODES[name] == train for name in modes}
         return told | ({"mask": mask} if heeds else {})
 
     return keywords

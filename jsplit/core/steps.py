@@ -132,10 +132,9 @@ def make_steps(
             `gradients`, with its mask.
 
     Raises:
-        ValueError: if `refresh_statistics` is neither, the defence is negative, or a
-            codec that differs by the
-            shape of what it codes is not the one of a shape, or one that goes by the
-            codec of activations is not the one for that.
+        ValueError: if `refresh_statistics` is neither, the defence is negative, a codec
+            that differs by the shape of what it codes is not the one of a shape, or one
+            that goes by the codec of activations is not the one for that.
 
     Example:
         A batch of state A, there and back.

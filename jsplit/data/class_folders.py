@@ -92,7 +92,8 @@ def by_class(path: Path, classes: Sequence[str] = ()) -> dict[str, list[Path]]:
     """
     if not path.is_dir():
         raise InputError(f"{path} is no folder; name one with a folder for each class")
-    folders = {folder.name: inside for folder, inside in _folders(path) if inside}
+    listed = list(_folders(path))
+    folders = {folder.name: inside for folder, inside in listed if inside}
     if not folders:
         splits = [name for name in ("train", "test") if (path / name).is_dir()]
         remedy = "name one with a folder of pictures for each class"
@@ -102,7 +103,7 @@ def by_class(path: Path, classes: Sequence[str] = ()) -> dict[str, list[Path]]:
             f"no folder in {path} holds pictures ({', '.join(sorted(SUFFIXES))}); "
             + remedy
         )
-    for folder, _ in _folders(path):
+    for folder, _ in listed:
         deeper = _below(folder)
         if deeper is not None:
             raise InputError(

@@ -11,6 +11,7 @@ from jaxtyping import Int32, UInt8
 from jsplit.data.class_folders import by_class
 from jsplit.data.held_out import held_out
 from jsplit.data.images import fitted, notes_of, read_picture
+from jsplit.data.user_npz import is_name
 from jsplit.errors import InputError
 
 
@@ -79,8 +80,9 @@ def make_picture_set(folder: Path, asked: Asked) -> PictureSet:
     to the middle, averaged down or padded, so that a model sees later what it learned.
 
     Raises:
-        InputError: if there are fewer than two classes, one of their pictures cannot be
-            read, or nothing is left for training or for the test.
+        InputError: if there are fewer than two classes or one that cannot be called as
+            it is, one of their pictures cannot be read, or nothing is left for training
+            or for the test.
     """
     found = by_class(folder, asked.classes)
     names = tuple(found)
@@ -89,15 +91,21 @@ def make_picture_set(folder: Path, asked: Asked) -> PictureSet:
             f"{folder} holds pictures of one class alone ({names[0]}); there must be "
             "two or more, or all of them named"
         )
+    for name in names:
+        if not is_name(name):
+            raise InputError(
+                f"{name!r} cannot be the name of a class; give each a name in one line"
+            )
+    apart = None if asked.test is None else by_class(asked.test, names)
     left_out: list[str] = []
     done: dict[str, int] = {}
     train = _read(found, asked, left_out, done)
-    if asked.test is None:
+    if apart is None:
         groups = _groups(train.files, asked.group_until)
         chosen = held_out(train.labels, groups, asked.test_share, asked.seed)
         train, test = _only(train, ~chosen), _only(train, chosen)
     else:
-        test = _read(by_class(asked.test, names), asked, left_out, done)
+        test = _read(apart, asked, left_out, done)
     for held, what in ((train, "train on"), (test, "test with")):
         if not held.files:
             raise InputError(

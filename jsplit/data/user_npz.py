@@ -85,7 +85,7 @@ def _class_names(path: Path, names: np.ndarray, least: int) -> tuple[str, ...]:
             f"give at most {MAX_CLASSES:,} classes",
         )
     for label, name in enumerate(names.tolist()):
-        if not name.strip() or any(map(_is_no_letter, name)):
+        if not is_name(name):
             raise _refusal(
                 path,
                 f"class_names[{label}] is {name!r}, which nothing can be called",
@@ -99,9 +99,10 @@ def _class_names(path: Path, names: np.ndarray, least: int) -> tuple[str, ...]:
     return tuple(map(str, names))
 
 
-def _is_no_letter(letter: str) -> bool:
-    """Whether a name cannot have it: what begins or controls a line."""
-    return unicodedata.category(letter) in ("Cc", "Zl", "Zp")
+def is_name(text: str) -> bool:
+    """Whether a class can be called so: not empty, and nothing in it controls lines."""
+    letters = map(unicodedata.category, text)
+    return bool(text.strip()) and not {"Cc", "Zl", "Zp"} & {*letters}
 
 
 def _keys(path: Path, found: list[str]) -> tuple[str, ...]:

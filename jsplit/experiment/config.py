@@ -208,6 +208,17 @@ def _check_choice(name: str, known: Described, value: Any) -> None:
         raise InputError(unknown(name, value, known.choices))
 
 
+def check_ranges(settings: Any) -> None:
+    """Refuses numbers that the settings of a dataclass cannot have.
+
+    Raises:
+        InputError: as for `check_range`.
+    """
+    kind: Any = type(settings)
+    for name, known in options_of(kind).items():
+        check_range(name, known, getattr(settings, known.field))
+
+
 def check_range(name: str, known: Described, value: Any) -> None:
     """Refuses a number that a setting cannot have.
 
@@ -238,8 +249,7 @@ def check_cluster(cluster: ClusterConfig) -> None:
     Raises:
         InputError: naming the flag, its value and what is possible.
     """
-    for name, known in options_of(ClusterConfig).items():
-        check_range(name, known, getattr(cluster, name))
+    check_ranges(cluster)
     address, number, count = (
         cluster.coordinator,
         cluster.process_id,

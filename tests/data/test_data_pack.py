@@ -146,6 +146,7 @@ REFUSED = {
     ("photos", "a.npz", "--classes", "cat", "eel"): "holds a folder 'dog', which is "
     "none of the classes (cat, eel)",
     ("photos", "a.npz", "--classes", "cat", "cat"): "names a class twice",
+    ("photos", "a.npz", "--classes", "cat", "dog", ""): "'' cannot be the name of",
     ("photos", "a.npz", "--channels", "2"): "--channels is 2",
     ("photos", "a.npz", "--test-share", "1"): "--test-share must be less than 1, got 1",
     ("photos", "a.npz", "--image-size", "3"): "--image-size must be at least 4, got 3",
