@@ -18,6 +18,7 @@ from jsplit.net.admission import (
 from jsplit.net.channel import local_channel
 from jsplit.net.client_session import ClientSession
 from jsplit.net.setup import layout_of, needs_of
+from jsplit.net.status import status_of
 from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.testing import (
     TINY_RUN,
@@ -229,6 +230,20 @@ def test_who_does_not_send_its_labels_is_told_how_long_was_waited(tmp_path):
             read_message(channel.receive(30), (Welcome,))
             with pytest.raises(Refusal, match=r"IDLE: no labels in 0.5 s .*--wait"):
                 channel.receive(10)
+
+
+def test_whoever_owes_labels_of_the_held_out_set_alone_is_waited_for_by_name(tmp_path):
+    with waiting_server(CONFIG, tmp_path) as (run, _):
+        with local_channel(run.admission.handle_connection, 0) as channel:
+            channel.send(write_message(hello_of(CONFIG, held_out=5)))
+            read_message(channel.receive(30), (Welcome,))
+            until(lambda: run.phase == "labels")
+            channel.send(write_message(Labels(False, bytes(200))))
+            until(lambda: 0 in run.admission.labels)
+            assert status_of(run, 60.0).missing == (0,)
+            channel.send(write_message(Labels(True, bytes(5))))
+            read_message(channel.receive(30), (Plan,))
+            assert status_of(run, 60.0).missing == ()
 
 
 def test_who_leaves_before_its_labels_came_is_logged(tmp_path):

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from jsplit.analysis import plan_picture
 from jsplit.codecs import CODECS, USUAL
 from jsplit.experiment.config import RunConfig, changed
 from jsplit.experiment.plan import codec_sizes
@@ -148,6 +149,23 @@ def test_what_a_file_says_of_the_network_and_of_epochs_is_planned(capsys, tmp_pa
     assert all("," not in each.get("views", "") for each in settings)
     memory = [plan["cuts"][0]["memory_bytes"] for plan in (as_said, otherwise)]
     assert memory[0] < memory[1]
+
+
+def test_a_picture_names_the_bottleneck_that_all_its_cuts_have(
+    capsys, tmp_path, monkeypatch
+):
+    titles = []
+    monkeypatch.setattr(
+        plan_picture,
+        "finish",
+        lambda figure, panels, path: titles.append(panels[0].get_title()),
+    )
+    file = tmp_path / "run.toml"
+    file.write_text("cut = 1\nbottleneck = 4\n")
+    asked = *WORDS, "--picture", tmp_path / "plan.png"
+    assert plan_here("--config", file, *asked) == plan_here(*asked, "--cut", 1) == 0
+    narrow, wide = (" ".join(title.split()) for title in titles)
+    assert narrow == f"{wide}, through 4 channels"
 
 
 def test_cuts_at_which_a_files_bottleneck_is_none_are_left_out_by_name(

@@ -128,6 +128,12 @@ def test_a_replay_of_no_cells_is_refused(make):
         make(0)
 
 
+@pytest.mark.parametrize("make", [shift, cutout])
+def test_a_replay_of_a_fraction_of_a_cell_is_refused(make):
+    with pytest.raises(ValueError, match=r"cells must be a whole number, got 1.5"):
+        make(1.5)
+
+
 def test_a_chain_does_one_after_another_each_with_a_key_of_its_own():
     replays = shift(1), mirror()
     x = jnp.asarray(maps())

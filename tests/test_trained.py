@@ -115,6 +115,22 @@ def test_names_of_classes_in_a_description_are_those_that_are_used(copy, names):
     assert list(found) == (names or [str(label) for label in range(10)])
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([*"abcdefghi", ""], r"class_names\[9\] is '', .*; give each class a name"),
+        ([*"abcdefghi", 9], r"class_names\[9\] is 9, .*; give each class a name"),
+        ([*"abcdefghi", "a"], "class_names are a, b, .*; give each class its own"),
+        ("abcdefghij", "class_names 'abcdefghij', which is no list"),
+    ],
+)
+def test_names_of_classes_in_a_description_are_names(copy, names, said):
+    about = json.loads((copy / "model.json").read_text()) | {"class_names": names}
+    (copy / "model.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match=f"model.json.*{said}"):
+        jsplit.load_run(copy)
+
+
 def test_a_run_of_an_earlier_version_is_described_by_its_data_again(model, copy):
     (copy / "model.json").unlink()
     said = []

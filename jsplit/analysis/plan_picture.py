@@ -9,6 +9,7 @@ from jsplit.analysis.plan_values import Plan
 from jsplit.analysis.run_plots import finish, folded
 from jsplit.codecs import CODECS
 from jsplit.experiment.plan import codec_sizes
+from jsplit.experiment.quantities import counted
 
 LOOKS = (
     ("#0072B2", "o"),
@@ -58,16 +59,20 @@ def bytes_against_cut(plan: Plan, path: Path) -> None:
     axes.margins(y=0.1)
     axes.set(xlabel="cut after block")
     axes.set_ylabel("bytes of an example, one way")
-    shape = "x".join(map(str, plan.data.image_shape))
-    axes.set_title(
-        folded(
-            f"{plan.model} on {plan.data.name} ({shape}): what crosses once in B, "
-            "and once each way in A"
-        ),
-        fontsize="medium",
-    )
+    axes.set_title(folded(_title(plan)), fontsize="medium")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     finish(figure, (axes,), path)
+
+
+def _title(plan: Plan) -> str:
+    shape = "x".join(map(str, plan.data.image_shape))
+    # All cuts have that of the run, or none has one.
+    narrow = plan.cuts[0].bottleneck
+    through = f", through {counted(narrow, 'channel')}" if narrow else ""
+    return (
+        f"{plan.model} on {plan.data.name} ({shape}): what crosses once in B, and once "
+        f"each way in A{through}"
+    )
 
 
 def _label(names: list[str]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from jsplit.core.replay import Replay
+from jsplit.core.whole_number import whole_number
 from jsplit.errors import InputError
 
 
@@ -31,6 +32,7 @@ def shift(cells: int) -> Replay:
     Raises:
         InputError: if `cells` is less than 1; by `check`, if an example has no axis
             but its channels, or one that is not longer than `cells`.
+        ValueError: if `cells` is no whole number.
 
     Example:
         >>> maps = jnp.arange(4.0).reshape(1, 4, 1)
@@ -43,6 +45,7 @@ def shift(cells: int) -> Replay:
     """
     if cells < 1:
         raise InputError(f"a shift must be by at least 1 cell, got {cells}")
+    cells = whole_number("cells", cells, least=1)
 
     def check(smashed_shape: tuple[int, ...]) -> None:
         if len(smashed_shape) < 2 or min(smashed_shape[:-1]) <= cells:
@@ -114,6 +117,7 @@ def cutout(cells: int) -> Replay:
     Raises:
         InputError: if `cells` is less than 1; by `check`, if an example is not
             `[height, width, channels]`, or the square could blank all of it.
+        ValueError: if `cells` is no whole number.
 
     Example:
         >>> maps = jnp.ones((1, 4, 4, 1))
@@ -123,6 +127,7 @@ def cutout(cells: int) -> Replay:
     """
     if cells < 1:
         raise InputError(f"a cutout must be of at least 1 cell, got {cells}")
+    cells = whole_number("cells", cells, least=1)
 
     def blank(key: jax.Array, one: jax.Array) -> jax.Array:
         row_key, column_key = jax.random.split(key)

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from jsplit.data.class_folders import by_class
+from jsplit.data.class_names import is_name
 from jsplit.data.held_out import held_out
 from jsplit.data.images import fitted, notes_of, read_picture
-from jsplit.data.user_npz import is_name
 from jsplit.errors import InputError
 
 

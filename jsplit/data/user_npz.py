@@ -1,10 +1,10 @@
 """A user's own images, from one `.npz` file that is checked before it is believed."""
 
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 
+from jsplit.data.class_names import fault_of_names
 from jsplit.data.dataset import Dataset, make_dataset
 from jsplit.data.npz import opened, plain
 from jsplit.data.one_image import one_image
@@ -84,25 +84,10 @@ def _class_names(path: Path, names: np.ndarray, least: int) -> tuple[str, ...]:
             f"class_names is {list(names.shape)}",
             f"give at most {MAX_CLASSES:,} classes",
         )
-    for label, name in enumerate(names.tolist()):
-        if not is_name(name):
-            raise _refusal(
-                path,
-                f"class_names[{label}] is {name!r}, which nothing can be called",
-                "give each class a name, without line breaks and other control "
-                "characters",
-            )
-    if len(set(names.tolist())) < len(names):
-        raise _refusal(
-            path, f"class_names are {', '.join(names)}", "give each class its own"
-        )
+    told = fault_of_names(names.tolist())
+    if told is not None:
+        raise _refusal(path, *told)
     return tuple(map(str, names))
-
-
-def is_name(text: str) -> bool:
-    """Whether a class can be called so: not empty, and nothing in it controls lines."""
-    letters = map(unicodedata.category, text)
-    return bool(text.strip()) and not {"Cc", "Zl", "Zp"} & {*letters}
 
 
 def _keys(path: Path, found: list[str]) -> tuple[str, ...]:

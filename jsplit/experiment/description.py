@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jsplit import data
+from jsplit.data.class_names import fault_of_names
 from jsplit.errors import InputError
 from jsplit.experiment.config import RunConfig, flat
 from jsplit.experiment.kept_config import from_kept
@@ -107,15 +108,15 @@ def read_description(folder: Path) -> ModelDescription | None:
             for name in ("mean", "deviation")
         )
         classes = int(record["classes"])
-        if names is not None and len(names) != classes:
-            raise ValueError(f"{len(names)} class_names of {classes} classes")
+        if names is not None:
+            _check_names(path, names, classes)
         if {len(mean), len(deviation)} != {channels}:
             raise ValueError(f"moments of {len(mean)} channels, images of {channels}")
         return ModelDescription(
             config=from_kept(record["config"], str(path)),
             image_shape=(height, width, channels),
             num_classes=classes,
-            class_names=None if names is None else tuple(map(str, names)),
+            class_names=None if names is None else tuple(names),
             mean=mean,
             deviation=deviation,
         )
@@ -129,3 +130,14 @@ def read_description(folder: Path) -> ModelDescription | None:
             "put the right one back, or delete it to have it computed from the run's "
             "data again"
         ) from error
+
+
+def _check_names(path: Path, names: Any, classes: int) -> None:
+    """Of a server's folder they are written by hand."""
+    if not isinstance(names, list):
+        raise ValueError(f"class_names {names!r}, which is no list")
+    if len(names) != classes:
+        raise ValueError(f"{len(names)} class_names of {classes} classes")
+    told = fault_of_names(names)
+    if told is not None:
+        raise InputError(f"{path}: {'; '.join(told)}")

@@ -331,6 +331,13 @@ class SessionAdmission:
             channel.send(data)
             self._counter.add(waiting, len(data), up=False)
 
+    def has_all_labels_of(self, client: int) -> bool:
+        """Whether nothing is owed by a client that has said hello."""
+        hello = self.hellos[client]
+        return not any(
+            self._owes_labels(hello, held_out=held_out) for held_out in (False, True)
+        )
+
     def _owes_labels(self, hello: Hello, *, held_out: bool) -> bool:
         if not held_out:
             return hello.client not in self.labels

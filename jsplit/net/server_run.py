@@ -226,9 +226,7 @@ class ServerRun:
         return trainer, Scorer(prepared.setup, manager, self.counter)
 
     def _all_labelled(self) -> bool:
-        admission, last = self.admission, self._config.clients - 1
-        held_out = admission.held_out is not None or not admission.hellos[last].held_out
-        return len(admission.labels) == self._config.clients and held_out
+        return all(map(self.admission.has_all_labels_of, range(self._config.clients)))
 
     def _save_members(self, name: bytes) -> None:
         self.counter.commit()

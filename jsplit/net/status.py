@@ -119,7 +119,7 @@ def _waiting(run: ServerRun, now: float) -> tuple[tuple[int, ...], float]:
     if run.phase == "gathering":
         missing = tuple(n for n in clients if n not in run.admission.hellos)
     elif run.phase == "labels":
-        missing = tuple(n for n in clients if n not in run.admission.labels)
+        missing = tuple(n for n in clients if not run.admission.has_all_labels_of(n))
     else:
         waiting = None if run.manager is None else run.manager.waiting
         return ((), 0.0) if waiting is None else ((waiting[0],), waiting[1])
