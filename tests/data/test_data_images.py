@@ -261,6 +261,21 @@ def test_what_cannot_be_used_is_refused_by_name(tmp_path, pixels, name, said):
     assert str(path) in str(refusal.value)
 
 
+def test_one_image_with_its_channels_first_is_not_read_as_three_gray_ones(
+    tmp_path, pixels
+):
+    gray = pixels.repeat(4, 1).repeat(4, 2)[:3, ..., 0]
+    alone = saved(tmp_path / "alone.npz", images=gray)
+    with pytest.raises(InputError, match=r"channels first; give \[1, 16, 16, 3\], or"):
+        load_images([alone], COLOUR, CLASSES)
+    # Three labels say that there are three, and a gray model has no such images.
+    labelled = saved(tmp_path / "three.npz", images=gray, labels=np.arange(3))
+    assert len(load_images([labelled], COLOUR, CLASSES).pixels) == 3
+    assert len(load_images([alone], (16, 16, 1), CLASSES).pixels) == 3
+    two = saved(tmp_path / "two.npz", images=gray[:2])
+    assert len(load_images([two], COLOUR, CLASSES).pixels) == 2
+
+
 def test_an_npz_stands_alone(tmp_path, pixels):
     file = saved(tmp_path / "a.npz", images=pixels)
     with pytest.raises(InputError, match="stands beside other files"):
