@@ -20,10 +20,9 @@ from jsplit.testing import TINY_RUN
 from tests.test_budget_gate import COSTS, EPOCHS, FALLING, epochs_of
 
 
-def facts(**changes):
-    run = RunFacts(10, 60, 0, 2, False, COSTS)._replace(**changes)
-    phases = {"views": run.views, "local_epochs": run.local_epochs}
-    return run._replace(costs=dataclasses.replace(run.costs, **phases))
+def facts(views=2, local_epochs=0, **changes):
+    costs = dataclasses.replace(COSTS, views=views, local_epochs=local_epochs)
+    return RunFacts(10, 60, False, costs)._replace(**changes)
 
 
 def test_the_costs_of_a_run_s_facts_are_of_its_views_and_its_epochs_alone():

@@ -23,10 +23,8 @@ class RunFacts(NamedTuple):
     Attributes:
         classes: of the classification.
         epochs: in A, B and C.
-        local_epochs: in which clients learn alone at first.
-        views: of each example, each from an epoch of B.
         new_views: whether the same view sends something else the next time.
-        costs: of an epoch, with these views and local epochs.
+        costs: of an epoch, with the views and the local epochs of the run.
         known_filters: whether the client's part is one block with filters that are
             known beforehand (all, or as many as there are), and so has something to
             send before it learned anything.
@@ -34,11 +32,19 @@ class RunFacts(NamedTuple):
 
     classes: int
     epochs: int
-    local_epochs: int
-    views: int
     new_views: bool
     costs: CostModel
     known_filters: bool = False
+
+    @property
+    def views(self) -> int:
+        """Of each example, each from an epoch of B."""
+        return self.costs.views
+
+    @property
+    def local_epochs(self) -> int:
+        """In which clients learn alone at first."""
+        return self.costs.local_epochs
 
 
 @dataclass(frozen=True)

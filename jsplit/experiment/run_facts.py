@@ -21,8 +21,6 @@ def facts_of(config: RunConfig, classes: int, costs: CostModel) -> RunFacts:
     return RunFacts(
         classes=classes,
         epochs=config.epochs,
-        local_epochs=config.local_epochs,
-        views=len(views),
         new_views=not data.DRAWN.isdisjoint(views),
         costs=dataclasses.replace(
             costs, views=len(views), local_epochs=config.local_epochs
