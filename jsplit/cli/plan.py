@@ -16,7 +16,7 @@ from jsplit.cli import parsing, plan_notes
 from jsplit.cli.terminal import complain, folded, say
 from jsplit.codecs import CODECS, USUAL
 from jsplit.core.gates import GATES
-from jsplit.core.option import Option, options_of
+from jsplit.core.option import MOST, Option, options_of
 from jsplit.data import line_of
 from jsplit.data.lossless import lossless_bytes
 from jsplit.data.views import MOST as MOST_VIEWS
@@ -118,7 +118,7 @@ class PlanCommand:
             "Number of epochs that clients learn alone, where a schedule begins so. "
             "0: none does.",
             least=0,
-            most=1_000_000,
+            most=MOST,
         ),
     ] = 5
     link: Annotated[
@@ -132,7 +132,7 @@ class PlanCommand:
         Option("A folder of runs that jsplit privacy attacked.", "FOLDER"),
     ] = None
     rows: Annotated[
-        int, Option("Most schedules that are shown.", least=1, most=1_000_000)
+        int, Option("Most schedules that are shown.", least=1, most=MOST)
     ] = 20
     json: Annotated[
         str | None, Option("Everything is also written there as JSON.", "FILE")

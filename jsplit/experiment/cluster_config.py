@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from jsplit.core.option import Option
-
-_MOST = 1_000_000
-"""Of any count: far above what is used, far below what overflows."""
+from jsplit.core.option import MOST, Option
 
 
 @dataclass(frozen=True)
@@ -27,13 +24,13 @@ class ClusterConfig:
         Option("The number of this process. Process 0 leads, writes and prints."),
     ] = None
     num_processes: Annotated[
-        int | None, Option("Number of processes.", least=1, most=_MOST)
+        int | None, Option("Number of processes.", least=1, most=MOST)
     ] = None
     coordinator_timeout: Annotated[
         int,
         Option(
             "Number of seconds to wait for the other processes at the start.",
             least=1,
-            most=_MOST,
+            most=MOST,
         ),
     ] = 60

@@ -6,14 +6,11 @@ from typing import Annotated, Literal
 from jsplit.codecs import CODECS
 from jsplit.core.gate_choice import GateChoice
 from jsplit.core.gates import GATES, LossGate
-from jsplit.core.option import Option
+from jsplit.core.option import MOST, Option
 from jsplit.core.topology import TOPOLOGIES
 from jsplit.experiment.option_groups import RUN_GROUPS
 from jsplit.models import MODELS
 from jsplit.runtime.device import CHOICES
-
-_MOST = 1_000_000
-"""Of any count: far above what is used, far below what overflows."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class RunConfig:
             "Number of blocks that the client holds; see --show-cuts. None: the usual "
             "number of the model.",
             least=1,
-            most=_MOST,
+            most=MOST,
         ),
     ] = None
     dataset: Annotated[
@@ -65,7 +62,7 @@ class RunConfig:
         Option(
             "Number of training examples, balanced over classes. None: all of them.",
             least=1,
-            most=_MOST,
+            most=MOST,
             one_side=True,
         ),
     ] = None
@@ -74,7 +71,7 @@ class RunConfig:
         Option(
             "Number of test examples, balanced over classes. None: all of them.",
             least=1,
-            most=_MOST,
+            most=MOST,
             one_side=True,
         ),
     ] = None
@@ -84,7 +81,7 @@ class RunConfig:
 
     clients: Annotated[
         int,
-        Option("Number of clients that hold the training set.", least=1, most=_MOST),
+        Option("Number of clients that hold the training set.", least=1, most=MOST),
     ] = 1
     topology: Annotated[
         str,
@@ -214,7 +211,7 @@ class RunConfig:
             "Number of epochs, before the first of the gate, in which each client "
             "learns alone by a small head of its own, and sends nothing.",
             least=0,
-            most=_MOST,
+            most=MOST,
             compared=True,
         ),
     ] = 0
@@ -224,7 +221,7 @@ class RunConfig:
             "Number of channels to which the client's part is projected at the cut; "
             "the server's begins with the way back. None: there is no projection.",
             least=1,
-            most=_MOST,
+            most=MOST,
             compared=True,
         ),
     ] = None
@@ -284,7 +281,7 @@ class RunConfig:
 
     epochs: Annotated[
         int,
-        Option("Number of epochs in A, B and C.", least=1, most=_MOST, traced=True),
+        Option("Number of epochs in A, B and C.", least=1, most=MOST, traced=True),
     ] = 200
     batch_size: Annotated[
         int | None,
@@ -292,7 +289,7 @@ class RunConfig:
             "Number of examples in a step of the server. None: 128 with one client, "
             "else 100.",
             least=1,
-            most=_MOST,
+            most=MOST,
         ),
     ] = None
     learning_rate: Annotated[
@@ -348,7 +345,7 @@ class RunConfig:
             "Number of epochs in a compiled call; progress and checkpoints come after "
             "each call.",
             least=1,
-            most=_MOST,
+            most=MOST,
             speed_only=True,
         ),
     ] = 1
