@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from jsplit.errors import Refusal
+from jsplit.experiment.build import layout_of
 from jsplit.experiment.config import agreement
 from jsplit.net import server_run
 from jsplit.net.admission import (
@@ -17,7 +18,7 @@ from jsplit.net.admission import (
 )
 from jsplit.net.channel import local_channel
 from jsplit.net.client_session import ClientSession
-from jsplit.net.setup import layout_of, needs_of
+from jsplit.net.setup import needs_of
 from jsplit.net.status import status_of
 from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.testing import (

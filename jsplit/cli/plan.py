@@ -21,12 +21,12 @@ from jsplit.data import line_of
 from jsplit.data.lossless import lossless_bytes
 from jsplit.data.views import MOST as MOST_VIEWS
 from jsplit.errors import InputError
-from jsplit.experiment.build import check_names, load_dataset
+from jsplit.experiment.build import check_names, layout_of, load_dataset
 from jsplit.experiment.config import RunConfig, check, check_ranges, flag, unknown
 from jsplit.experiment.narrowed import with_bottlenecks
 from jsplit.experiment.offers import Limits, first_within, offers, within
 from jsplit.experiment.parts import cut_index
-from jsplit.experiment.plan import data_of, every_cut, layout_of
+from jsplit.experiment.plan import data_of, every_cut
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.schedules import schedules
 from jsplit.experiment.workdir import path_of
@@ -205,7 +205,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     say(
         f"for {counted(config.epochs, 'epoch')}, "
         f"{counted(config.clients, 'client')} and batches of "
-        f"{layout_of(config, data).server_batch}"
+        f"{layout_of(config, data.sizes).server_batch}"
     )
     if only:
         say(folded(plan_notes.alone(narrow[0], whole, cuts)))

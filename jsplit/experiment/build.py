@@ -1,7 +1,7 @@
 """From a config to the values of the library: the one place that knows both."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from jsplit.core.option import options_of
 from jsplit.core.replay import AS_RECEIVED, Replay, chain
 from jsplit.core.simulation import Simulation, make_simulation
 from jsplit.core.steps import ignore
-from jsplit.core.topology import TOPOLOGIES
+from jsplit.core.topology import TOPOLOGIES, Layout, make_layout
 from jsplit.core.transform import Training, Transform
 from jsplit.data import Dataset
 from jsplit.errors import InputError
@@ -289,6 +289,11 @@ def shares_of(config: RunConfig, dataset: Dataset) -> list[np.ndarray]:
         scheme=config.partition,
         seed=config.seed,
     )
+
+
+def layout_of(config: RunConfig, sizes: Sequence[int]) -> Layout:
+    """The sizes of an epoch with clients that hold so many examples."""
+    return make_layout(sizes, TOPOLOGIES[config.topology], config.server_batch)
 
 
 def canonical(config: RunConfig) -> RunConfig:

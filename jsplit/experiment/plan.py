@@ -18,12 +18,12 @@ from jsplit.accounting.macs import as_counted
 from jsplit.core.init import head_bytes, make_cost_model, smashed_of
 from jsplit.core.model_part import ModelPart
 from jsplit.core.state import SideState, init_side
-from jsplit.core.topology import TOPOLOGIES, Layout, make_layout
 from jsplit.data import Dataset
 from jsplit.experiment.at_cut import codec_of, codecs_of
 from jsplit.experiment.build import (
     blocks_of,
     check_batch,
+    layout_of,
     optimizer_of,
     shares_of,
 )
@@ -119,11 +119,6 @@ def every_cut(config: RunConfig, dataset: Dataset, data: PlanData) -> list[Plann
     ]
 
 
-def layout_of(config: RunConfig, data: PlanData) -> Layout:
-    """The sizes of an epoch, as in a run."""
-    return make_layout(data.sizes, TOPOLOGIES[config.topology], config.server_batch)
-
-
 def planned_cut(config: RunConfig, data: PlanData) -> PlannedCut:
     """The config's cut; a head to learn alone by is counted if it has local epochs.
 
@@ -131,16 +126,18 @@ def planned_cut(config: RunConfig, data: PlanData) -> PlannedCut:
         InputError: if a bottleneck is none there.
     """
     client, _ = parts_of(config, data.classes, data.image_shape)
-    layout = layout_of(config, data)
-    side, smashed = _begun(config, client, data)
+    layout = layout_of(config, data.sizes)
+    x = jnp.zeros((1, *data.image_shape), jnp.float32)
+    side = begun_side(config, client, x)
+    smashed = smashed_of(client, side, x)
     head = head_of(config, data.classes)
     codec, grad_codec = codecs_of(config, smashed.shape[1:])
     costs = make_cost_model(
         client,
         side,
-        _example(data),
+        x,
         smashed,
-        head=None if head is None else (head, _shapes(config, head, smashed)),
+        head=None if head is None else (head, begun_side(config, head, smashed)),
         plain=None if config.bottleneck is None else _plain(config, data),
         sizes=data.sizes,
         layout=layout,
@@ -207,20 +204,16 @@ def crossing(costs: CostModel, state: str) -> Crossing:
     )
 
 
-def _example(data: PlanData) -> jax.Array:
-    return jnp.zeros((1, *data.image_shape), jnp.float32)
+def begun_side(
+    config: RunConfig, part: ModelPart, x: jax.Array | jax.ShapeDtypeStruct
+) -> SideState:
+    """A side as a run would begin it, all zeros that take no memory.
 
-
-def _begun(
-    config: RunConfig, client: ModelPart, data: PlanData
-) -> tuple[SideState, jax.ShapeDtypeStruct]:
-    x = _example(data)
-    side = _shapes(config, client, jax.ShapeDtypeStruct(x.shape, x.dtype))
-    return side, smashed_of(client, side, x)
-
-
-def _shapes(config: RunConfig, part: ModelPart, x: jax.ShapeDtypeStruct) -> SideState:
-    """A side as a run would begin it, all zeros that take no memory."""
+    Args:
+        config: of the run.
+        part: of the network.
+        x: what goes into it, or the shape of that, `[1, ...]`.
+    """
     optimizer, key = optimizer_of(config), jax.random.key(0)
     side = jax.eval_shape(lambda key, x: init_side(part, optimizer, key, x), key, x)
     zeros: SideState = jax.tree.map(

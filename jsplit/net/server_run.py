@@ -27,7 +27,7 @@ from jsplit.net.events import Event
 from jsplit.net.hello_checks import AdmissionRules
 from jsplit.net.scoring import Scorer
 from jsplit.net.server import ServerTrainer
-from jsplit.net.setup import PreparedServer, layout_of, needs_of, prepare_server
+from jsplit.net.setup import PreparedServer, needs_of, prepare_server
 from jsplit.net.state import ServerState
 from jsplit.net.traffic_counter import TrafficCounter, open_totals
 from jsplit.typing import SENT, STATES
@@ -185,15 +185,16 @@ class ServerRun:
         self._wait_for(admission.fix_members)
         hellos = [admission.hellos[client] for client in range(config.clients)]
         sizes = [hello.examples for hello in hellos]
-        layout = layout_of(config, sizes)
         prepared = prepare_server(config, hellos[0].image, hellos[0].classes, sizes)
         name = self._name or membership.name_run()
         if self._name is None:
             # Before anybody is told the name: a client takes it for its folder.
             self._save_members(name)
-        moments = zip(*membership.moments_of(admission.hellos), strict=True)
+        layout, moments = prepared.setup.layout, membership.moments_of(admission.hellos)
         admission.announce(
-            RunParameters(name, layout.batch, layout.slots, tuple(moments))
+            RunParameters(
+                name, layout.batch, layout.slots, tuple(zip(*moments, strict=True))
+            )
         )
         if not self._all_labelled():
             self._enter("labels")
@@ -207,7 +208,7 @@ class ServerRun:
                 hellos[0].image,
                 hellos[0].classes,
                 None,  # only the clients know what classes are called
-                *membership.moments_of(admission.hellos),
+                *moments,
             ),
         )
         self.prepared, self.state = prepared, prepared.state

@@ -1,7 +1,6 @@
 """Makes what the server and a client compute with from their config."""
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -23,11 +22,10 @@ from jsplit.core.init import (
     smashed_of,
 )
 from jsplit.core.metrics import cross_entropy, top_1
-from jsplit.core.model_part import ModelPart
 from jsplit.core.simulation import TEST_BATCH
-from jsplit.core.state import ClientParts, SideState, init_side
+from jsplit.core.state import ClientParts
 from jsplit.core.steps import Steps, make_steps
-from jsplit.core.topology import TOPOLOGIES, Layout, make_layout
+from jsplit.core.topology import TOPOLOGIES
 from jsplit.core.value_checks import check_gate
 from jsplit.errors import InputError
 from jsplit.experiment import build
@@ -35,6 +33,7 @@ from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.link_time import largest_message
 from jsplit.experiment.parts import head_of, parts_of, plain_client_of
+from jsplit.experiment.plan import begun_side
 from jsplit.experiment.run_facts import facts_of
 from jsplit.experiment.step_sizes import step_sizes_of
 from jsplit.net.client_state import ClientSetup
@@ -54,11 +53,6 @@ class PreparedServer(NamedTuple):
     setup: ServerSetup
     state: ServerState
     costs: CostModel
-
-
-def layout_of(config: RunConfig, sizes: list[int]) -> Layout:
-    """The layout of an epoch with clients that hold so many examples."""
-    return make_layout(sizes, TOPOLOGIES[config.topology], config.server_batch)
 
 
 class ResourceNeeds(NamedTuple):
@@ -86,7 +80,7 @@ def needs_of(
 
     Every client has as many places as the largest one needs.
     """
-    layout = layout_of(config, [examples] * config.clients)
+    layout = build.layout_of(config, [examples] * config.clients)
     batch, slots = layout.batch, layout.slots
     if layout.dealt_over is not None:
         # Where others hold less there are fewer steps, and more of it in each.
@@ -108,20 +102,11 @@ def _shapes(
     """Of one example's activations; and the bytes of the client part."""
     client, _ = parts_of(config, classes, image)
     head = head_of(config, classes)
-    optimizer, x = build.optimizer_of(config), jnp.zeros((1, *image), jnp.float32)
-
-    def begun(part: ModelPart, x: jax.Array) -> SideState:
-        return init_side(part, optimizer, jax.random.key(0), x)
-
-    side = jax.eval_shape(functools.partial(begun, client), x)
+    x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    side = begun_side(config, client, x)
     smashed = smashed_of(client, side, x)
-    own = (
-        None
-        if head is None
-        else jax.eval_shape(functools.partial(begun, head), smashed)
-    )
-    leaves = jax.tree.leaves((side, own))
-    part = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    own = None if head is None else begun_side(config, head, smashed)
+    part = sum(leaf.nbytes for leaf in jax.tree.leaves((side, own)))
     return smashed.shape[1:], part
 
 
@@ -179,7 +164,7 @@ def prepare_server(
             for such a run.
     """
     build.check_batch(config, sum(sizes))
-    layout = layout_of(config, sizes)
+    layout = build.layout_of(config, sizes)
     client, server = parts_of(config, classes, image)
     head = head_of(config, classes)
     plain = plain_client_of(config, classes)
