@@ -15,6 +15,7 @@ from jaxtyping import Array, Key
 
 from jsplit.accounting.cost_model import CostModel, PlainCosts
 from jsplit.accounting.macs import macs
+from jsplit.core.client_steps import evaluated
 from jsplit.core.model_part import ModelPart
 from jsplit.core.state import SideState, init_side
 from jsplit.core.topology import Layout
@@ -66,14 +67,7 @@ def smashed_of(
     Raises:
         ValueError: if they are not one float32 array.
     """
-    smashed = jax.eval_shape(
-        lambda side, x, key: client.apply(
-            side.variables, x, mask=None, key=key, train=False
-        )[0],
-        side,
-        x,
-        jax.random.key(0),
-    )
+    smashed = jax.eval_shape(lambda side, x: evaluated(client, side, x), side, x)
     if getattr(smashed, "dtype", None) != jnp.float32:
         raise ValueError(
             f"the client must give one float32 array at the cut, got {smashed}"

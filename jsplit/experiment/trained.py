@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int32, Shaped, UInt8
 
 from jsplit import data
+from jsplit.core.client_steps import evaluated
 from jsplit.core.metrics import make_held_out
 from jsplit.core.model_part import ModelPart
 from jsplit.core.simulation import TEST_BATCH
@@ -46,8 +47,7 @@ class Half(NamedTuple):
 
     def __call__(self, x: Shaped[Array, "b ..."]) -> Float[Array, "b ..."]:
         """What the half makes of a batch, by running statistics and without dropout."""
-        key = jax.random.key(0)  # evaluation draws nothing
-        return self.part.apply(self.variables, x, mask=None, key=key, train=False)[0]
+        return evaluated(self.part, SideState(self.variables, ()), x)
 
 
 class Predictions(NamedTuple):
