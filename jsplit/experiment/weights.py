@@ -6,13 +6,12 @@ and another cut finds each block wherever it belongs.
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax import serialization
+from flax import serialization, traverse_util
 
 from jsplit.errors import InputError
 from jsplit.runtime import atomic
@@ -33,7 +32,8 @@ def named(variables: Variables) -> Named:
         >>> list(named(tree))
         ['params.head.bias']
     """
-    return {".".join(path): np.asarray(leaf) for path, leaf in _leaves((), variables)}
+    flat = traverse_util.flatten_dict(variables, sep=".")
+    return {name: np.asarray(leaf) for name, leaf in flat.items()}
 
 
 def unnamed(arrays: Named) -> Variables:
@@ -43,14 +43,7 @@ def unnamed(arrays: Named) -> Variables:
         >>> unnamed({"batch_stats.norm.mean": np.zeros(2)})
         {'params': {}, 'batch_stats': {'norm': {'mean': array([0., 0.])}}}
     """
-    tree: Variables = {"params": {}}
-    for name, array in arrays.items():
-        *inner, last = name.split(".")
-        place = tree
-        for key in inner:
-            place = place.setdefault(key, {})
-        place[last] = array
-    return tree
+    return {"params": {}, **traverse_util.unflatten_dict(arrays, sep=".")}
 
 
 def merged(*halves: Variables) -> Variables:
@@ -122,11 +115,3 @@ def read_safetensors(path: Path) -> Named:
             f"{path} is no safetensors file of NumPy's dtypes ({error}); write it with "
             "jsplit export, or safetensors.numpy.save_file"
         ) from error
-
-
-def _leaves(path: tuple[str, ...], tree: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if not isinstance(tree, dict):
-        yield path, tree
-        return
-    for key in tree:
-        yield from _leaves((*path, key), tree[key])
