@@ -127,7 +127,7 @@ def train(
                     "epochs": config.all_epochs,
                     "learning_rate": float(step_sizes[place]),
                     "seconds": progress.seconds + spent,
-                    "eta_seconds": _eta(paces, config.all_epochs - record["epoch"]),
+                    "eta_seconds": eta(paces, config.all_epochs - record["epoch"]),
                 }
                 if compressed and place == int(active.sum()) - 1:
                     record["compressed_bytes"] = compressed
@@ -156,8 +156,11 @@ def _compressed(experiment: Experiment, progress: Progress) -> dict[str, int] | 
     return {kind: before[kind] + count for kind, count in counted.items()}
 
 
-def _eta(paces: list[float], left: int) -> float | None:
-    """Seconds to go; None after the first call, which also compiled."""
+def eta(paces: list[float], left: int) -> float | None:
+    """Seconds to go for so many epochs, by the paces of those that are over.
+
+    None after the first call, which also compiled.
+    """
     return left * statistics.median(paces[1:][-5:]) if paces[1:] else None
 
 

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.core.state import ClientParts, SideState
+from jsplit.data import Moments
 from jsplit.errors import Refusal, RunError
 from jsplit.net import reconnect
 from jsplit.net.batches import Batches, BatchSizes, ClientData
 from jsplit.net.channel import Channel
 from jsplit.net.client_alone import learn_alone
-from jsplit.net.client_state import ClientSetup, EpochProgress, Moments
+from jsplit.net.client_state import ClientSetup, EpochProgress
 from jsplit.net.client_store import ClientStateStore
 from jsplit.net.client_traffic import ClientTraffic
 from jsplit.net.conversation import Conversation

@@ -40,9 +40,6 @@ class ClientSetup(NamedTuple):
     proportional: bool
 
 
-Moments = tuple[tuple[float, ...], tuple[float, ...]]
-
-
 @dataclasses.dataclass
 class EpochProgress:
     """An epoch in progress in which the client learns.

@@ -2,7 +2,6 @@
 
 import io
 import json
-import secrets
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,7 +14,7 @@ from jsplit.errors import RunError
 from jsplit.net.admission import SessionAdmission
 from jsplit.net.traffic_counter import TrafficCounter
 from jsplit.runtime.atomic import write_bytes, write_json
-from jsplit.wire.messages import NAME_BYTES, UNNAMED, Hello
+from jsplit.wire.messages import UNNAMED, Hello
 
 MEMBERS, LABELS = "members.json", "labels.npz"
 
@@ -27,11 +26,6 @@ _OF_A_CONNECTION: dict[str, Any] = {
     "stored": (),
 }
 """What a hello says of its connection, and not of its client."""
-
-
-def name_run() -> bytes:
-    """A name for a new run."""
-    return secrets.token_bytes(NAME_BYTES)
 
 
 def moments_of(hellos: dict[int, Hello]) -> data.Moments:

@@ -1,6 +1,7 @@
 """A networked run on the server's side, from the first hello to the summary."""
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,8 +15,9 @@ from jsplit.errors import Refusal, RunError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.config import RunConfig, agreement
 from jsplit.experiment.description import ModelDescription, write_description
+from jsplit.experiment.progress import Record
 from jsplit.experiment.step_sizes import step_sizes_of
-from jsplit.experiment.train import accounts, needs_store
+from jsplit.experiment.train import accounts, eta, needs_store
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import Writer, rewind
 from jsplit.net import membership
@@ -31,9 +33,7 @@ from jsplit.net.setup import PreparedServer, needs_of, prepare_server
 from jsplit.net.state import ServerState
 from jsplit.net.traffic_counter import TrafficCounter, open_totals
 from jsplit.typing import SENT, STATES
-from jsplit.wire.messages import Done, Hello
-
-Record = dict[str, Any]
+from jsplit.wire.messages import NAME_BYTES, Done, Hello
 
 PHASES = ("gathering", "labels", "training", "ending", "finished", "stopped", "failed")
 """What a server does: it waits for its clients, for their labels, trains, waits until
@@ -186,7 +186,7 @@ class ServerRun:
         hellos = [admission.hellos[client] for client in range(config.clients)]
         sizes = [hello.examples for hello in hellos]
         prepared = prepare_server(config, hellos[0].image, hellos[0].classes, sizes)
-        name = self._name or membership.name_run()
+        name = self._name or secrets.token_bytes(NAME_BYTES)
         if self._name is None:
             # Before anybody is told the name: a client takes it for its folder.
             self._save_members(name)
@@ -303,7 +303,7 @@ class ServerRun:
                 "counted_bytes": self.counter.total,
                 "learning_rate": float(sizes[number]),
                 "seconds": before + spent,
-                "eta_seconds": _seconds_left(paces, config.all_epochs - number - 1),
+                "eta_seconds": eta(paces, config.all_epochs - number - 1),
             }
             self.records.append(record)
             for writer in writers:
@@ -392,7 +392,3 @@ def _small(state: ServerState) -> dict[str, Any]:
         "gate": state.gate,
         "client": {} if state.client is None else state.client,
     }
-
-
-def _seconds_left(paces: list[float], left: int) -> float | None:
-    return left * float(np.median(paces[1:][-5:])) if paces[1:] else None
