@@ -13,6 +13,7 @@ import numpy as np
 from jsplit.accounting.cost_model import packets_of
 from jsplit.core import schedule
 from jsplit.core.schedule import ClientPlan
+from jsplit.core.simulation import TEST_BATCH
 from jsplit.core.transform import Transform
 from jsplit.data import fingerprint_of
 from jsplit.net.tensors import padded
@@ -89,7 +90,6 @@ class Batches:
         data: what it holds.
         transform: of raw images.
         sizes: of training batches.
-        test_batch: held-out examples that are coded together.
         proportional: whether the client spreads its examples over all steps.
 
     Attributes:
@@ -102,7 +102,6 @@ class Batches:
         data: ClientData,
         transform: Transform,
         sizes: BatchSizes,
-        test_batch: int,
         *,
         proportional: bool,
     ):
@@ -113,7 +112,7 @@ class Batches:
         self._take = functools.cache(_gathered)
         self._transform = transform
         self._evaluate = jax.jit(transform.evaluate)
-        self._test_batch = min(test_batch, len(data.test_labels))
+        self._test_batch = min(TEST_BATCH, len(data.test_labels))
         self._dealt_over = sizes.slots // sizes.batch if proportional else None
         self.count = packets_of(self._examples, sizes.batch, self._dealt_over)
         self.held_out_count = (

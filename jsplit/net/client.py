@@ -221,7 +221,6 @@ class Client:
                 self._data,
                 setup.transform,
                 sizes,
-                setup.test_batch,
                 proportional=setup.proportional,
             )
             self._read_reply = make_tensor_reader(setup.grad_codec, setup.smashed_shape)

@@ -24,7 +24,6 @@ class ClientSetup(NamedTuple):
         grad_codec: of gradients.
         smashed_shape: of one example's activations.
         step_sizes: of each epoch, `Float32[epochs]`.
-        test_batch: held-out examples that are coded together.
         proportional: whether the client spreads its examples over all steps of an
             epoch.
     """
@@ -36,7 +35,6 @@ class ClientSetup(NamedTuple):
     grad_codec: Codec
     smashed_shape: tuple[int, ...]
     step_sizes: np.ndarray
-    test_batch: int
     proportional: bool
 
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jsplit.core.metrics import Metrics, sum_up, total
+from jsplit.core.metrics import Metrics, cross_entropy, sum_up, top_1, total
+from jsplit.core.simulation import TEST_BATCH
 from jsplit.net.client_manager import ClientManager
 from jsplit.net.client_session import ClientAbsent
 from jsplit.net.state import ServerSetup, ServerState
@@ -21,6 +22,11 @@ _TOTAL = jax.jit(total)
 def summed(metrics: Sequence[Metrics]) -> Metrics:
     """The sums over all of them; at least one."""
     return _TOTAL(jax.tree.map(lambda *leaves: jnp.stack(leaves), *metrics))
+
+
+@jax.jit
+def _score(outputs: jax.Array, labels: jax.Array, mask: jax.Array) -> Metrics:
+    return sum_up(cross_entropy(outputs, labels), top_1(outputs, labels), mask)
 
 
 class Scorer:
@@ -39,11 +45,6 @@ class Scorer:
         self._manager = manager
         self._counter = counter
         self._sent: tuple[bytes, list[Packet]] = (b"", [])
-        self._score = jax.jit(
-            lambda outputs, labels, mask: sum_up(
-                setup.loss(outputs, labels), setup.correct(outputs, labels), mask
-            )
-        )
 
     def score(self, state: ServerState, labels: np.ndarray) -> Metrics:
         """Sums over the held-out set.
@@ -61,18 +62,18 @@ class Scorer:
         """
         if self._sent[0] != state.digest:
             self._sent = (state.digest, self._ask(state, len(labels)))
-        batch, scores = self._setup.test_batch, []
+        scores = []
         for number, packet in enumerate(self._sent[1]):
-            some = labels[number * batch : (number + 1) * batch]
-            mask = np.arange(min(batch, len(labels))) < len(some)
+            some = labels[number * TEST_BATCH : (number + 1) * TEST_BATCH]
+            mask = np.arange(min(TEST_BATCH, len(labels))) < len(some)
             outputs = self._setup.steps.server_evaluate(
                 state.server, padded(packet, len(mask))
             )
-            scores.append(self._score(outputs, np.resize(some, len(mask)), mask))
+            scores.append(_score(outputs, np.resize(some, len(mask)), mask))
         return summed(scores)
 
     def _ask(self, state: ServerState, count: int) -> list[Packet]:
-        batch, manager = self._setup.test_batch, self._manager
+        manager = self._manager
         client = len(manager.sessions) - 1
         if client in manager.still_absent():
             raise ClientAbsent(client)
@@ -80,9 +81,9 @@ class Scorer:
             client,
             state,
             EVALUATE,
-            -(-count // batch),
+            -(-count // TEST_BATCH),
             lambda number, message: manager.check_batch(
-                message, min(batch, count - number * batch)
+                message, min(TEST_BATCH, count - number * TEST_BATCH)
             ),
         )
         try:

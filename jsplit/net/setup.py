@@ -21,8 +21,6 @@ from jsplit.core.init import (
     plain_costs,
     smashed_of,
 )
-from jsplit.core.metrics import cross_entropy, top_1
-from jsplit.core.simulation import TEST_BATCH
 from jsplit.core.state import ClientParts
 from jsplit.core.steps import Steps, make_steps
 from jsplit.core.topology import TOPOLOGIES
@@ -203,9 +201,6 @@ def prepare_server(
         smashed_shape=shape,
         client=parts,
         key=keys.run,
-        loss=cross_entropy,
-        correct=top_1,
-        test_batch=TEST_BATCH,
     )
     state = ServerState(
         server=prepared.server,
@@ -240,7 +235,6 @@ def prepare_client(
         grad_codec=grad_codec,
         smashed_shape=smashed.shape[1:],
         step_sizes=step_sizes_of(config),
-        test_batch=TEST_BATCH,
         proportional=TOPOLOGIES[config.topology].proportional,
     )
 

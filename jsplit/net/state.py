@@ -1,6 +1,5 @@
 """What the server computes with, and what an epoch begins with."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,9 +25,6 @@ class ServerSetup(NamedTuple):
         smashed_shape: of one example's activations.
         client: what a client trains, for its shapes.
         key: that every epoch's draws follow from.
-        loss: of each held-out example.
-        correct: likewise.
-        test_batch: held-out examples that are coded together.
     """
 
     steps: Steps
@@ -41,9 +37,6 @@ class ServerSetup(NamedTuple):
     smashed_shape: tuple[int, ...]
     client: ClientParts
     key: jax.Array
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
-    correct: Callable[[jax.Array, jax.Array], jax.Array]
-    test_batch: int
 
 
 class ServerState(NamedTuple):
