@@ -89,11 +89,7 @@ def _take_part(
     config: RunConfig, link: JoinConfig, speed: LinkSpeed | None, say: Say
 ) -> int:
     """Takes part in the run; returns the exit code."""
-    credentials = (
-        None
-        if link.certs is None
-        else certificates.read_credentials(Path(link.certs), server=False, notify=say)
-    )
+    credentials = certificates.read_credentials(link.certs, server=False, notify=say)
     device.choose(config.device)
     held = load_client_data(config, link, say)
     path = (

@@ -181,12 +181,8 @@ def _connector(
         ping_timeout=asked.ping_timeout,
     )
     check_network(link)
-    credentials = (
-        None
-        if asked.certs is None
-        else certificates.read_credentials(
-            Path(asked.certs), server=False, notify=remark
-        )
+    credentials = certificates.read_credentials(
+        asked.certs, server=False, notify=remark
     )
     limit = link.message_limit * MIB
     return lambda: connect(server, credentials, limit, link.ping_timeout)

@@ -6,7 +6,6 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -26,11 +25,10 @@ from jsplit.experiment.plain_target import outcome_line, with_curve, with_kept_c
 from jsplit.experiment.trained import load_run
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter, TensorBoardWriter
-from jsplit.net import certificates
+from jsplit.net.certificates import read_credentials
 from jsplit.net.client_manager import POLL
 from jsplit.net.config import MIB, ServeConfig, check_clients, check_network
 from jsplit.net.connection_watch import ConnectionWatch
-from jsplit.net.credentials import Credentials
 from jsplit.net.events import Event, Say, failures_logged, logging_to_stdout
 from jsplit.net.grpc_channel import serve
 from jsplit.net.prediction import PredictionServer, run_name
@@ -103,7 +101,7 @@ def _train(
     config: RunConfig, link: ServeConfig, say: Say, words: list[str], *, resume: bool
 ) -> int:
     """Serves a training, which these words go on with; returns the exit code."""
-    credentials = _credentials(link, say)
+    credentials = read_credentials(link.certs, server=True, notify=say)
     if link.status_port is not None:
         # Before there is a folder: it may not be installed.
         importlib.import_module("prometheus_client")
@@ -196,12 +194,6 @@ def _status(
         yield
 
 
-def _credentials(link: ServeConfig, say: Say) -> Credentials | None:
-    if link.certs is None:
-        return None
-    return certificates.read_credentials(Path(link.certs), server=True, notify=say)
-
-
 def _predict(config: RunConfig, link: ServeConfig) -> int:
     """Serves predictions until somebody stops it; returns the exit code."""
     if config.workdir is None:
@@ -219,7 +211,7 @@ def _predict(config: RunConfig, link: ServeConfig) -> int:
     limit = link.message_limit * MIB
     with contextlib.ExitStack() as stack:
         say = stack.enter_context(logging_to_stdout(link.log))
-        credentials = _credentials(link, say)
+        credentials = read_credentials(link.certs, server=True, notify=say)
         device.choose(config.device)
         model = load_run(config.workdir, say)
         server = PredictionServer(model, run_name(model.folder), say)

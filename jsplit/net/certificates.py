@@ -137,12 +137,12 @@ def _certify(
 
 
 def read_credentials(
-    folder: Path, *, server: bool, notify: Callable[[str], None]
-) -> Credentials:
-    """The folder of the server or of a client.
+    certs: Path | str | None, *, server: bool, notify: Callable[[str], None]
+) -> Credentials | None:
+    """What is in the folder of the server or of a client; None where there is none.
 
     Args:
-        folder: with the three files.
+        certs: the folder with the three files; None to go without.
         server: whether it must be a server's; else a client's.
         notify: takes the line that says that a certificate ends soon.
 
@@ -151,7 +151,9 @@ def read_credentials(
             of one another, or the server's where a client's are wanted, or a client's
             where the server's are, or this day is outside the time that they are for.
     """
-    owner = "server" if server else "client"
+    if certs is None:
+        return None
+    folder, owner = Path(certs), "server" if server else "client"
     try:
         credentials = Credentials(*((folder / name).read_bytes() for name in FILES))
         authority = x509.load_pem_x509_certificate(credentials.authority)
