@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,8 @@ def page(groups: Sequence[Group], note: str | None = None) -> str:
     """The comparison as Markdown, with a note on runs that it leaves out."""
     runs = [run for group in groups for run in group.runs]
     summary = runs[0].summary
-    every = [read_figures(run) for run in runs]
+    read = {run.path: read_figures(run) for run in runs}
+    every = list(read.values())
     shape = "x".join(map(str, summary["image_shape"]))
     devices = sorted({figures["device"] for figures in every})
     seeds = sorted({run.config.seed for run in runs})
@@ -181,13 +182,12 @@ def page(groups: Sequence[Group], note: str | None = None) -> str:
     ]
     parts += [] if note is None else [as_text(note[:1].upper() + note[1:]) + "."]
     for group in groups:
-        parts += [f"## {as_text(group.title)}", _table(group)]
+        parts += [f"## {as_text(group.title)}", _table(group, read)]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(group: Group) -> str:
-    everyone = [read_figures(run) for run in group.runs]
-    blind = [found["last"]["blind"] for found in everyone]
+def _table(group: Group, read: Mapping[Path, Figures]) -> str:
+    blind = [read[run.path]["last"]["blind"] for run in group.runs]
     rows = [
         [
             *("blind guess", "", "", "", ""),
@@ -202,12 +202,12 @@ def _table(group: Group) -> str:
         [
             f"first epoch ({plain.label})",
             *(str(len(plain.runs)), "", "", ""),
-            *_cells([read_figures(run)["first"] for run in plain.runs]),
+            *_cells([read[run.path]["first"] for run in plain.runs]),
             "",
         ]
     )
     for setting in group.settings:
-        found = [read_figures(run) for run in setting.runs]
+        found = [read[run.path] for run in setting.runs]
         rows.append(
             [
                 setting.label,
