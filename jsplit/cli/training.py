@@ -13,11 +13,11 @@ from jsplit.experiment.console import ConsoleWriter
 from jsplit.experiment.progress import Progress, Record
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.run_labels import beside_paper
-from jsplit.experiment.summary import summarize, write_summary
+from jsplit.experiment.summary import summarize
 from jsplit.experiment.train import train
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter, TensorBoardWriter, Writer
-from jsplit.runtime import device, multihost
+from jsplit.runtime import atomic, device, multihost
 
 
 class Finished(NamedTuple):
@@ -67,7 +67,7 @@ def finish(
     run = Finished(progress.records, summarize(experiment, progress))
     with multihost.together():
         if multihost.leads():
-            write_summary(folder, run.summary)
+            atomic.write_json(folder.summary, run.summary)
             _draw(folder, run)
     return run
 

@@ -145,7 +145,8 @@ def _read(
 def _curve(name: str, folder: RunFolder, epochs: int, classes: int) -> PlainCurve:
     """What the records in a finished run's folder say, epoch by epoch."""
     try:
-        examples = int(_json(folder.summary)["train_examples"])
+        summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+        examples = int(summary["train_examples"])
         lines = folder.metrics.read_text(encoding="utf-8").splitlines()
         records = [dict(json.loads(line)) for line in lines]
         if [record["epoch"] for record in records] != list(range(1, epochs + 1)):
@@ -173,10 +174,6 @@ def _said(setting: tuple[str, Any]) -> str:
     if value is True:
         return flag(name)
     return f"{flag(name)} {getattr(value, 'name', value)}"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _kept(numbers: Sequence[Any]) -> tuple[float, ...]:

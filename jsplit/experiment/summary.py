@@ -16,9 +16,7 @@ from jsplit.experiment.build import Experiment
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.parts import cut_of
 from jsplit.experiment.progress import Progress
-from jsplit.experiment.workdir import RunFolder
 from jsplit.runtime import device
-from jsplit.runtime.atomic import write_json
 
 
 class DataFacts(NamedTuple):
@@ -156,11 +154,6 @@ def wire_reduction(ledger: Ledger) -> float:
     # Labels cross with the first epoch, and all that follow cost the same.
     plain = first + (ledger.epochs - 1) * (second - first)
     return plain / ledger.wire_bytes
-
-
-def write_summary(folder: RunFolder, summary: dict[str, Any]) -> None:
-    """Writes `summary.json`, whole or not at all."""
-    write_json(folder.summary, summary)
 
 
 def versions() -> dict[str, str]:

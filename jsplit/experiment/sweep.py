@@ -31,11 +31,12 @@ from jsplit.experiment.console import ConsoleWriter
 from jsplit.experiment.plain_target import with_kept_curve
 from jsplit.experiment.progress import Progress, states_in_words
 from jsplit.experiment.quantities import counted
-from jsplit.experiment.summary import summarize, write_summary
+from jsplit.experiment.summary import summarize
 from jsplit.experiment.sweep_spec import Planned
 from jsplit.experiment.train import resume, train
 from jsplit.experiment.workdir import RunFolder
 from jsplit.experiment.writers import JsonlWriter, TensorBoardWriter, Writer
+from jsplit.runtime import atomic
 
 
 class Outcome(NamedTuple):
@@ -192,7 +193,7 @@ def _carry_out(
             stack.enter_context(contextlib.closing(writer))
         if not train(experiment, folder, progress, writers, stopping):
             return None
-        write_summary(folder, summarize(experiment, progress))
+        atomic.write_json(folder.summary, summarize(experiment, progress))
         return progress
 
 

@@ -74,9 +74,7 @@ def read_msgpack(path: Path) -> Variables:
         ) from error
 
 
-def write_safetensors(
-    path: Path, variables: Variables, about: dict[str, Any] | None = None
-) -> None:
+def write_safetensors(path: Path, variables: Variables, about: dict[str, Any]) -> None:
     """Writes a variable tree as safetensors.
 
     Args:
@@ -89,12 +87,11 @@ def write_safetensors(
     """
     from safetensors.numpy import save
 
-    metadata = None if about is None else {"jsplit": json.dumps(about)}
     # Safetensors writes an array's memory as it lies there.
     arrays = {
         name: np.ascontiguousarray(array) for name, array in named(variables).items()
     }
-    atomic.write_bytes(path, save(arrays, metadata))
+    atomic.write_bytes(path, save(arrays, {"jsplit": json.dumps(about)}))
 
 
 def read_safetensors(path: Path) -> Named:
