@@ -1,17 +1,16 @@
 """Data: loading, fitting, augmenting and dealing out labelled images."""
 
 from jsplit.data.augment import augment, preprocess
-from jsplit.data.dataset import Dataset, fingerprint_of, line_of
-from jsplit.data.partition import check_scheme, class_counts, partition
-from jsplit.data.prepare import (
-    LEAST_SIZE,
+from jsplit.data.channel_moments import (
     Moments,
     Sums,
     channel_sums,
     moments,
     normalization,
-    prepare_images,
 )
+from jsplit.data.dataset import Dataset, fingerprint_of, line_of
+from jsplit.data.partition import check_scheme, class_counts, partition
+from jsplit.data.prepare import LEAST_SIZE, prepare_images
 from jsplit.data.sources import check_name, load
 from jsplit.data.views import DRAWN, VIEWS, views_of
 

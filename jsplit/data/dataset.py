@@ -1,9 +1,12 @@
 """What every source of data gives: images, labels and where they came from."""
 
 import dataclasses
+import functools
 import hashlib
 
 import numpy as np
+
+from jsplit.data.channel_moments import Moments, normalization
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Training images and labels, test images and labels, in this order."""
@@ -47,6 +50,11 @@ class Dataset:
         """Height, width and channels of every image."""
         _, height, width, channels = self.train_images.shape
         return height, width, channels
+
+    @functools.cached_property
+    def moments(self) -> Moments:
+        """Mean and standard deviation of each channel of the training images."""
+        return normalization(self.train_images)
 
 
 def line_of(dataset: Dataset) -> str:

@@ -198,11 +198,7 @@ def build(config: RunConfig, dataset: Dataset) -> Experiment:
         shares=shares_of(config, dataset),
         topology=TOPOLOGIES[config.topology],
         batch_size=config.server_batch,
-        transform=transform_of(
-            config,
-            data.normalization(dataset.train_images),
-            edge=dataset.image_shape[0],
-        ),
+        transform=transform_of(config, dataset.moments, edge=shape[0]),
         refresh_statistics=config.refresh_statistics,
         defence=defence_of(config),
         replay=replay_of(config, shape),

@@ -60,7 +60,7 @@ def describe(config: RunConfig, dataset: data.Dataset) -> ModelDescription:
         dataset.image_shape,
         dataset.num_classes,
         dataset.class_names,
-        *data.normalization(dataset.train_images),
+        *dataset.moments,
     )
 
 

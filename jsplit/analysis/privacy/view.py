@@ -12,7 +12,7 @@ import numpy as np
 from jsplit.core import schedule
 from jsplit.core.gate_phases import view_of
 from jsplit.core.state import SideState
-from jsplit.data import normalization, views_of
+from jsplit.data import views_of
 from jsplit.errors import InputError
 from jsplit.experiment import checkpoint
 from jsplit.experiment.build import Experiment, transform_of
@@ -184,9 +184,8 @@ class _Prepared(NamedTuple):
 
 def _prepared(run: Ended, epoch: int) -> _Prepared:
     config, dataset = run.experiment.config, run.experiment.dataset
-    moments = normalization(dataset.train_images)
-    mean, deviation = (np.asarray(of, np.float32) for of in moments)
-    transform = transform_of(config, moments, edge=dataset.image_shape[0])
+    mean, deviation = (np.asarray(of, np.float32) for of in dataset.moments)
+    transform = transform_of(config, dataset.moments, edge=dataset.image_shape[0])
     view = view_of(run.states, epoch, len(views_of(config.views)))
     sync = run.states[epoch] == STATES[SYNC]
 
