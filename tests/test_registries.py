@@ -22,7 +22,8 @@ from jsplit.core.gate_choice import GateChoice, RunFacts
 from jsplit.core.gates import GATES, LossGate
 from jsplit.core.option import Option, options_of
 from jsplit.errors import InputError, RunError
-from jsplit.experiment.build import build, canonical, load_dataset
+from jsplit.experiment.build import build, load_dataset
+from jsplit.experiment.canonical import canonical
 from jsplit.experiment.config import (
     RunConfig,
     all_options,

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from jsplit.analysis.results import read_results
-from jsplit.experiment.build import canonical
+from jsplit.experiment.canonical import canonical
 from jsplit.experiment.config import RunConfig, changed
 from jsplit.runtime.atomic import write_json
 from tests.finished_runs import BASE, PLAIN, finish, make_runs, report

@@ -20,9 +20,9 @@ from jsplit.codecs import identity
 from jsplit.core.gates import GATES
 from jsplit.core.option import options_of
 from jsplit.errors import InputError
-from jsplit.experiment.build import canonical
+from jsplit.experiment.canonical import canonical
 from jsplit.experiment.config import RunConfig
-from jsplit.experiment.plain_settings import beyond_plain
+from jsplit.experiment.plain import beyond_plain
 from jsplit.experiment.run_labels import beginning, beside_paper
 
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
-from jsplit.experiment.build import canonical, check_kept_names
+from jsplit.experiment.build import check_kept_names
+from jsplit.experiment.canonical import canonical
 from jsplit.experiment.compare_folder import COMPARE
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.quantities import some_of

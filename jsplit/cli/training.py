@@ -7,7 +7,8 @@ import jax
 
 from jsplit.cli.stopping import stop_at_signal
 from jsplit.cli.terminal import folded, say
-from jsplit.experiment.build import Experiment, canonical
+from jsplit.experiment.build import Experiment
+from jsplit.experiment.canonical import canonical
 from jsplit.experiment.caveats import caveats_of, whole_batch
 from jsplit.experiment.console import ConsoleWriter
 from jsplit.experiment.progress import Progress, Record

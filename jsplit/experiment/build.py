@@ -1,6 +1,5 @@
 """From a config to the values of the library: the one place that knows both."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,6 @@ from jsplit.accounting.compression_tally import Tally
 from jsplit.core.defences import Defence
 from jsplit.core.map_moves import cutout, mirror, shift
 from jsplit.core.mixup import check_mixup, mixup
-from jsplit.core.option import options_of
 from jsplit.core.replay import AS_RECEIVED, Replay, chain
 from jsplit.core.simulation import Simulation, make_simulation
 from jsplit.core.steps import ignore
@@ -26,7 +24,6 @@ from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig, all_options, check_choices, flat
 from jsplit.experiment.initial import begun_from
 from jsplit.experiment.parts import (
-    cut_index,
     cut_of,
     head_of,
     mirrored_channels,
@@ -290,32 +287,6 @@ def shares_of(config: RunConfig, dataset: Dataset) -> list[np.ndarray]:
 def layout_of(config: RunConfig, sizes: Sequence[int]) -> Layout:
     """The sizes of an epoch with clients that hold so many examples."""
     return make_layout(sizes, TOPOLOGIES[config.topology], config.server_batch)
-
-
-def canonical(config: RunConfig) -> RunConfig:
-    """The same for configs that say the same: a name for it, not a promise beyond that.
-
-    What is usual is said in one way, and what nothing reads has its default.
-
-    Args:
-        config: whose names are known, see `check_names`.
-    """
-    batch = dataclasses.replace(config, batch_size=None).server_batch
-    config = dataclasses.replace(
-        config,
-        cut=cut_index(config),
-        batch_size=None if config.batch_size == batch else config.batch_size,
-        gate=config.gate.canonical(),
-    )
-    unread = {
-        name: known.default
-        for name, known in options_of(RunConfig).items()
-        if known.option.speed_only
-        or (
-            known.option.beyond_a and not (config.gate.leaves_a or config.replay_always)
-        )
-    }
-    return dataclasses.replace(config, **unread)
 
 
 def optimizer_of(config: RunConfig) -> optax.GradientTransformation:

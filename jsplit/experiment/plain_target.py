@@ -14,7 +14,7 @@ from jsplit.errors import InputError
 from jsplit.experiment.compare_folder import plain_folder
 from jsplit.experiment.config import differences, flag
 from jsplit.experiment.description import read_description
-from jsplit.experiment.plain_settings import beyond_plain
+from jsplit.experiment.plain import beyond_plain
 from jsplit.experiment.run_config import RunConfig
 from jsplit.experiment.workdir import RunFolder, path_of, read_workdir
 

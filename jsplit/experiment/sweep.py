@@ -19,13 +19,13 @@ from jsplit.experiment import workdir
 from jsplit.experiment.build import (
     Experiment,
     build,
-    canonical,
     check_kept_names,
     check_names,
     load_dataset,
     shape_of,
     share_program,
 )
+from jsplit.experiment.canonical import canonical
 from jsplit.experiment.config import RunConfig, differences
 from jsplit.experiment.console import ConsoleWriter
 from jsplit.experiment.plain_target import with_kept_curve
