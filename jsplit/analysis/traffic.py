@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-DIRECTIONS = ("up", "down")
+from jsplit.accounting.ledger import DIRECTIONS
 
 REPEATED = "repeated"
 """The kind of what was sent again: its rows' names begin with this."""

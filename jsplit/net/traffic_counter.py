@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from jsplit.accounting.ledger import DIRECTIONS
 from jsplit.errors import RunError
 from jsplit.wire import CODING_BYTES
 from jsplit.wire.messages import (
@@ -45,8 +46,7 @@ KINDS: dict[type, str] = {
 """What the bytes of a message count as; a Tensor's count by its direction."""
 
 
-_DIRECTIONS = ("up", "down")
-_TOTALS_BYTES = 8 * len(_DIRECTIONS)
+_TOTALS_BYTES = 8 * len(DIRECTIONS)
 
 
 def open_totals(path: Path) -> memoryview:
@@ -122,7 +122,7 @@ class TrafficCounter:
         """
         direction = "up" if up else "down"
         with self._lock:
-            self._totals[_DIRECTIONS.index(direction)] += length
+            self._totals[DIRECTIONS.index(direction)] += length
             if repeated:
                 self.repeated["repeated", direction] += length
                 return
@@ -169,7 +169,7 @@ class TrafficCounter:
     def totals(self) -> dict[str, int]:
         """The same as `total`, by direction."""
         with self._lock:
-            return dict(zip(_DIRECTIONS, self._totals, strict=True))
+            return dict(zip(DIRECTIONS, self._totals, strict=True))
 
     @property
     def total(self) -> int:
@@ -203,7 +203,7 @@ class TrafficCounter:
 
     def _find_lost(self) -> None:
         """Enters what was counted once and stands in no record."""
-        for place, direction in enumerate(_DIRECTIONS):
+        for place, direction in enumerate(DIRECTIONS):
             known = sum(
                 length
                 for counts in (self.crossed, self.repeated)
@@ -225,4 +225,4 @@ class TrafficCounter:
 def by_kind(counts: Counts) -> dict[str, dict[str, int]]:
     """The same as the ledger has it: by kind, then direction."""
     kinds = sorted({kind for kind, _ in counts})
-    return {kind: {way: counts[kind, way] for way in ("up", "down")} for kind in kinds}
+    return {kind: {way: counts[kind, way] for way in DIRECTIONS} for kind in kinds}
