@@ -23,6 +23,7 @@ from jsplit.errors import InputError
 from jsplit.experiment.canonical import canonical
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.plain import beyond_plain
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.run_labels import beginning, beside_paper
 
 
@@ -357,8 +358,7 @@ def _without(config: RunConfig, names: Iterable[str]) -> RunConfig:
 
 def _title(config: RunConfig, others: Sequence[RunConfig], cut: str) -> str:
     """What a group is, with all in which groups differ."""
-    clients = f"{config.clients} client" + "s" * (config.clients > 1)
-    parts = [f"{config.model} cut after {cut}", clients]
+    parts = [f"{config.model} cut after {cut}", counted(config.clients, "client")]
     if config.clients > 1:
         parts.append(config.topology)
     parts += [config.partition] * (config.partition != "iid")

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jsplit.errors import InputError
+from jsplit.experiment.quantities import counted
 from jsplit.experiment.workdir import make
 from jsplit.net.credentials import Credentials
 from jsplit.net.events import Event
@@ -216,7 +217,7 @@ def _check_time(
         notify(
             Event(
                 f"the certificate in {folder} ends on {ends:%Y-%m-%d}, in "
-                f"{days} {'day' if days == 1 else 'days'}; {remedy}",
+                f"{counted(days, 'day')}; {remedy}",
                 "certificate_ends",
                 logging.WARNING,
                 days=days,
