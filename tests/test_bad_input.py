@@ -66,6 +66,7 @@ BAD_FLAGS = {
     "--mixup 1e-40": ("mixup must be", "0 (none) or from 0.001"),
     "--epoch 3": ("'--epoch'", "did you mean --epochs?"),
     "--no-augmnt": ("'--no-augmnt'", "did you mean --no-augment?"),
+    "--no-resume": ("'--no-resume'", "did you mean --resume?"),
     "--bottlenecks 4": (
         "'--bottlenecks'; --bottlenecks is an option of jsplit plan; did",
         "did you mean --bottleneck?",

@@ -8,6 +8,7 @@ import pytest
 
 from jsplit.cli import main as cli
 from jsplit.cli import parsing
+from jsplit.cli.elsewhere import options_in
 from jsplit.cli.help_page import GROUPS, folded
 from jsplit.core.option import options_of
 from jsplit.experiment.config import flag
@@ -66,8 +67,8 @@ def test_every_option_of_every_command_is_a_sentence_in_a_group(name, command_of
 def test_choices_are_shown_as_choices(name, command_of, page_of):
     # Many choices are folded within their box.
     page = re.sub(r"[\s│]", "", page_of(name, 80))
-    for option, known in parsing._options(command_of(name)):
-        if known is not None and known.choices is not None:
+    for option, known, _ in options_in(type(command_of(name))):
+        if known.choices is not None:
             assert f"{flag(option)}{{{','.join(known.choices)}}}" in page
 
 

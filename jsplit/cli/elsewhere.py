@@ -1,4 +1,4 @@
-"""Which other command has an option that one has not."""
+"""The options of every command, and which other command has one that one has not."""
 
 import dataclasses
 import importlib
@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import tyro
 
+from jsplit.core.option import Described, options_of
 from jsplit.experiment.config import all_options, flag
 from jsplit.experiment.run_config import RunConfig
 
@@ -32,22 +33,32 @@ def command_with(option: str) -> str | None:
         for kind in vars(module).values():
             own = getattr(kind, "__module__", None) == module.__name__
             if own and isinstance(kind, type) and dataclasses.is_dataclass(kind):
-                if option in _flags(kind):
+                if option in flags_in(kind):
                     return name
     return None
 
 
-def _flags(kind: Any) -> Iterator[str]:
-    """Every flag of a command's dataclass and of what it is made of."""
+def options_in(kind: Any) -> Iterator[tuple[str, Described, bool]]:
+    """Every option of a command's dataclass and of what it is made of.
+
+    Its name, what is known of it, and whether it can be said with `--no-`.
+    """
     if kind is RunConfig:
         for name, known in all_options().items():
-            yield flag(name)
-            if known.types == {bool}:
-                yield flag(f"no_{name}")
+            yield name, known, known.types == {bool}
         return
-    hints = get_type_hints(kind, include_extras=True)
+    hints, options = get_type_hints(kind, include_extras=True), options_of(kind)
     for field in dataclasses.fields(kind):
+        notes = get_args(hints[field.name])[1:]
         if dataclasses.is_dataclass(field.default):
-            yield from _flags(type(field.default))
-        elif tyro.conf.Positional not in get_args(hints[field.name])[1:]:
-            yield flag(field.name)
+            yield from options_in(type(field.default))
+        elif tyro.conf.Positional not in notes:
+            known = options[field.name]
+            paired = known.types == {bool} and tyro.conf.FlagCreatePairsOff not in notes
+            yield field.name, known, paired
+
+
+def flags_in(kind: Any) -> Iterator[str]:
+    """The flags of all of these."""
+    for name, _, paired in options_in(kind):
+        yield from map(flag, (name, f"no_{name}") if paired else (name,))

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_type_hints
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from jsplit.cli.elsewhere import command_with
+from jsplit.cli.elsewhere import command_with, flags_in, options_in
 from jsplit.cli.help_page import GROUPS, tidied
 from jsplit.core.gates import GATES
 from jsplit.core.option import Described, Option, options_of
@@ -92,7 +92,6 @@ def parse(
         # A gate of another package brings flags of its own.
         GATES.get(gate)
     shown = _shown(default, base or {})
-    known = dict(_options(default))
     try:
         with contextlib.redirect_stderr(io.StringIO()), tidied():
             found, rest = tyro.cli(
@@ -107,9 +106,9 @@ def parse(
         if not stop.code:
             raise
         # Every text is taken as it is, so only one that is missing can be refused.
-        raise InputError(_missing(argv, known)) from None
+        raise InputError(_missing(argv, type(default))) from None
     if rest:
-        raise InputError(_not_known(rest[0], known))
+        raise InputError(_not_known(rest[0], type(default)))
     command: Command = _made(default, _found(found), base or {})
     return command
 
@@ -301,27 +300,12 @@ def _read(name: str, known: Described, value: Any) -> Any:
         ) from None
 
 
-def _options(default: Any) -> Iterator[tuple[str, Described | None]]:
-    """Every flag of a command and of what it is made of, and what is known of it."""
-    if isinstance(default, RunConfig):
-        yield from all_options().items()
-        return
-    kind: Any = type(default)
-    known = options_of(kind)
-    for field in dataclasses.fields(default):
-        value = getattr(default, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _options(value)
-        else:
-            yield field.name, known.get(field.name)
-
-
-def _missing(argv: Sequence[str], known: Mapping[str, Described | None]) -> str:
+def _missing(argv: Sequence[str], kind: type) -> str:
     """Which of the flags has no value."""
     takes = {
         flag(name)
-        for name, option in known.items()
-        if option is None or not (option.types == {bool} or option.option.counted)
+        for name, known, _ in options_in(kind)
+        if not (known.types == {bool} or known.option.counted)
     }
     for word, after in zip(argv, [*argv[1:], "--"], strict=True):
         if word.replace("_", "-") in takes and after.startswith("--"):
@@ -329,19 +313,15 @@ def _missing(argv: Sequence[str], known: Mapping[str, Described | None]) -> str:
     return "these flags cannot be read; see --help"
 
 
-def _not_known(word: str, known: Mapping[str, Described | None]) -> str:
-    flags = [flag(name) for name in known]
-    flags += [
-        flag(f"no_{name}")
-        for name, option in known.items()
-        if option is not None and option.types == {bool}
-    ]
+def _not_known(word: str, kind: type) -> str:
     if not word.startswith("-"):
         return f"{word!r} belongs to no option; see --help"
     typed = word.split("=")[0].replace("_", "-")
     other = command_with(typed)
     # Words that are alike by chance are no help where another command has this one.
-    near = difflib.get_close_matches(typed, flags, 1, 0.6 if other is None else 0.85)
+    near = difflib.get_close_matches(
+        typed, flags_in(kind), 1, 0.6 if other is None else 0.85
+    )
     hints = [] if other is None else [f"{typed} is an option of jsplit {other}"]
     hints += [f"did you mean {found}?" for found in near]
     hint = "; ".join(hints) or "see --help"
