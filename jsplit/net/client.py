@@ -64,7 +64,6 @@ class Client:
         make_setup: `(moments) -> ClientSetup`, once the server has told those.
         store: what survives the process.
         notify: takes a line of text for people.
-        stopping: whether it was asked to stop.
         keep_model: `(moments, part)`, given the part that the run ended with.
 
     Raises:
@@ -81,7 +80,6 @@ class Client:
         make_setup: Callable[[Moments], ClientSetup],
         store: ClientStateStore,
         notify: Callable[[str], None],
-        stopping: Callable[[], bool] = lambda: False,
         keep_model: Callable[[Moments, SideState], None] = lambda *given: None,
     ):
         self.traffic = ClientTraffic(notify)
@@ -94,7 +92,6 @@ class Client:
         self._make_setup = make_setup
         self._store = store
         self._notify = notify
-        self._stopping = stopping
         self._keep_model = keep_model
         self._fingerprint = data.fingerprint
         store.check_data(self._fingerprint)
@@ -136,8 +133,6 @@ class Client:
 
     def _known_result(self, reason: str) -> Done | None:
         """The run's result, if the server told it to a process before this one."""
-        if self._stopping():
-            raise KeyboardInterrupt
         result = self._store.result(self._settings)
         if not result:
             return None
@@ -328,7 +323,7 @@ class Client:
             work = self._work = EpochProgress(plan, self._weights(plan))
         if work.finished is None:
             step_size = self._setup.step_sizes[plan.place.epoch]
-            given = self._setup.steps, batches, plan.key, step_size, self._stopping
+            given = self._setup.steps, batches, plan.key, step_size
             work.parts = learn_alone(work.parts, *given)
             work.finished = self._finish(work, plan.place._replace(number=0))
         if plan.place.number == 0:

@@ -1,7 +1,5 @@
 """A networked client's epoch of learning alone, by its own head."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 
 from jsplit.core.state import ClientParts
@@ -15,7 +13,6 @@ def learn_alone(
     batches: Batches,
     key: bytes,
     step_size: float,
-    stopping: Callable[[], bool],
 ) -> ClientParts:
     """What a client's part and head are after an epoch on its own labels.
 
@@ -25,16 +22,10 @@ def learn_alone(
         batches: of this client.
         key: that the server sent for the epoch.
         step_size: of the epoch.
-        stopping: whether the client was asked to stop.
-
-    Raises:
-        KeyboardInterrupt: if it was; the epoch begins again when it comes back.
     """
     assert steps.client_alone is not None
     plan, (part, head) = batches.plan(key), parts
     for number in range(batches.count):
-        if stopping():
-            raise KeyboardInterrupt
         x, mask, part_key = batches.training(plan, number)
         labels = batches.labels(plan, number)
         part, head, _ = steps.client_alone(
