@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from jsplit.codecs import float8, identity
 from jsplit.core.metrics import cross_entropy
@@ -152,6 +153,27 @@ def test_padded_rows_change_nothing():
     masked = sync_step(steps, one, two, garbage, y, mask)
     chex.assert_trees_all_close(masked, plain, atol=1e-5, rtol=1e-4)
     assert int(masked[2].examples) == 5
+
+
+class ByDirection(nn.Module):
+    """Looks at the direction of its input alone, and zeros have none."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x / jnp.linalg.norm(x, axis=-1, keepdims=True))
+
+
+def test_padded_rows_give_no_nan_where_a_part_divides_by_what_came():
+    client, server = dense_parts()[0], from_flax(ByDirection())
+    x, y = jax.random.normal(KEY, (6, 4)), jnp.arange(6) % 3
+    steps, parties = steps_of(client, server), parties_of(client, server, x)
+    mask = jnp.arange(6) < 4
+    padded = sync_step(steps, *parties, x, y, mask)
+    alone = sync_step(steps, *parties, x[:4], y[:4])
+    chex.assert_trees_all_close(padded, alone, rtol=1e-5, atol=1e-6)
+    packet = one_packet(steps.client_refresh(parties[0], x, mask, KEY))
+    server, _ = steps.server_step(parties[1], packet, y[None], mask[None], KEY, STEP)
+    chex.assert_tree_all_finite(server)
 
 
 def test_client_whose_rows_are_all_padding_keeps_everything():

@@ -74,6 +74,7 @@ def make_server_steps(
         smashed = jax.vmap(decode)(packets)
         smashed = smashed.reshape(-1, *smashed.shape[2:])
         targets, rows = labels.reshape(-1), None if mask is None else mask.reshape(-1)
+        smashed = _filled(smashed, rows)
 
         def replayed(smashed: jax.Array) -> tuple[jax.Array, Mixture | None]:
             # Not of what the server's part itself draws from.
@@ -156,6 +157,23 @@ def make_server_steps(
     return ServerSteps(
         server_step, offline_step, server_step_with_reply, server_evaluate
     )
+
+
+def _filled(smashed: jax.Array, rows: jax.Array | None) -> jax.Array:
+    """The first example in place of padding, which came as zeros.
+
+    What is made of padding counts nowhere, but a part that divides by the norm of its
+    input makes NaN of zeros, and NaN times a gradient of 0 is NaN in every parameter.
+    """
+    if rows is None:
+        return smashed
+    first = jnp.arange(len(rows)) == jnp.argmax(rows)
+    first, kept = (
+        which.reshape((-1,) + (1,) * (smashed.ndim - 1)) for which in (first, rows)
+    )
+    # By a sum: to look it up, devices that share a batch would get all of it.
+    example = jnp.sum(jnp.where(first, smashed, 0.0), axis=0)
+    return jnp.where(kept, smashed, example)
 
 
 def _own_mean(labels: jax.Array, mask: jax.Array | None) -> jax.Array:
