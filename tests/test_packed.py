@@ -212,6 +212,21 @@ def test_stochastic_rounding_is_right_on_average():
     assert mean_error(packed(4))[0] < -0.2
 
 
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("signs", [(1,), (-1, 1)])
+def test_stochastic_rounding_is_right_on_average_for_the_largest_too(bits, signs):
+    # Few are large: a grid of least squared error would end below them.
+    rng, codec = np.random.default_rng(5), packed(bits, stochastic=True).of((4096,))
+    x = np.abs(rng.standard_normal((256, 4096))).astype(np.float32)
+    x[:, :400], x[:, 400:800] = 3.7, 2.9
+    x *= rng.choice(signs, x.shape).astype(np.float32)
+    decoded = jax.jit(lambda x: codec.decode(codec.encode(x)))(x)
+    errors = np.asarray(decoded - x, np.float64) * np.sign(x)
+    for size in (2.9, 3.7):
+        chosen = errors[np.abs(x) == np.float32(size)]
+        assert abs(chosen.mean()) < 4 * chosen.std() / np.sqrt(chosen.size) < 0.05
+
+
 @given(x=scaled)
 def test_stochastic_rounding_goes_to_a_value_beside(x):
     name = "bits4-stochastic"

@@ -4,7 +4,8 @@ Each packet says what its bits mean: a sign bit where it has a negative value (t
 activations behind a ReLU have none), then exponent and mantissa bits, of which the
 search chooses those with the least squared error: an integer (no exponent), or a small
 float with 2, 3 or 4 exponent bits, such as e2m1 of the OCP microscaling formats. It
-chooses the scale as well, at which the largest magnitudes may saturate. What saturates
+chooses the scale as well, at which the largest magnitudes may saturate, but not where
+rounding is by chance: what saturates errs one way only. What saturates
 is counted among all values, and the error of rounding in some 8,000 of them.
 """
 
@@ -45,7 +46,8 @@ def packed(bits: int, *, per_channel: bool = False, stochastic: bool = False) ->
     **Formal guarantees** (tests of that name): a finite input never decodes to inf or
     NaN; rounding is to the nearest value of the grid; a packet without negative
     values spends no bit on signs; an example takes as many bytes as said above;
-    stochastic rounding is right on average, and the same for the same tensor.
+    stochastic rounding is right on average for each value up to the largest, and the
+    same for the same tensor.
 
     | input | result |
     |---|---|
@@ -59,9 +61,9 @@ def packed(bits: int, *, per_channel: bool = False, stochastic: bool = False) ->
     Args:
         bits: of a value, of `WIDTHS`.
         per_channel: a scale for each channel.
-        stochastic: round up or down by chance, so that the mean of the errors is 0.
-            The chance follows from the tensor itself, so that a run that is resumed
-            draws the same.
+        stochastic: round up or down by chance, so that the mean of the errors is 0,
+            and saturate nowhere. The chance follows from the tensor itself, so that a
+            run that is resumed draws the same.
 
     Raises:
         ValueError: if there is no such width.
@@ -102,7 +104,8 @@ def _encode(bits: int, scales: int, stochastic: bool, x: jax.Array) -> Packet:
     x = flushed(x)
     finite = jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x))
     signed = jnp.any(x < 0).astype(jnp.int32)
-    grid, scale = _searched(bits, _lanes(jnp.abs(finite), scales), scales, signed)
+    lanes = _lanes(jnp.abs(finite), scales)
+    grid, scale = _searched(bits, lanes, scales, signed, saturates=not stochastic)
     magnitude = jnp.abs(x) * (1 / _along(scale, x.ndim))
     chance = chance_of(finite) if stochastic else None
     codes = _codes(grid, _rounded(grid, magnitude, chance))
@@ -181,7 +184,7 @@ def _lanes(magnitude: jax.Array, scales: int) -> jax.Array:
 
 
 def _searched(
-    bits: int, lanes: jax.Array, scales: int, signed: jax.Array
+    bits: int, lanes: jax.Array, scales: int, signed: jax.Array, *, saturates: bool
 ) -> tuple[_Grid, jax.Array]:
     """The grid and the scales of least squared error, `Float32[scales]`.
 
@@ -193,6 +196,7 @@ def _searched(
         lanes: magnitudes, finite, as `_lanes` has them.
         scales: to find: one of all lanes, or one of each.
         signed: 1 if any value is negative, else 0.
+        saturates: whether the grid may end below the largest magnitude.
     """
     axis = 0 if scales > 1 else None
 
@@ -207,7 +211,8 @@ def _searched(
     # An odd step goes through all places of an image in turn.
     sample = every[:: max(lanes.size // _SAMPLE, 1) | 1]
     weight = len(lanes) / max(len(sample), 1)
-    clips = jnp.asarray([2.0 ** (-half / 2) for half in range(_CLIPS[bits])])
+    ended = range(_CLIPS[bits] if saturates else 1)
+    clips = jnp.asarray([2.0 ** (-half / 2) for half in ended])
 
     def saturated(clip: jax.Array) -> jax.Array:
         return summed(jnp.square(jnp.maximum(every - clip * ends, 0)))
@@ -227,15 +232,23 @@ def _searched(
     chosen = jnp.argmin(jnp.sum(jnp.min(errors, axis=1), axis=(1, 2)))
     grid = jax.tree.map(lambda leaf: leaf[chosen], grids)
     clip = clips[jnp.argmin(errors[chosen], axis=0)]
-    return grid, _representable(clip * (largest / grid.largest), grid).reshape(scales)
+    scale = _representable(clip * (largest / grid.largest), grid, up=not saturates)
+    return grid, scale.reshape(scales)
 
 
-def _representable(scale: jax.Array, grid: _Grid) -> jax.Array:
-    """As the header has it, in bfloat16: with a normal inverse, and no overflow."""
+def _representable(scale: jax.Array, grid: _Grid, *, up: bool) -> jax.Array:
+    """As the header has it, in bfloat16: with a normal inverse, and no overflow.
+
+    To the nearest, or `up` to one at which nothing saturates.
+    """
     most = jnp.minimum(_LARGEST, 2.0**127 / grid.largest)
-    return jax.lax.reduce_precision(
-        jnp.clip(scale, _SMALLEST, most), exponent_bits=8, mantissa_bits=7
-    )
+    scale = jnp.clip(scale, _SMALLEST, most)
+    near = jax.lax.reduce_precision(scale, exponent_bits=8, mantissa_bits=7)
+    if not up:
+        return near
+    pattern = jax.lax.bitcast_convert_type(near, jnp.int32)
+    above = jax.lax.bitcast_convert_type(pattern + (1 << 16), jnp.float32)
+    return jnp.where((near < scale) & (above <= most), above, near)
 
 
 def _rounded(grid: _Grid, magnitude: jax.Array, chance: jax.Array | None) -> jax.Array:
