@@ -51,7 +51,7 @@ def check_checkpoints(runs: Iterable[FinishedRun]) -> None:
 
 def left_to_attack(group: Group, *, again: bool) -> list[FinishedRun]:
     """The runs that were not attacked before, or in part; all of them if `again`."""
-    plain = _plain(group).runs
+    plain = _begins(group)
     return [
         run
         for run in group.runs
@@ -65,7 +65,7 @@ def attacks(
     group: Group, left: Iterable[FinishedRun], dataset: Callable[[], Dataset]
 ) -> Iterator[tuple[FinishedRun, Figures]]:
     """Attacks each run when its turn comes, and keeps what was found beside it."""
-    plain = _plain(group).runs
+    plain = _begins(group)
     earlier: Experiment | None = None
     for run in left:
         # However the run was computed, it is attacked on one device.
@@ -77,9 +77,21 @@ def attacks(
         yield run, _audited(experiment, run, first=run in plain)
 
 
-def _plain(group: Group) -> Setting:
-    """The setting whose first epoch stands for those of all."""
-    return group.baseline or group.settings[0]
+def _plain(group: Group) -> Setting | None:
+    """The setting whose first epoch stands for those of all; None where none can.
+
+    A client that learned alone first never sent anything by its first part.
+    """
+    able = [each for each in group.settings if not each.config.local_epochs]
+    if group.baseline in able:
+        return group.baseline
+    return next(iter(able), None)
+
+
+def _begins(group: Group) -> Sequence[FinishedRun]:
+    """The runs whose first epoch is attacked, too."""
+    plain = _plain(group)
+    return () if plain is None else plain.runs
 
 
 def _audited(experiment: Experiment, run: FinishedRun, *, first: bool) -> Figures:
@@ -198,14 +210,15 @@ def _table(group: Group, read: Mapping[Path, Figures]) -> str:
         ]
     ]
     plain = _plain(group)
-    rows.append(
-        [
-            f"first epoch ({plain.label})",
-            *(str(len(plain.runs)), "", "", ""),
-            *_cells([read[run.path]["first"] for run in plain.runs]),
-            "",
-        ]
-    )
+    if plain is not None:
+        rows.append(
+            [
+                f"first epoch ({plain.label})",
+                *(str(len(plain.runs)), "", "", ""),
+                *_cells([read[run.path]["first"] for run in plain.runs]),
+                "",
+            ]
+        )
     for setting in group.settings:
         found = [read[run.path] for run in setting.runs]
         rows.append(

@@ -36,7 +36,7 @@ def audit(run: Ended, *, first: bool, shown: int = 10) -> Audit:
     Args:
         run: that ended.
         first: whether to look at its first epoch too, in which runs of one seed, cut
-            and codec do not differ, whatever their gate.
+            and codec do not differ, whatever their gate; not where it sent nothing.
         shown: examples to keep for a picture.
     """
     seed = run.experiment.config.seed
@@ -45,8 +45,7 @@ def audit(run: Ended, *, first: bool, shown: int = 10) -> Audit:
     }
     images, guesses = {}, {}
     views = {LAST: (run.client, last_sent(run.states))}
-    # A client that learned alone first never sent anything by its first part.
-    if first and not run.states.startswith("L"):
+    if first:
         views = {FIRST: (run.experiment.simulation.state.client, 0), **views}
     for name, (client, epoch) in views.items():
         sent = private(run, client, epoch, PRIVATE)

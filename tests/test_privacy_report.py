@@ -1,0 +1,48 @@
+"""The comparison of attacked runs, without having attacked any."""
+
+from jsplit.analysis.comparison import grouped
+from jsplit.analysis.privacy_report import FORMAT, kept_file, left_to_attack, page
+from jsplit.analysis.results import read_results
+from jsplit.experiment.config import changed
+from jsplit.runtime.atomic import write_json
+from tests.finished_runs import BASE, finish
+
+
+def view(private=1024, public=1920):
+    """What an attack found of one epoch."""
+    score = {"mse": 0.01, "psnr": 20.0, "ssim": 0.5}
+    return {
+        "private_images": private,
+        "public_images": public,
+        "inversion": score,
+        "blind": score,
+        "distance_correlation": {"value": 0.9, "shuffled": 0.1},
+        "information": {"bits": 8.0, "deviation": 0.1, "ceiling": 10.0},
+    }
+
+
+def attacked(path, views, **settings):
+    """A finished run, and the figures of its attack."""
+    finish(path, changed(BASE, **settings), 0.9)
+    (run,), _ = read_results(path, partial=False)
+    about = {"format": FORMAT, "device": "a test (cpu)", "epochs_sent": 1}
+    write_json(kept_file(run), about | views)
+
+
+def groups_of(path):
+    return grouped(read_results(path, partial=False)[0])
+
+
+ALONE = {"gate": "freeze", "sync_epochs": 0, "local_epochs": 2}
+
+
+def test_what_clients_sent_before_they_learned_alone_is_no_row(tmp_path):
+    attacked(tmp_path / "alone", {"last": view()}, **ALONE)
+    (group,) = groups_of(tmp_path)
+    assert left_to_attack(group, again=False) == []
+    assert "| first epoch" not in page([group])
+    both = {"first": view(), "last": view()}
+    attacked(tmp_path / "loss", both, threshold=0.5, seed=1)
+    (group,) = groups_of(tmp_path)
+    assert left_to_attack(group, again=False) == []
+    assert "| first epoch (loss 0.5) | 1 |" in page([group])
