@@ -145,6 +145,38 @@ def test_it_is_said_where_half_a_point_is_less_than_an_image_or_of_one_seed(
     assert len(notes) == bool(said) and all(words in notes[0] for words in said)
 
 
+def test_a_best_of_one_seed_is_told_beside_one_of_that_name_with_more(tmp_path):
+    settings = PLAIN, {"gate": "freeze", "sync_epochs": 3}
+    for clients, seeds in ((1, 1), (5, 3)):
+        for number, changes in enumerate(settings):
+            for seed in range(seeds):
+                config = changed(BASE, clients=clients, **changes, seed=seed)
+                path = tmp_path / f"{clients} {number} {seed}"
+                finish(path, config, 0.9, 1 + number, 1 + number)
+    assert report(tmp_path) == 0
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "Note: one seed alone stands behind the best (freeze 3)" in text
+
+
+def test_states_are_of_the_seed_that_stands_above_them_or_say_of_which(tmp_path):
+    finish(tmp_path / "plain", changed(BASE, **PLAIN, seed=1), 0.9, states="A" * 12)
+    loss = {"threshold": 0.5}
+    for seed in range(2):
+        states = "AB"[seed] * 12
+        config = changed(BASE, **loss, seed=seed)
+        finish(tmp_path / f"{seed}", config, 0.9, 2, 2, states=states)
+    finish(tmp_path / "other", changed(BASE, threshold=1.0, seed=7), 0.9, 3, 3)
+    assert report(tmp_path) == 0
+    rows = (tmp_path / "report" / "report.md").read_text().splitlines()
+    (head,) = (row for row in rows if row.startswith("| gate | seeds |"))
+    cells = {
+        row.split(" | ")[0][2:]: row.split(" | ")[-1] for row in rows if "/" in row
+    }
+    assert head.endswith("| states, seed 1 |")
+    assert cells["loss 0.5"] == "B x12 |"
+    assert cells["loss 1"] == "A x2, B, C x9 (seed 7) |"
+
+
 def test_a_loss_of_exactly_half_a_point_is_allowed(runs):
     (group,) = grouped(read_results(runs, partial=False)[0])
     assert group.best("communication_reduction", 0.004).label == "loss 0.5"

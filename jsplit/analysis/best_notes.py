@@ -37,12 +37,12 @@ def doubts(groups: Sequence[Group], test_examples: int) -> str | None:
         groups: of the report.
         test_examples: by which accuracies are measured.
     """
-    best = {
-        setting.label: len(setting.seeds)
+    best = [
+        (setting.label, len(setting.seeds))
         for group in groups
         for name in REDUCTIONS
         if (setting := group.best(name, LOSS)) is not None
-    }
+    ]
     found = []
     enough = round(1 / LOSS)
     if best and 0 < test_examples < enough:
@@ -51,7 +51,8 @@ def doubts(groups: Sequence[Group], test_examples: int) -> str | None:
             f"{100 / test_examples:.2f} points, so that a loss of {100 * LOSS:g} "
             f"cannot be seen; test on {enough} or more"
         )
-    alone = [label for label, seeds in best.items() if seeds == 1]
+    # Several tables may each have a best that is called so, of more seeds or fewer.
+    alone = list(dict.fromkeys(label for label, seeds in best if seeds == 1))
     if alone:
         found.append(
             f"one seed alone stands behind the best ({some_of(alone)}), and seeds may "

@@ -208,8 +208,13 @@ def _best(groups: Sequence[Group], dataset: str) -> str:
 
 
 def _table(group: Group) -> str:
-    rows = []
+    rows, seed = [], group.settings[0].seeds[0]
     for setting in group.settings:
+        shown = next(
+            (run for run in setting.runs if run.config.seed == seed), setting.runs[0]
+        )
+        states = states_in_words(shown.summary["states"], longest=40)
+        other = shown.config.seed != seed
         baseline, lost = group.plain_for(setting), group.lost(setting)
         unknown = baseline is None or None in (baseline.accuracy, setting.accuracy)
         why_not = "not evaluated" if unknown else "not the same seeds"
@@ -227,7 +232,7 @@ def _table(group: Group) -> str:
                         "client_compute_reduction",
                     )
                 ),
-                states_in_words(setting.runs[0].summary["states"], longest=40),
+                states + f" (seed {shown.config.seed})" * other,
             ]
         )
     return markdown(
@@ -239,7 +244,7 @@ def _table(group: Group) -> str:
             "communication",
             "every byte",
             "computation",
-            f"states, seed {group.settings[0].runs[0].config.seed}",
+            f"states, seed {seed}",
         ),
         rows,
     )
