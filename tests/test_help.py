@@ -13,6 +13,7 @@ from jsplit.cli.help_page import GROUPS, folded
 from jsplit.core.option import options_of
 from jsplit.experiment.config import flag
 from jsplit.experiment.run_config import RunConfig
+from tests.runs import refused
 
 
 @pytest.fixture
@@ -116,3 +117,17 @@ def test_only_lines_outside_of_boxes_are_folded():
     assert folded(f"{'word ' * 5}end\n\n{box}\n", 16) == (
         f"word word word\nword word end\n\n{box}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("run --no-resume", "did you mean --resume?"),
+        ("sweep --no-dry", "did you mean --dry?"),
+        ("join --no-own-dat", "did you mean --no-own-data?"),
+        ("predict r i --images x", "see --help"),
+        ("report r --folder x", "--folder is an option of jsplit sweep"),
+    ],
+)
+def test_nothing_is_proposed_that_the_command_does_not_take(words, meant, capsys):
+    assert meant in refused(capsys, lambda: cli.main(words.split()))
