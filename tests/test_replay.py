@@ -106,6 +106,7 @@ def test_what_becomes_of_a_map_does_not_depend_on_the_others(replay):
         (shift(2), (512,), r"shift 2 needs maps .*, got \(512,\)"),
         (shift(2), (2, 8, 4), r"shift 2 needs maps of more than 2 cells"),
         (mirror(), (512,), r"mirror needs maps .*, got \(512,\)"),
+        (mirror(), (2, 1, 3), r"mirror needs maps of more than 1 cell in width"),
         (cutout(1), (128, 3), r"cutout needs maps .*, got \(128, 3\)"),
         (cutout(8), (16, 8, 4), r"cutout 8 needs maps of more than 8 cells"),
         (chain(mixup(1.0), mirror()), (512,), "mirror needs maps"),
@@ -119,6 +120,7 @@ def test_a_replay_that_means_nothing_for_the_cut_is_refused(replay, shape, words
 def test_replays_that_mean_something_for_the_cut_are_taken():
     for replay, shape in ((shift(2), (40, 8)), (mirror(), (1, 2, 3)), (mixup(1), (9,))):
         replay.check(shape)
+    mirror([1, 0]).check((2, 1, 2))  # Its channels change places.
     AS_RECEIVED.check((9,))
 
 

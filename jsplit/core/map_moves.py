@@ -71,7 +71,8 @@ def mirror(places: Sequence[int] | None = None) -> Replay:
             `jsplit.mirrored_filters` says; None: it keeps its own. Static.
 
     Raises:
-        InputError: by `check`, if an example is not `[height, width, channels]`.
+        InputError: by `check`, if an example is not `[height, width, channels]`, or is
+            one cell wide and no channels have other places: it would stay as it is.
         ValueError: if the places are not those of all channels in some order; by
             `check`, if there are not as many as channels.
 
@@ -97,6 +98,11 @@ def mirror(places: Sequence[int] | None = None) -> Replay:
 
     def check(smashed_shape: tuple[int, ...]) -> None:
         _check_picture("mirror", smashed_shape)
+        if places is None and smashed_shape[1] == 1:
+            raise InputError(
+                "mirror needs maps of more than 1 cell in width at the cut, got "
+                f"{smashed_shape}; leave it out, or cut earlier"
+            )
         if places is not None and len(places) != smashed_shape[-1]:
             raise ValueError(
                 f"mirror has places for {len(places)} channels, and maps have "
