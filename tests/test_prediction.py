@@ -238,3 +238,9 @@ def test_what_cannot_predict_is_refused_in_one_line(
     names = {"server": folders[0], "client": folders[1]}
     words = [word.format(**names) for word in words]
     assert said in refused(capsys, lambda: main(words))
+
+
+@pytest.mark.parametrize("words", ["--certs c", "--insecure", "--ping-timeout 9"])
+def test_what_is_for_a_server_is_refused_where_none_is_named(words, capsys):
+    said = refused(capsys, lambda: main(["predict", "run", "x.npz", *words.split()]))
+    assert f"{words.split()[0]} is for --server, and none is named" in said

@@ -20,6 +20,7 @@ from jsplit.core.option import Option
 from jsplit.data.images import Images, load_images
 from jsplit.errors import InputError
 from jsplit.experiment import workdir
+from jsplit.experiment.config import flag
 from jsplit.experiment.description import ModelDescription
 from jsplit.experiment.quantities import counted
 from jsplit.experiment.trained import (
@@ -123,6 +124,8 @@ def command(argv: Sequence[str], prog: str) -> int:
     out = None if asked.out is None else workdir.path_of(asked.out)
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise InputError(f"--out {out} is no file in a folder that exists; name one")
+    if asked.server is None:
+        _check_alone(asked)
     connect = None if asked.server is None else _connector(asked, asked.server)
     device.choose(asked.device)
     model = load_run(asked.run, remark)
@@ -164,6 +167,17 @@ def command(argv: Sequence[str], prog: str) -> int:
     if out is not None:
         remark(f"{counted(len(images.names), 'prediction')} in {out}")
     return 0
+
+
+def _check_alone(asked: PredictCommand) -> None:
+    """Refuses what would seem to ask a server, where none is named."""
+    usual = PredictCommand("", ())
+    for name in ("certs", "insecure", "ping_timeout"):
+        if getattr(asked, name) != getattr(usual, name):
+            raise InputError(
+                f"{flag(name)} is for --server, and none is named; add --server "
+                f"HOST:PORT, or leave {flag(name)} out"
+            )
 
 
 def _connector(
