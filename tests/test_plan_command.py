@@ -241,6 +241,7 @@ def test_a_files_budget_limits_the_plan_and_is_not_called_left_out(capsys, tmp_p
         (("--link", "fast"), "--link must be like 10mbit/40ms"),
         (("--codecs", "float8,gzip"), "--codecs 'gzip' is unknown"),
         (("--grad-codecs", ""), "--grad-codecs '' is unknown"),
+        (("--grad-codecs", "bf16"), "--grad-codecs bf16 has no effect without limits"),
         (("--bottlenecks", "4,wide"), "--bottlenecks must list channels"),
         (("--bottlenecks", "99"), "--bottleneck 99"),
         (("--most-views", "0"), "--most-views must be at least 1"),
@@ -286,3 +287,10 @@ def test_a_link_on_which_a_message_takes_too_long_for_a_ping_is_said(
         enough, smaller = said
         assert f"jsplit join --ping-timeout {enough}, and the server a --wait" in out
         assert f"of no less, or take {smaller}" in out
+
+
+def test_the_help_names_the_codecs_that_are_compared_by_default(capsys):
+    with pytest.raises(SystemExit):
+        plan_here("--help")
+    shown = capsys.readouterr().out.replace("\u2502", " ")
+    assert f"None: {', '.join(USUAL)}." in " ".join(shown.split())

@@ -91,11 +91,17 @@ class PlanCommand:
     ] = None
     codecs: Annotated[
         str | None,
-        Option("A list of codecs to compare, such as float8,bf16. None: all of them."),
+        Option(
+            "A list of codecs to compare, such as float8,bits2-channel. None: "
+            f"{', '.join(USUAL)}."
+        ),
     ] = None
     grad_codecs: Annotated[
         str | None,
-        Option("A list of codecs that gradients may have. None: those of --codecs."),
+        Option(
+            "A list of codecs that gradients may have in schedules that keep --budget "
+            "or --reduction. None: those of --codecs."
+        ),
     ] = None
     bottlenecks: Annotated[
         str | None,
@@ -155,6 +161,13 @@ def command(argv: Sequence[str], prog: str) -> int:
     limits = Limits(_budget(asked), asked.reduction)
     codecs = _codecs("codecs", asked.codecs) or list(USUAL)
     grad_codecs = _codecs("grad_codecs", asked.grad_codecs) or codecs
+    limited = limits != Limits()
+    if asked.grad_codecs is not None and not limited:
+        raise InputError(
+            f"--grad-codecs {asked.grad_codecs} has no effect without limits, where "
+            "all schedules have the codecs of a run; add --budget or --reduction, or "
+            "take --grad-codec"
+        )
     narrow = _bottlenecks(asked)
     only = "bottleneck" in file and parsing.option(argv, "--bottlenecks") is None
     speed = None if asked.link is None else LinkSpeed.from_text(asked.link)
@@ -170,7 +183,6 @@ def command(argv: Sequence[str], prog: str) -> int:
         from jsplit.analysis.plan_leakage import measured_leakage
 
         leakage = measured_leakage(path_of(asked.privacy), config, data)
-    limited = limits != Limits()
     whole, number = every_cut(config, dataset, data), cut_index(config)
     looked_at = whole if limited or only else [whole[number - 1]]
     versions = with_bottlenecks(config, data, looked_at, narrow, only=only)

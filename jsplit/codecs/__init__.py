@@ -37,8 +37,9 @@ USUAL = [
     *(name for name in CODECS if not name.startswith(("bits", "top", "where"))),
     *("bits6", "bits4"),
 ]
-"""Those among which a plan chooses if it is not told: of no use below 4 bits is known,
-a scale for each channel is not for every cut, and top-k leaves most values out."""
+"""Those among which a plan chooses if it is not told: what fewer than 4 bits cost goes
+by filters and data, a scale for each channel is not for every cut, and top-k leaves
+most values out."""
 
 __all__ = [
     "CODECS",
