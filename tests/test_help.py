@@ -131,3 +131,13 @@ def test_only_lines_outside_of_boxes_are_folded():
 )
 def test_nothing_is_proposed_that_the_command_does_not_take(words, meant, capsys):
     assert meant in refused(capsys, lambda: cli.main(words.split()))
+
+
+@pytest.mark.parametrize(("command", "key"), [("run", "compare"), ("serve", "listen")])
+def test_what_is_no_setting_of_a_run_is_sent_from_a_file_to_the_command_line(
+    command, key, capsys, tmp_path
+):
+    file = tmp_path / "run.toml"
+    file.write_text(f"epochs = 2\n{key} = true\n")
+    said = refused(capsys, lambda: cli.main([command, "--config", str(file)]))
+    assert f"{key} is no setting of a run" in said and f"say --{key} on" in said

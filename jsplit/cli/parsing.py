@@ -53,7 +53,17 @@ def settings(argv: Sequence[str]) -> Given:
         return {}
     source = f"--config {file}"
     values = tables_of(Path(file), source, "configs/")
-    from_mapping(values, source)
+    try:
+        from_mapping(values, source)
+    except InputError:
+        # Looked at now, when the gate's package has brought its settings.
+        for name in sorted(values.keys() - all_options().keys()):
+            if command_with(flag(name)) is not None:
+                raise InputError(
+                    f"{source}: {name} is no setting of a run; leave it out there, "
+                    f"and say {flag(name)} on the command line"
+                ) from None
+        raise
     return values
 
 
