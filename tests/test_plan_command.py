@@ -293,4 +293,19 @@ def test_the_help_names_the_codecs_that_are_compared_by_default(capsys):
     with pytest.raises(SystemExit):
         plan_here("--help")
     shown = capsys.readouterr().out.replace("\u2502", " ")
-    assert f"None: {', '.join(USUAL)}." in " ".join(shown.split())
+    assert f"None: {', '.join(USUAL)}, and that of" in " ".join(shown.split())
+
+
+def test_the_codecs_of_the_run_itself_are_among_those_that_keep_a_budget(
+    capsys, tmp_path
+):
+    file, plan = tmp_path / "run.toml", tmp_path / "plan.json"
+    file.write_text('codec = "bits2-channel"\ngrad_codec = "top16"\n')
+    # What freeze 0 sends in two bits a value, where four are twice as many.
+    words = ("--config", file, "--cut", 1, "--budget", "14kB", "--json", plan)
+    assert plan_here(*WORDS, *words) == 0
+    found = [each["settings"] for each in json.loads(plan.read_text())["schedules"]]
+    assert found and {each["codec"] for each in found} == {"bits2-channel"}
+    assert plan_here(*WORDS, *words[:4], "--budget", "35kB", "--json", plan) == 0
+    found = [each["settings"] for each in json.loads(plan.read_text())["schedules"]]
+    assert {each["grad_codec"] for each in found if "grad_codec" in each} == {"top16"}

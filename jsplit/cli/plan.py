@@ -93,14 +93,15 @@ class PlanCommand:
         str | None,
         Option(
             "A list of codecs to compare, such as float8,bits2-channel. None: "
-            f"{', '.join(USUAL)}."
+            f"{', '.join(USUAL)}, and that of --codec."
         ),
     ] = None
     grad_codecs: Annotated[
         str | None,
         Option(
             "A list of codecs that gradients may have in schedules that keep --budget "
-            "or --reduction. None: those of --codecs."
+            "or --reduction. None: those of --codecs, or as there, and that of "
+            "--grad-codec."
         ),
     ] = None
     bottlenecks: Annotated[
@@ -159,8 +160,11 @@ def command(argv: Sequence[str], prog: str) -> int:
     asked = parsing.parse(_default(file), argv, prog, DESCRIPTION)
     config = _checked(asked)
     limits = Limits(_budget(asked), asked.reduction)
-    codecs = _codecs("codecs", asked.codecs) or list(USUAL)
-    grad_codecs = _codecs("grad_codecs", asked.grad_codecs) or codecs
+    listed = _codecs("codecs", asked.codecs)
+    codecs = listed or _usual(config.codec)
+    grad_codecs = (
+        _codecs("grad_codecs", asked.grad_codecs) or listed or _usual(config.grad_codec)
+    )
     limited = limits != Limits()
     if asked.grad_codecs is not None and not limited:
         raise InputError(
@@ -290,6 +294,15 @@ def _codecs(name: str, text: str | None) -> list[str]:
         if codec not in CODECS:
             raise InputError(unknown(name, codec, CODECS))
     return list(dict.fromkeys(names))
+
+
+def _usual(own: str) -> list[str]:
+    """The usual codecs, and that of the run, which should not be left out.
+
+    But for one that goes by what it answers: it is none beside the others.
+    """
+    mine = [own] * (CODECS[own].pair is None)
+    return list(dict.fromkeys([*USUAL, *mine]))
 
 
 def _bottlenecks(asked: PlanCommand) -> list[int]:
