@@ -52,7 +52,7 @@ from jsplit.experiment.plain import (
 )
 from jsplit.experiment.plain_target import outcome_line, with_kept_curve
 from jsplit.experiment.progress import Progress
-from jsplit.experiment.train import resume
+from jsplit.experiment.train import compressed_before, resume
 from jsplit.experiment.workdir import RunFolder
 from jsplit.runtime import compilation_cache, device, multihost
 
@@ -230,6 +230,11 @@ def _go_on(config: RunConfig, dataset: Dataset, stack: contextlib.ExitStack) -> 
         )
     else:
         say(f"resuming {folder.path} after epoch {progress.epochs}")
+        if config.lossless and begun and compressed_before(progress) is None:
+            say(
+                "note: --lossless counts nothing, because it was not given in all "
+                f"{progress.epochs} epochs before"
+            )
     if longer:
         say(
             f"it goes on to {whole} epochs instead of {kept.all_epochs}, at the "

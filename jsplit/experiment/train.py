@@ -139,7 +139,11 @@ def train(
 
 
 def _compressed(experiment: Experiment, progress: Progress) -> dict[str, int] | None:
-    """Payload bytes so far as the lossless stage makes them, by kind."""
+    """Payload bytes so far as the lossless stage makes them, by kind.
+
+    None if they are not asked for, or were not in the epochs before: a sum of some
+    epochs would be taken for that of all.
+    """
     if experiment.tally is None:
         return None
     jax.effects_barrier()
@@ -147,13 +151,18 @@ def _compressed(experiment: Experiment, progress: Progress) -> dict[str, int] | 
         experiment.tally.bytes,
         dict.fromkeys(experiment.tally.bytes, 0),
     )
-    told = [
-        record["compressed_bytes"]
-        for record in progress.records
-        if "compressed_bytes" in record
-    ]
-    before = told[-1] if told else dict.fromkeys(counted, 0)
+    if not progress.records:
+        return counted
+    before = compressed_before(progress)
+    if before is None:
+        return None
     return {kind: before[kind] + count for kind, count in counted.items()}
+
+
+def compressed_before(progress: Progress) -> dict[str, int] | None:
+    """What was counted in all epochs so far; None if not all were counted."""
+    before: dict[str, int] | None = progress.records[-1].get("compressed_bytes")
+    return before
 
 
 def eta(paces: list[float], left: int) -> float | None:
