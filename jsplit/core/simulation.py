@@ -104,7 +104,8 @@ class Simulation(NamedTuple):
 
         Args:
             step_sizes: what each epoch's optimizer updates are multiplied by: all 1
-                for an optimizer that has its own learning rate.
+                for an optimizer that has its own learning rate. A schedule in it counts
+                the updates of its own side, of which a client has none in B and C.
             state: to begin with, which is kept: one that a call returned, or
                 `self.state` with other weights. None: `self.state`.
 
