@@ -322,3 +322,14 @@ def test_no_point_lies_below_the_legend_of_a_run(tmp_path, drawn):
     (legend,) = drawn[0].legends
     assert not legend.get_window_extent().overlaps(drawn[0].axes[0].get_tightbbox())
     assert "after epoch 40: 51.0%, 35 MiB" in legend.get_title().get_text()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_images_of_any_channels_are_shown_and_none_is_taken_for_opacity(
+    drawn, tmp_path, channels
+):
+    images = np.linspace(0, 1, 2 * 4 * 4 * channels).reshape(2, 4, 4, channels)
+    plots.reconstructions([("sent", images)], tmp_path / "shown.png", title="a run")
+    (shown,) = drawn[0].axes[1].images
+    expected = images[1] if channels == 3 else images[1].mean(axis=-1)
+    np.testing.assert_allclose(shown.get_array(), expected)

@@ -237,7 +237,7 @@ def reconstructions(
 
     Args:
         rows: for each what it shows, and as many images `[n, h, w, c]`, pixels from 0
-            to 1, of one channel or three.
+            to 1; those of neither one channel nor three as the mean of all.
         path: of the picture; its folder must exist.
         title: of the run.
     """
@@ -251,9 +251,9 @@ def reconstructions(
         for axes in line:
             axes.set(xticks=(), yticks=(), frame_on=False)
         for axes, image in zip(line, images, strict=False):
-            axes.imshow(
-                image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray"
-            )
+            # Of four channels the last would be taken for opacity.
+            colour = image.shape[-1] == 3
+            axes.imshow(image if colour else image.mean(axis=-1), cmap="gray")
             axes.images[0].set_clim(0, 1)
     figure.suptitle(folded(title), fontsize="medium")
     left = 1.4 / (1.6 + 0.8 * count)
