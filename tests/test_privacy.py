@@ -104,6 +104,15 @@ def test_images_are_what_entered_the_client_part(run):
     assert len(private(run, run.client, 2, limit=50).images) == 80
 
 
+def test_what_is_attacked_is_of_all_clients_in_turn(tmp_path):
+    run, _ = made(tmp_path / "run", clients=2, epochs=1, gate=AlwaysGate())
+    each = private(run, run.client, 0).labels.reshape(2, -1, 20)
+    assert not np.array_equal(*each)
+    found = private(run, run.client, 0, limit=80).labels
+    in_turn = [each[0, 0], each[1, 0], each[0, 1], each[1, 1]]
+    np.testing.assert_array_equal(found, np.concatenate(in_turn))
+
+
 def test_public_images_are_augmented_as_those_that_were_sent(run):
     run, _ = run
     whole = run.experiment.dataset.test_images[:80].astype(np.float32) / 255

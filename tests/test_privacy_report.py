@@ -46,3 +46,15 @@ def test_what_clients_sent_before_they_learned_alone_is_no_row(tmp_path):
     (group,) = groups_of(tmp_path)
     assert left_to_attack(group, again=False) == []
     assert "| first epoch (loss 0.5) | 1 |" in page([group])
+
+
+def test_counts_of_examples_are_those_of_all_runs(tmp_path):
+    attacked(tmp_path / "one", {"first": view(), "last": view()})
+    several = view(private=1030, public=2000)
+    several["information"]["ceiling"] = 10.008
+    attacked(tmp_path / "ten", {"first": several, "last": several}, clients=10)
+    text = page(groups_of(tmp_path))
+    assert "held-out images (1920 to 2000)" in text
+    assert "applies it to 1024 to 1030 examples" in text
+    assert "cannot exceed 10.01 bits" in text
+    assert "images (1920)" in page(groups_of(tmp_path / "one"))

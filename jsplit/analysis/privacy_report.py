@@ -175,16 +175,17 @@ def page(groups: Sequence[Group], note: str | None = None) -> str:
         f"{as_text('; '.join(devices))}. Means over seeds and "
         "sample standard deviations.",
         "The server is honest but curious, and is given the client part and the "
-        f"held-out images ({every[0]['last']['public_images']}). It trains a decoder "
+        f"held-out images ({_span(every, 'public_images')}). It trains a decoder "
         "on what those become at the cut, augmented and coded as in the run, and "
-        f"applies it to {every[0]['last']['private_images']} examples as they were "
+        f"applies it to {_span(every, 'private_images')} examples, of all clients in "
+        "turn, as they were "
         "sent in the last epoch that sent any (`first epoch`: with the weights that "
         "training begins with). MSE, PSNR and SSIM compare its guesses with what "
         "entered the client part, pixels from 0 to 1, without the black around crops; "
         "a blind guess is the mean of the held-out images. Distance correlation is 0 "
         f"for independence (of shuffled pairs it is {_mean(every, _shuffled)}). "
         "Information is a neural lower bound, which cannot exceed "
-        f"{every[0]['last']['information']['ceiling']:.2f} bits with so many examples, "
+        f"{_ceiling(every):.2f} bits with so many examples, "
         "and varies by about "
         f"{_mean(every, lambda one: one['last']['information']['deviation'])} from "
         "critic to critic. Labels are sent to the server once, in every run; the last "
@@ -240,6 +241,16 @@ def _table(group: Group, read: Mapping[Path, Figures]) -> str:
         ),
         rows,
     )
+
+
+def _span(every: Sequence[Figures], name: str) -> str:
+    """A count of the last epochs, or the least and the most: batches stay whole."""
+    counts = sorted({figures["last"][name] for figures in every})
+    return " to ".join(map(str, counts[:1] + counts[1:][-1:]))
+
+
+def _ceiling(every: Sequence[Figures]) -> float:
+    return max(figures["last"]["information"]["ceiling"] for figures in every)
 
 
 def _accuracy(summary: Figures) -> float:

@@ -103,7 +103,8 @@ def private(
         run: that ended.
         client: the part to send with.
         epoch: whose order, augmentation and state to take.
-        limit: examples after which no further batch is taken; None for all.
+        limit: examples after which no further batch is taken, of the clients in turn;
+            None for all, client after client.
     """
     experiment = run.experiment
     simulation = experiment.simulation
@@ -113,23 +114,26 @@ def private(
     sync = run.states[epoch] == STATES[SYNC]
     batch_of = jax.jit(schedule.client_batch, static_argnums=2)
     prepare, inside, undo = _prepared(run, epoch)
+    places = list(np.ndindex(layout.groups, layout.members, layout.steps))
+    if limit is not None:
+        # Clients may hold other classes, and the first would stand for all.
+        places.sort(key=operator.itemgetter(2))
 
     def batches() -> Iterator[Batch]:
-        for group, member in np.ndindex(layout.groups, layout.members):
+        for group, member, number in places:
             own = jax.tree.map(operator.itemgetter((group, member)), plan.clients)
-            for number in range(layout.steps):
-                now = batch_of(own, number, layout.batch)
-                mask = np.asarray(now.mask)
-                if not mask.any():
-                    continue
-                rows = shards.rows[group, member, now.positions]
-                raw = shards.examples[rows]
-                x, own_pixels = (of(now.transform_key, raw) for of in (prepare, inside))
-                given = (client, x, mask if layout.padded else None, now.part_key)
-                packet = _send(experiment, given, sync)
-                labels = np.asarray(shards.labels[rows])
-                images = undo(x)[mask], np.asarray(own_pixels)[mask]
-                yield *images, packet, mask, labels[mask]
+            now = batch_of(own, number, layout.batch)
+            mask = np.asarray(now.mask)
+            if not mask.any():
+                continue
+            rows = shards.rows[group, member, now.positions]
+            raw = shards.examples[rows]
+            x, own_pixels = (of(now.transform_key, raw) for of in (prepare, inside))
+            given = (client, x, mask if layout.padded else None, now.part_key)
+            packet = _send(experiment, given, sync)
+            labels = np.asarray(shards.labels[rows])
+            images = undo(x)[mask], np.asarray(own_pixels)[mask]
+            yield *images, packet, mask, labels[mask]
 
     return _collected(experiment, batches(), limit)
 
