@@ -251,6 +251,8 @@ def test_a_files_budget_limits_the_plan_and_is_not_called_left_out(capsys, tmp_p
         (("--picture", "plan.pdf"), "ends in .png"),
         (("--json", "missing/plan.json"), "--json missing/plan.json"),
         (("--csv", "."), "--csv ."),
+        (("--csv", "c" * 300), f"--csv {'c' * 300}: File name too long"),
+        (("--privacy", "p" * 300), f"--privacy {'p' * 300}: File name too long"),
         (
             ("--gate", "loss"),
             "unknown option '--gate'; --gate is an option of jsplit run\n",

@@ -283,6 +283,7 @@ def test_an_unfinished_run_predicts_and_says_so(copy, dataset, capsys, tmp_path)
         (("{run}", "one.npz"), "which looks like one image; give [1, 16, 16, 3], or"),
         (("{run}", "some.npz", "--format", "xml"), "'xml' is unknown; choose csv, js"),
         (("{run}", "some.npz", "--out", "no/such"), "--out no/such is no file in a"),
+        (("{run}", "some.npz", "--out", "o" * 300), f"--out {'o' * 300}: File name"),
         (
             ("{run}", "labels.npz"),
             "labels[1] is 10, and the model knows the classes 0 to",

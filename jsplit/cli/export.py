@@ -41,7 +41,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     asked = parsing.parse(ExportCommand("", ""), argv, prog, DESCRIPTION)
     if not asked.run or not asked.out:
         raise InputError(f"{prog} needs a RUN and a folder OUT; see --help")
-    out = workdir.path_of(asked.out)
+    out = workdir.path_of(asked.out, "OUT")
     check_free(out)
     device.choose(asked.device)
     model = load_run(asked.run, say)

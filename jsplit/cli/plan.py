@@ -186,7 +186,7 @@ def command(argv: Sequence[str], prog: str) -> int:
         # Matplotlib takes its time, and comes with what reads these.
         from jsplit.analysis.plan_leakage import measured_leakage
 
-        leakage = measured_leakage(path_of(asked.privacy), config, data)
+        leakage = measured_leakage(path_of(asked.privacy, "--privacy"), config, data)
     whole, number = every_cut(config, dataset, data), cut_index(config)
     looked_at = whole if limited or only else [whole[number - 1]]
     versions = with_bottlenecks(config, data, looked_at, narrow, only=only)
@@ -323,7 +323,7 @@ def _files(asked: PlanCommand) -> dict[str, Path]:
         text = getattr(asked, name)
         if text is None:
             continue
-        path = path_of(text)
+        path = path_of(text, flag(name))
         if not path.parent.is_dir() or path.is_dir():
             raise InputError(
                 f"{flag(name)} {text}: name a file in a folder that is there"

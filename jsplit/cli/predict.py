@@ -121,7 +121,7 @@ def command(argv: Sequence[str], prog: str) -> int:
     asked = parsing.parse(PredictCommand("", ()), argv, prog, DESCRIPTION)
     if not asked.run or not asked.images:
         raise InputError(f"{prog} needs a RUN and IMAGES; see --help")
-    out = None if asked.out is None else workdir.path_of(asked.out)
+    out = None if asked.out is None else workdir.path_of(asked.out, "--out")
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise InputError(f"--out {out} is no file in a folder that exists; name one")
     if asked.server is None:

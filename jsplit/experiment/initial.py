@@ -66,7 +66,7 @@ def read_named(source: str) -> Named:
         InputError: if it is neither.
         RunError: if the checkpoint is damaged.
     """
-    path = path_of(source)
+    path = path_of(source, "--init")
     if not path.is_dir():
         if path.suffix == ".safetensors":
             return read_safetensors(path)
