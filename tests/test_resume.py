@@ -1,5 +1,6 @@
 """Whatever stops a run, it can be resumed, and ends as if nothing had happened."""
 
+import dataclasses
 import json
 import os
 import pty
@@ -181,9 +182,7 @@ def test_a_summary_that_cannot_be_written_leaves_the_old_one(
 def test_resume_with_changed_data_is_refused(undisturbed, capsys):
     path, experiment, _ = undisturbed
     other = experiment._replace(
-        dataset=experiment.dataset.__class__(
-            **(vars(experiment.dataset) | {"fingerprint": "0"})
-        )
+        dataset=dataclasses.replace(experiment.dataset, fingerprint="0")
     )
     with pytest.raises(Exception, match="other data"):
         train.resume(other, RunFolder(path))
