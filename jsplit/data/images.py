@@ -11,7 +11,7 @@ from jaxtyping import Int32, UInt8
 from jsplit.data.class_folders import pictures
 from jsplit.data.files import one_line
 from jsplit.data.npz import opened, plain
-from jsplit.data.one_image import one_image
+from jsplit.data.one_image import one_channels_first, one_image
 from jsplit.data.prepare import resized
 from jsplit.errors import InputError
 
@@ -143,7 +143,7 @@ def _from_npz(path: Path, shape: tuple[int, int, int], num_classes: int) -> Imag
     # A model of images so narrow takes them as they are.
     told = None if images.shape[1:] == shape[:2] else one_image(images.shape)
     if told is None and labels is None and images.ndim == 3:
-        told = _one_channels_first(images.shape, shape[2])
+        told = one_channels_first(images.shape, shape[2])
     if told is not None:
         raise InputError(f"{path}: {keys[0]} {told}")
     images = images if images.ndim == 4 else images[..., None]
@@ -163,17 +163,6 @@ def _from_npz(path: Path, shape: tuple[int, int, int], num_classes: int) -> Imag
         pixels,
         labels,
         (*said, *notes_of(dict.fromkeys(notes, len(images)), len(images))),
-    )
-
-
-def _one_channels_first(given: tuple[int, ...], channels: int) -> str | None:
-    """What to say of as many gray images as a colour has; None of another number."""
-    count, height, width = given
-    if count != channels or channels == 1:
-        return None
-    return (
-        f"is {[*given]}, which looks like one image with its channels first; give "
-        f"{[1, height, width, count]}, or {[*given, 1]} where it is {count} gray images"
     )
 
 

@@ -31,3 +31,28 @@ def one_image(shape: Sequence[int]) -> str | None:
         f"{[1, height, width, channels]}, or {[height, width, channels, 1]} where it "
         f"is {height} gray images of {width}x{channels}"
     )
+
+
+def one_channels_first(shape: Sequence[int], channels: int) -> str | None:
+    """What to say of as many gray images as a model's images have channels.
+
+    Args:
+        shape: of an array of gray images, `[n, h, w]`.
+        channels: of the images that a model takes.
+
+    Returns:
+        The fault and the remedy; None where it does not look like one image.
+
+    Example:
+        >>> one_channels_first((3, 16, 16), 3).split("; ")[1]
+        'give [1, 16, 16, 3], or [3, 16, 16, 1] where it is 3 gray images'
+        >>> one_channels_first((3, 16, 16), 1), one_channels_first((4, 16, 16), 3)
+        (None, None)
+    """
+    count, height, width = shape
+    if count != channels or channels == 1:
+        return None
+    return (
+        f"is {[*shape]}, which looks like one image with its channels first; give "
+        f"{[1, height, width, count]}, or {[*shape, 1]} where it is {count} gray images"
+    )

@@ -13,8 +13,10 @@ from jsplit.accounting.compression_tally import Tally
 from jsplit.core.defences import Defence
 from jsplit.core.map_moves import cutout, mirror, shift
 from jsplit.core.mixup import check_mixup, mixup
+from jsplit.core.model_part import ModelPart
 from jsplit.core.replay import AS_RECEIVED, Replay, chain
 from jsplit.core.simulation import Simulation, make_simulation
+from jsplit.core.state import SideState, init_side
 from jsplit.core.steps import ignore
 from jsplit.core.topology import TOPOLOGIES, Layout, make_layout
 from jsplit.core.transform import Training, Transform
@@ -296,6 +298,24 @@ def optimizer_of(config: RunConfig) -> optax.GradientTransformation:
         optax.trace(config.momentum),
         optax.scale(-1.0),
     )
+
+
+def begun_side(
+    config: RunConfig, part: ModelPart, x: jax.Array | jax.ShapeDtypeStruct
+) -> SideState:
+    """A side as a run would begin it, all zeros that take no memory.
+
+    Args:
+        config: of the run.
+        part: of the network.
+        x: what goes into it, or the shape of that, `[1, ...]`.
+    """
+    optimizer, key = optimizer_of(config), jax.random.key(0)
+    side = jax.eval_shape(lambda key, x: init_side(part, optimizer, key, x), key, x)
+    zeros: SideState = jax.tree.map(
+        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), side
+    )
+    return zeros
 
 
 def transform_of(config: RunConfig, moments: data.Moments, *, edge: int) -> Transform:

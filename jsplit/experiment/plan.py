@@ -17,14 +17,14 @@ from jsplit.accounting.ledger import Ledger
 from jsplit.accounting.macs import as_counted
 from jsplit.core.init import head_bytes, make_cost_model, smashed_of
 from jsplit.core.model_part import ModelPart
-from jsplit.core.state import SideState, init_side
+from jsplit.core.state import SideState
 from jsplit.data import Dataset
 from jsplit.experiment.at_cut import codec_of, codecs_of
 from jsplit.experiment.build import (
+    begun_side,
     blocks_of,
     check_batch,
     layout_of,
-    optimizer_of,
     shares_of,
 )
 from jsplit.experiment.config import RunConfig
@@ -202,24 +202,6 @@ def crossing(costs: CostModel, state: str) -> Crossing:
             for way in ("up", "down")
         )
     )
-
-
-def begun_side(
-    config: RunConfig, part: ModelPart, x: jax.Array | jax.ShapeDtypeStruct
-) -> SideState:
-    """A side as a run would begin it, all zeros that take no memory.
-
-    Args:
-        config: of the run.
-        part: of the network.
-        x: what goes into it, or the shape of that, `[1, ...]`.
-    """
-    optimizer, key = optimizer_of(config), jax.random.key(0)
-    side = jax.eval_shape(lambda key, x: init_side(part, optimizer, key, x), key, x)
-    zeros: SideState = jax.tree.map(
-        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), side
-    )
-    return zeros
 
 
 def _plain(config: RunConfig, data: PlanData) -> PlainCosts:

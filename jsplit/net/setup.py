@@ -31,7 +31,6 @@ from jsplit.experiment.at_cut import codecs_of, smashed_spec
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.link_time import largest_message
 from jsplit.experiment.parts import head_of, parts_of, plain_client_of
-from jsplit.experiment.plan import begun_side
 from jsplit.experiment.run_facts import facts_of
 from jsplit.experiment.step_sizes import step_sizes_of
 from jsplit.net.client_state import ClientSetup
@@ -101,9 +100,9 @@ def _shapes(
     client, _ = parts_of(config, classes, image)
     head = head_of(config, classes)
     x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
-    side = begun_side(config, client, x)
+    side = build.begun_side(config, client, x)
     smashed = smashed_of(client, side, x)
-    own = None if head is None else begun_side(config, head, smashed)
+    own = None if head is None else build.begun_side(config, head, smashed)
     part = sum(leaf.nbytes for leaf in jax.tree.leaves((side, own)))
     return smashed.shape[1:], part
 
