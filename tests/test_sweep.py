@@ -209,6 +209,14 @@ def test_dry_says_what_is_to_do_and_makes_nothing(file, tmp_path, capsys):
     assert files_under(tmp_path) == ["tiny.toml"]
 
 
+def test_a_cut_that_is_none_is_refused_by_file_and_run(file, tmp_path, capsys):
+    file.write_text(FILE + "\n[[grid]]\ncut = 9\n")
+    assert jsplit("sweep", file, "--folder", tmp_path / "runs") == 2
+    error = capsys.readouterr().err
+    assert f"{file}, cut=9: --cut 9 is outside cnn" in error
+    assert files_under(tmp_path) == ["tiny.toml"]
+
+
 @pytest.mark.slow
 def test_another_run_under_the_same_name_is_refused(file, tmp_path, capsys):
     runs = tmp_path / "runs"

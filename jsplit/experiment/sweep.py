@@ -127,7 +127,10 @@ def check_planned(planned: Sequence[Planned], file: Path) -> None:
         )
     names: dict[RunConfig, str] = {}
     for run in planned:
-        check_names(run.config)
+        try:
+            check_names(run.config)
+        except InputError as error:
+            raise InputError(f"{file}, {run.name}: {error}") from error
         same = names.setdefault(canonical(run.config), run.name)
         if same != run.name:
             raise InputError(
