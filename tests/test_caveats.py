@@ -45,6 +45,8 @@ def test_a_run_says_where_the_papers_rule_compares_unlike_losses(changes, words)
         (3, {}, "of 64 channels that cross 54 are cosines, and the others stay random"),
         (1, {"bottleneck": 54}, "of 54 channels that cross 18 are cosines"),
         (3, {"bottleneck": 54}, None),
+        (3, {"first_filters": "dct-ac"}, "of 64 channels that cross 48 are cosines"),
+        (3, {"first_filters": "dct-ac", "bottleneck": 48}, None),
         (3, {"gate": "always"}, None),
         (3, {"local_epochs": 1}, None),
         (3, {"first_filters": "random"}, None),
@@ -60,21 +62,24 @@ def test_channels_that_nobody_trains_and_are_no_cosines_are_said(
 
 
 @pytest.mark.parametrize(
-    ("channels", "bottleneck", "said"),
+    ("filters", "channels", "bottleneck", "said"),
     [
-        (3, 5, "--replay-mirror gives the last of 5 channels the wrong sign"),
-        (3, 45, "--replay-mirror gives the last of 45 channels the wrong sign"),
-        (3, 6, None),
-        (3, 7, None),
-        (1, 3, "--replay-mirror gives the last of 3 channels the wrong sign"),
-        (1, 5, None),
+        ("dct", 3, 5, "--replay-mirror gives the last of 5 channels the wrong sign"),
+        ("dct", 3, 45, "--replay-mirror gives the last of 45 channels the wrong sign"),
+        ("dct", 3, 6, None),
+        ("dct", 3, 7, None),
+        ("dct", 1, 3, "--replay-mirror gives the last of 3 channels the wrong sign"),
+        ("dct", 1, 5, None),
+        ("dct-ac", 3, 9, "--replay-mirror gives the last of 9 channels the wrong sign"),
+        ("dct-ac", 3, 5, None),
+        ("dct-ac", 1, 1, "--replay-mirror gives the last of 1 channels the wrong sign"),
     ],
 )
 def test_a_bottleneck_that_parts_a_cosine_from_its_mirror_image_is_said(
-    channels, bottleneck, said
+    filters, channels, bottleneck, said
 ):
     config = changed(
-        RunConfig(model="vgg11", cut=1, first_filters="dct", bottleneck=bottleneck),
+        RunConfig(model="vgg11", cut=1, first_filters=filters, bottleneck=bottleneck),
         gate="freeze",
         sync_epochs=0,
         replay_mirror=True,

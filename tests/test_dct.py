@@ -1,6 +1,7 @@
 """First filters that are cosines, and a run that begins with them."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jsplit.errors import InputError
 from jsplit.experiment import parts
 from jsplit.experiment.build import check_names, replay_of, shape_of
 from jsplit.experiment.config import RunConfig
-from jsplit.experiment.parts import mirrored_channels, parts_of
+from jsplit.experiment.parts import COSINES, mirrored_channels, parts_of
 from jsplit.experiment.plain import plain_of
 from jsplit.experiment.run_facts import facts_of
 from jsplit.models import (
@@ -52,11 +53,27 @@ def test_an_odd_number_ends_with_a_filter_of_one_sign() -> None:
     np.testing.assert_array_equal(filters(3, 3, 5), filters(3, 3, 6)[:5])
 
 
+def test_without_dc_no_filter_sees_what_is_the_same_all_over_the_patch() -> None:
+    found = dct_filters(jnp.zeros((3, 3, 3, 48)), dc=False)
+    np.testing.assert_allclose(found.sum(axis=(0, 1)), 0, atol=1e-5)
+    assert (np.abs(found).sum(axis=(0, 1, 2)) > 1).all()
+
+
+def test_without_dc_the_other_coefficients_keep_their_order() -> None:
+    every = dct_filters(jnp.zeros((3, 3, 3, 54)))
+    differing = np.abs(every.sum(axis=(0, 1))).max(axis=0) < 1e-5
+    assert differing.sum() == 48
+    found = dct_filters(jnp.zeros((3, 3, 3, 48)), dc=False)
+    np.testing.assert_array_equal(found, every[..., differing])
+
+
 def test_filters_beyond_all_coefficients_stay_as_they_were() -> None:
     kernel = jax.random.normal(jax.random.key(0), (3, 3, 1, 24))
     found = dct_filters(kernel)
     np.testing.assert_array_equal(found[..., 18:], kernel[..., 18:])
     assert not np.array_equal(found[..., :18], kernel[..., :18])
+    fewer = dct_filters(kernel, dc=False)
+    np.testing.assert_array_equal(fewer[..., 16:], kernel[..., 16:])
 
 
 def test_the_widest_spread_comes_first_and_mixed_frequencies_after_pure_ones() -> None:
@@ -94,13 +111,16 @@ def test_what_comes_out_of_photographs_has_a_variance_near_1() -> None:
     assert (spread > 0.3).all() and (spread < 3).all()
 
 
+@pytest.mark.parametrize("filters", COSINES)
 @pytest.mark.parametrize("model", sample(sorted(MODELS), "cnn", "resnet18"))
-def test_every_model_begins_with_cosines_and_is_otherwise_as_it_was(model: str) -> None:
+def test_every_model_begins_with_cosines_and_is_otherwise_as_it_was(
+    model: str, filters: str
+) -> None:
     x, key = jnp.zeros((1, 16, 16, 3)), jax.random.key(0)
     config = RunConfig(model=model)
     begun, usual = (
         parts_of(dataclasses.replace(config, first_filters=kind), 10, (16, 16, 3))[0]
-        for kind in ("dct", "random")
+        for kind in (filters, "random")
     )
     differing = [
         (path, ours.shape)
@@ -131,16 +151,18 @@ def test_weights_of_another_run_and_cosines_are_not_both_the_clients() -> None:
 
 
 def test_plain_split_learning_beside_a_run_begins_with_the_same_filters() -> None:
-    assert plain_of(RunConfig(first_filters="dct")).first_filters == "dct"
+    for kind in COSINES:
+        assert plain_of(RunConfig(first_filters=kind)).first_filters == kind
 
 
 @pytest.mark.parametrize("model", ["cnn", "resnet18"])
 @pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("filters", COSINES)
 def test_the_map_of_a_mirrored_image_is_the_mirrored_map_with_pairs_exchanged(
-    model: str, channels: int
+    model: str, channels: int, filters: str
 ) -> None:
     shape = (8, 8, channels)
-    config = RunConfig(model=model, cut=1, first_filters="dct", replay_mirror=True)
+    config = RunConfig(model=model, cut=1, first_filters=filters, replay_mirror=True)
     client, _ = parts_of(config, 10, shape)
     x = jax.random.normal(jax.random.key(1), (32, *shape))
     variables = client.init(jax.random.key(0), x)
@@ -150,7 +172,8 @@ def test_the_map_of_a_mirrored_image_is_the_mirrored_map_with_pairs_exchanged(
 
     places = mirrored_channels(config, shape)
     assert places is not None
-    cosines = min(len(places), 2 * 9 * channels)
+    of_a_channel = 9 if COSINES[filters] else 8
+    cosines = min(len(places), 2 * of_a_channel * channels)
     turned = maps(x)[:, :, ::-1, np.asarray(places)]
     np.testing.assert_allclose(
         maps(x[:, :, ::-1])[..., :cosines], turned[..., :cosines], rtol=1e-5, atol=1e-4
@@ -172,7 +195,10 @@ def test_channels_are_exchanged_only_where_cosines_cross() -> None:
 
 @pytest.mark.parametrize(
     ("filters", "cut", "known"),
-    [("dct", 1, True), ("dct", None, True), ("dct", 2, False), ("random", 1, False)],
+    [
+        *[("dct", 1, True), ("dct", None, True), ("dct", 2, False)],
+        *[("dct-ac", 1, True), ("random", 1, False)],
+    ],
 )
 def test_a_gate_is_told_whether_cosines_are_all_that_the_client_holds(
     filters: str, cut: int | None, known: bool
@@ -184,6 +210,7 @@ def test_a_gate_is_told_whether_cosines_are_all_that_the_client_holds(
 def test_filters_without_their_pair_count_as_symmetric() -> None:
     assert mirrored_filters((3, 3, 1, 3)) == [0, 1, 2]
     assert mirrored_filters((3, 3, 1, 24))[18:] == list(range(18, 24))
+    assert mirrored_filters((3, 3, 1, 24), dc=False)[16:] == list(range(16, 24))
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 8), (0, 3, 3, 8), (3, 3, 3, 0), ()])
@@ -194,6 +221,16 @@ def test_what_is_no_kernel_is_refused(shape: tuple[int, ...]) -> None:
         mirrored_filters(shape)
 
 
+def test_a_kernel_of_a_single_pixel_is_refused_without_dc() -> None:
+    kernel = jnp.zeros((1, 1, 3, 8))
+    for refused in (
+        lambda: dct_filters(kernel, dc=False),
+        lambda: mirrored_filters(kernel.shape, dc=False),
+    ):
+        with pytest.raises(ValueError, match="sees a single pixel has no filters with"):
+            refused()
+
+
 def test_a_kernel_of_integers_is_refused() -> None:
     with pytest.raises(ValueError, match="must be floats, got int32"):
         dct_filters(jnp.zeros((3, 3, 3, 8), jnp.int32))
@@ -202,13 +239,17 @@ def test_a_kernel_of_integers_is_refused() -> None:
 def test_runs_with_other_first_filters_share_no_program() -> None:
     # Which channels a mirrored map exchanges is part of it.
     config = RunConfig(replay_mirror=True)
-    other = dataclasses.replace(config, first_filters="dct")
-    assert shape_of(config) != shape_of(other)
+    kinds = [
+        shape_of(dataclasses.replace(config, first_filters=kind))
+        for kind in ("random", *COSINES)
+    ]
+    assert all(one != other for one, other in itertools.combinations(kinds, 2))
 
 
-def test_a_bottleneck_passes_the_widest_cosines_on() -> None:
+@pytest.mark.parametrize("filters", COSINES)
+def test_a_bottleneck_passes_the_widest_cosines_on(filters: str) -> None:
     shape = (8, 8, 3)
-    whole = RunConfig(model="vgg11", cut=1, first_filters="dct", replay_mirror=True)
+    whole = RunConfig(model="vgg11", cut=1, first_filters=filters, replay_mirror=True)
     x = jax.random.normal(jax.random.key(1), (4, *shape))
 
     def maps(config: RunConfig, x: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from jsplit.analysis.plan_values import Plan
 from jsplit.experiment.config import RunConfig
 from jsplit.experiment.link_time import largest_message
 from jsplit.experiment.offers import Offer
-from jsplit.experiment.parts import sends_cosines
+from jsplit.experiment.parts import COSINES, sends_cosines
 from jsplit.experiment.plan import PlannedCut, coded
 from jsplit.experiment.quantities import counted, human_bytes
 from jsplit.net.config import PING_TIMEOUT
@@ -53,10 +53,11 @@ def untrained(plan: Plan, config: RunConfig, file: Mapping[str, Any]) -> str | N
     )
     if not at_random:
         return None
-    if config.first_filters == "dct":
+    if config.first_filters in COSINES:
         return (
-            "freeze 0 trains no client: the cosines of --first-filters dct are enough "
-            "at cut 1 alone; at others begin it with trained weights (--init)"
+            f"freeze 0 trains no client: the cosines of --first-filters "
+            f"{config.first_filters} are enough at cut 1 alone; at others begin it "
+            "with trained weights (--init)"
         )
     return (
         "freeze 0 trains no client: begin it with filters that need no training "

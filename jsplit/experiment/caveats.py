@@ -7,7 +7,7 @@ from jsplit.core.gates import FreezeGate
 from jsplit.core.option import options_of
 from jsplit.core.topology import Layout
 from jsplit.experiment.config import flag
-from jsplit.experiment.parts import kernel_shape_of, sends_cosines
+from jsplit.experiment.parts import COSINES, kernel_shape_of, sends_cosines
 from jsplit.experiment.run_config import RunConfig
 from jsplit.experiment.run_labels import unlike
 from jsplit.models.dct import mirrored_filters
@@ -97,7 +97,9 @@ def untrained_channels(config: RunConfig, kernel: Sequence[int]) -> str | None:
     if not untrained or config.local_epochs:
         return None
     *sizes, features = kernel
-    cosines, crossing = 2 * math.prod(sizes), config.bottleneck or features
+    constant = 0 if COSINES[config.first_filters] else sizes[-1]
+    cosines = 2 * (math.prod(sizes) - constant)
+    crossing = config.bottleneck or features
     if crossing <= cosines:
         return None
     return (
@@ -114,13 +116,14 @@ def parted_pair(config: RunConfig, kernel: Sequence[int]) -> str | None:
         kernel: shape of the first convolution's.
 
     Example:
-        >>> config = RunConfig(bottleneck=5, replay_mirror=True)
+        >>> config = RunConfig(first_filters="dct", bottleneck=5, replay_mirror=True)
         >>> parted_pair(config, (3, 3, 3, 64)).split("; ")[0]
         '--replay-mirror gives the last of 5 channels the wrong sign'
     """
     *sizes, features = kernel
     crossing = config.bottleneck or features
-    every = mirrored_filters((*sizes, max(features, crossing)))
+    dc = COSINES[config.first_filters]
+    every = mirrored_filters((*sizes, max(features, crossing)), dc=dc)
     mirrors = config.replay_mirror and unheeded(config) is None
     if not mirrors or every[crossing - 1] < crossing:
         return None

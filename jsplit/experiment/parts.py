@@ -21,6 +21,9 @@ from jsplit.typing import Variables
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+COSINES = {"dct": True, "dct-ac": False}
+"""First filters that are cosines, and whether they see the mean of a patch (DC)."""
+
 
 def cut_index(config: RunConfig) -> int:
     """How many blocks the client holds; the model's usual cut where none is named."""
@@ -38,7 +41,7 @@ def sends_cosines(config: RunConfig) -> bool:
 
     Filters beyond those that there are begin at random, as VGG's last 10 of 64.
     """
-    return config.first_filters == "dct" and cut_index(config) == 1
+    return config.first_filters in COSINES and cut_index(config) == 1
 
 
 def parts_of(
@@ -58,7 +61,7 @@ def parts_of(
             raise InputError(f"--bottleneck {config.bottleneck}: {error}") from error
         cut += 1
     client, server = (_part(config, module) for module in split(blocks, cut))
-    if config.first_filters == "dct":
+    if config.first_filters in COSINES:
         client = _with_dct_filters(config, client, blocks[0].name)
     return client, server
 
@@ -72,11 +75,13 @@ def _with_dct_filters(
         variables = client.init(key, x)
         if sends_cosines(config) and config.bottleneck is not None:
             variables = passing_first_channels(variables)
+        dc = COSINES[config.first_filters]
         try:
-            return with_dct_filters(variables, first_block, channels=x.shape[-1])
+            return with_dct_filters(variables, first_block, x.shape[-1], dc=dc)
         except ValueError as error:
             raise InputError(
-                f"--first-filters dct does not suit --model {config.model}: {error}"
+                f"--first-filters {config.first_filters} does not suit --model "
+                f"{config.model}: {error}"
             ) from error
 
     return client._replace(init=init)
@@ -94,7 +99,8 @@ def mirrored_channels(
         return None
     shape = kernel_shape_of(config, image_shape)
     crossing = config.bottleneck or shape[-1]
-    return mirrored_filters((*shape[:-1], crossing))
+    dc = COSINES[config.first_filters]
+    return mirrored_filters((*shape[:-1], crossing), dc=dc)
 
 
 def kernel_shape_of(config: RunConfig, image_shape: tuple[int, ...]) -> tuple[int, ...]:

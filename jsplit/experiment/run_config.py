@@ -266,10 +266,11 @@ class RunConfig:
     ] = "both"
 
     first_filters: Annotated[
-        Literal["random", "dct"],
+        Literal["random", "dct", "dct-ac"],
         Option(
-            "What the first convolution's filters begin as: random ones, or the "
-            "cosines of the discrete transform (dct), which a client need not train.",
+            "What the first convolution's filters begin as: random ones, the cosines "
+            "of the discrete transform (dct), which a client need not train, or those "
+            "that see edges alone and tell less of the images (dct-ac).",
             compared=True,
         ),
     ] = "random"

@@ -10,6 +10,7 @@ learn faster (Jordan 2024, arXiv:2404.00498, by components of its own images).
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -26,23 +27,29 @@ Of 5,000 images of CIFAR-10 the nine coefficients of widest spread have 0.5 to 1
 the standard deviation that follows from it."""
 
 
-def dct_filters(kernel: Float[Array, "k k i o"]) -> Float[Array, "k k i o"]:
+def dct_filters(
+    kernel: Float[Array, "k k i o"], *, dc: bool = True
+) -> Float[Array, "k k i o"]:
     """The kernel of a convolution with cosines in place of its first filters.
 
     Filters 0 and 1 are the coefficient of widest spread and its negative, 2 and 3 the
-    next, and so on; after all `k k i` coefficients, or where `o` ends, the kernel stays
-    as it is. The spread is that of a first-order autoregressive image (each pixel and
-    channel correlates 0.9 with its neighbour) of variance 1, and each filter is divided
-    by it: what comes out has a variance near 1.
+    next, and so on; after all `k k i` coefficients (`(k k - 1) i` without `dc`), or
+    where `o` ends, the kernel stays as it is. The spread is that of a first-order
+    autoregressive image (each pixel and channel correlates 0.9 with its neighbour) of
+    variance 1, and each filter is divided by it: what comes out has a variance near 1.
 
     Args:
         kernel: of images whose channels have mean 0 and variance 1; floating point.
+        dc: whether coefficients are among them that are the same all over the patch,
+            as JPEG calls those; without, only what differs from place to place is
+            seen: edges and curves, but no brightness and no colour of an area.
 
     Returns:
         The same shape and dtype.
 
     Raises:
-        ValueError: if it is no kernel of floating-point numbers, or empty.
+        ValueError: if it is no kernel of floating-point numbers, or empty; without
+            `dc`, if it sees a single pixel.
 
     Example:
         >>> filters = dct_filters(jnp.zeros((3, 3, 1, 4)))
@@ -52,13 +59,16 @@ def dct_filters(kernel: Float[Array, "k k i o"]) -> Float[Array, "k k i o"]:
         [0.57, 0.0, -0.57]
         >>> bool((filters[..., 1] == -filters[..., 0]).all())
         True
+        >>> edges = dct_filters(jnp.zeros((3, 3, 1, 2)), dc=False)
+        >>> bool((edges == filters[..., 2:]).all())
+        True
     """
-    *sizes, features = _checked(kernel.shape)
+    *sizes, features = _checked(kernel.shape, dc)
     if not jnp.issubdtype(kernel.dtype, jnp.floating):
         raise ValueError(f"a kernel of cosines must be floats, got {kernel.dtype}")
     bases = [_cosines(size) for size in sizes]
     filters = []
-    for at, spread in _widest_first(sizes)[: -(-features // 2)]:
+    for at, spread in _widest_first(sizes, dc)[: -(-features // 2)]:
         waves = [basis[f] for basis, f in zip(bases, at, strict=True)]
         wave = np.einsum("h,w,c->hwc", *waves) / spread
         filters += [wave, -wave]
@@ -66,7 +76,7 @@ def dct_filters(kernel: Float[Array, "k k i o"]) -> Float[Array, "k k i o"]:
     return jnp.asarray(kernel).at[..., : chosen.shape[-1]].set(chosen)
 
 
-def mirrored_filters(shape: Sequence[int]) -> list[int]:
+def mirrored_filters(shape: Sequence[int], *, dc: bool = True) -> list[int]:
     """Which filter sees in an image what each of these sees in its mirror image.
 
     A cosine is symmetric left and right, and then it is itself, or mirroring changes
@@ -78,40 +88,45 @@ def mirrored_filters(shape: Sequence[int]) -> list[int]:
 
     Args:
         shape: of the kernel, `(k, k, i, o)`.
+        dc: as of `dct_filters`.
 
     Returns:
         `o` places, from 0.
 
     Raises:
-        ValueError: if it is no shape of a kernel, or one of an empty one.
+        ValueError: if it is no shape of a kernel, or one of an empty one; without
+            `dc`, if it sees a single pixel.
 
     Example:
         >>> mirrored_filters((3, 3, 1, 8))  # of 2 and 3, an edge across, the other
         [0, 1, 3, 2, 4, 5, 6, 7]
     """
-    *sizes, features = _checked(shape)
+    *sizes, features = _checked(shape, dc)
     places = list(range(features))
-    for number, ((_, across, _), _) in enumerate(_widest_first(sizes)):
+    for number, ((_, across, _), _) in enumerate(_widest_first(sizes, dc)):
         plus, minus = 2 * number, 2 * number + 1
         if across % 2 and minus < features:
             places[plus], places[minus] = minus, plus
     return places
 
 
-def with_dct_filters(variables: Variables, block: str, channels: int) -> Variables:
+def with_dct_filters(
+    variables: Variables, block: str, channels: int, *, dc: bool = True
+) -> Variables:
     """Variables of a network whose first convolution begins with `dct_filters`.
 
     Args:
         variables: of a network, or of its first part.
         block: the name of its first block.
         channels: of its images.
+        dc: as of `dct_filters`.
 
     Returns:
         The same, but for the kernel of that block.
 
     Raises:
         ValueError: if there is no such block, or it has not exactly one kernel that
-            takes such images.
+            takes such images; without `dc`, if that sees a single pixel.
 
     Example:
         >>> variables = {"params": {"stem": {"kernel": jnp.zeros((3, 3, 3, 8))}}}
@@ -121,7 +136,7 @@ def with_dct_filters(variables: Variables, block: str, channels: int) -> Variabl
     """
     leaves, structure = jax.tree.flatten(variables)
     index = _first_kernel(variables, block, channels)
-    leaves[index] = dct_filters(leaves[index])
+    leaves[index] = dct_filters(leaves[index], dc=dc)
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -171,21 +186,26 @@ def _first_kernel(variables: Variables, block: str, channels: int) -> int:
     return kernels[0]
 
 
-def _checked(shape: Sequence[int]) -> Sequence[int]:
+def _checked(shape: Sequence[int], dc: bool) -> Sequence[int]:
     if len(shape) != 4 or min(shape) < 1:
         raise ValueError(
             "a kernel has height, width, channels and filters, 1 or more of each, got "
             f"{tuple(shape)}"
         )
+    if not dc and math.prod(shape[:2]) == 1:
+        raise ValueError("a kernel that sees a single pixel has no filters without dc")
     return shape
 
 
-def _widest_first(sizes: Sequence[int]) -> list[tuple[tuple[int, ...], float]]:
-    """The frequencies of all coefficients with their spread, the widest first."""
+def _widest_first(
+    sizes: Sequence[int], dc: bool
+) -> list[tuple[tuple[int, ...], float]]:
+    """The frequencies of coefficients with their spread, the widest first."""
     spreads = [_spread(_cosines(size)) for size in sizes]
     found = [
         (at, float(np.prod([axis[f] for axis, f in zip(spreads, at, strict=True)])))
         for at in itertools.product(*map(range, sizes))
+        if dc or any(at[:2])
     ]
     # Rounded, so that what is equal but for rounding keeps its order everywhere.
     return sorted(found, key=lambda one: -round(one[1], 9))
