@@ -18,7 +18,7 @@ from jsplit.experiment.quantities import counted
 from jsplit.experiment.workdir import RunFolder
 from jsplit.runtime import atomic, device
 
-FORMAT = "jsplit-privacy-3"
+FORMAT = "jsplit-privacy-4"
 
 Figures = dict[str, Any]
 

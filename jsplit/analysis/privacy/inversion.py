@@ -7,7 +7,6 @@ sent. (An inverse network, as of He, Zhang and Lee, "Model inversion attacks aga
 collaborative inference", ACSAC 2019.)
 """
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -19,10 +18,15 @@ from flax import linen as nn
 from skimage.metrics import structural_similarity
 
 from jsplit.analysis.privacy.view import View
-from jsplit.models.layers import Conv
 from jsplit.typing import PyTree
 
-WIDTH, BATCH, STEPS, RATE = 32, 64, 800, 2e-3
+BATCH, STEPS, RATE = 64, 1000, 2e-3
+WIDTHS = (32, 48, 64)
+"""Features of the decoder: as the activations are, and where they are halved."""
+
+WHOLE = 192
+"""Features in which the decoder looks at all of an image at once."""
+
 SMALL = 16
 """Pixels; a smashed image of no more first becomes a larger one by a dense layer."""
 
@@ -46,7 +50,12 @@ class Score(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Smashed data `[n, ...]` to images `[n, h, w, c]` of pixels from 0 to 1."""
+    """Smashed data `[n, ...]` to images `[n, h, w, c]` of pixels from 0 to 1.
+
+    A U-Net (Ronneberger, Fischer and Brox 2015): every pixel is guessed from the whole
+    of what was sent. Filters that see edges alone leave out how bright an area is,
+    which its edges far away tell all the same.
+    """
 
     image: tuple[int, int, int]
 
@@ -56,12 +65,54 @@ class Decoder(nn.Module):
         height, width, channels = self.image
         if x.ndim < 4 or math.prod(x.shape[1:3]) <= SMALL:
             half = (-(-height // 2), -(-width // 2))
-            x = nn.relu(nn.Dense(WIDTH * math.prod(half))(x.reshape(len(x), -1)))
-            x = x.reshape(len(x), *half, WIDTH)
-        x = nn.relu(nn.Dense(WIDTH)(Conv(2 * WIDTH)(x)))
-        x = jax.image.resize(x, (len(x), height, width, x.shape[-1]), "linear")
-        x = nn.relu(nn.Dense(WIDTH)(Conv(WIDTH)(x)))
-        return nn.sigmoid(nn.Dense(channels)(Conv(WIDTH)(x)))
+            x = nn.relu(nn.Dense(WIDTHS[0] * math.prod(half))(x.reshape(len(x), -1)))
+            x = x.reshape(len(x), *half, WIDTHS[0])
+        x = _Level(WIDTHS)(x)
+        while 2 * x.shape[1] < height or 2 * x.shape[2] < width:
+            x = _convolved(_resized(x, (2 * x.shape[1], 2 * x.shape[2])), WIDTHS[0])
+        down, across = -(-height // x.shape[1]), -(-width // x.shape[2])
+        pixels = _places_to_pixels(_conv(down * across * channels)(x), down, across)
+        return nn.sigmoid(pixels[:, :height, :width])
+
+
+class _Level(nn.Module):
+    """A U-Net, of so many features at each of its sizes, the next half as large."""
+
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Float `[n, h, w, c]` to `[n, h, w, widths[0]]`."""
+        width, *narrower = self.widths
+        x = _convolved(_convolved(x, width), width)
+        if narrower:
+            halved = nn.avg_pool(x, (2, 2), (2, 2), "SAME")
+            far = _resized(_Level(tuple(narrower))(halved), x.shape[1:3])
+        else:
+            flat = nn.relu(nn.Dense(WHOLE)(x.reshape(len(x), -1)))
+            far = nn.Dense(math.prod(x.shape[1:3]) * WIDTHS[0])(flat)
+            far = far.reshape(*x.shape[:3], WIDTHS[0])
+        return _convolved(jnp.concatenate([x, far], axis=-1), width)
+
+
+def _conv(features: int) -> nn.Conv:
+    return nn.Conv(features, (3, 3))
+
+
+def _convolved(x: jax.Array, features: int) -> jax.Array:
+    return nn.relu(_conv(features)(x))
+
+
+def _resized(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
+    return jax.image.resize(x, (len(x), *size, x.shape[-1]), "linear")
+
+
+def _places_to_pixels(x: jax.Array, down: int, across: int) -> jax.Array:
+    """Each place's channels become `down` x `across` pixels."""
+    count, height, width, values = x.shape
+    split = x.reshape(count, height, width, down, across, values // down // across)
+    together = split.transpose(0, 1, 3, 2, 4, 5)
+    return together.reshape(count, height * down, width * across, split.shape[-1])
 
 
 def reconstruct(public: View, smashed: np.ndarray, seed: int) -> np.ndarray:
@@ -81,10 +132,9 @@ def reconstruct(public: View, smashed: np.ndarray, seed: int) -> np.ndarray:
     mean, spread = public.smashed.mean(axes), public.smashed.std(axes)
     scale = np.maximum(spread, FLOOR * spread.max() + 1e-6)
     decoder = Decoder(public.images.shape[1:])
-    start, draws = jax.random.split(jax.random.key(seed))
-    inputs = jnp.asarray((public.smashed - mean) / scale)
-    params = decoder.init(start, inputs[:1])
-    trained = _trained(decoder, params, inputs, jnp.asarray(public.images), draws)
+    inputs = (public.smashed - mean) / scale
+    params = decoder.init(jax.random.key(seed), inputs[:1])
+    trained = _trained(decoder, params, inputs, public.images, seed)
     apply = jax.jit(decoder.apply)
     return np.concatenate(
         [
@@ -132,29 +182,28 @@ def _batches(array: np.ndarray) -> list[np.ndarray]:
     return [array[at : at + BATCH] for at in range(0, len(array), BATCH)]
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _trained(
     decoder: Decoder,
     params: PyTree,
-    inputs: jax.Array,
-    images: jax.Array,
-    key: jax.Array,
+    inputs: np.ndarray,
+    images: np.ndarray,
+    seed: int,
 ) -> PyTree:
     """The decoder's parameters after `STEPS` of Adam on the squared error."""
     optimizer = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
 
+    @jax.jit
     def step(
-        carry: tuple[PyTree, PyTree], key: jax.Array
-    ) -> tuple[tuple[PyTree, PyTree], None]:
-        params, state = carry
-        rows = jax.random.randint(key, (BATCH,), 0, len(inputs))
-
+        params: PyTree, state: PyTree, inputs: jax.Array, images: jax.Array
+    ) -> tuple[PyTree, PyTree]:
         def loss(params: PyTree) -> jax.Array:
-            guesses = jnp.asarray(decoder.apply(params, inputs[rows]))
-            return jnp.mean(jnp.square(guesses - images[rows]))
+            return jnp.mean(jnp.square(decoder.apply(params, inputs) - images))
 
         updates, state = optimizer.update(jax.grad(loss)(params), state)
-        return (optax.apply_updates(params, updates), state), None
+        return optax.apply_updates(params, updates), state
 
-    carry = (params, optimizer.init(params))
-    return jax.lax.scan(step, carry, jax.random.split(key, STEPS))[0][0]
+    state = optimizer.init(params)
+    # One by one, for XLA:CPU has slow convolutions in a loop of its own.
+    for rows in np.random.default_rng(seed).integers(len(inputs), size=(STEPS, BATCH)):
+        params, state = step(params, state, inputs[rows], images[rows])
+    return params
