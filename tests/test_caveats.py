@@ -62,21 +62,21 @@ def test_channels_that_nobody_trains_and_are_no_cosines_are_said(
 
 
 @pytest.mark.parametrize(
-    ("filters", "channels", "bottleneck", "said"),
+    ("filters", "channels", "bottleneck", "remedy"),
     [
-        ("dct", 3, 5, "--replay-mirror gives the last of 5 channels the wrong sign"),
-        ("dct", 3, 45, "--replay-mirror gives the last of 45 channels the wrong sign"),
+        ("dct", 3, 5, "take --bottleneck 6 or 4"),
+        ("dct", 3, 45, "take --bottleneck 46 or 44"),
         ("dct", 3, 6, None),
         ("dct", 3, 7, None),
-        ("dct", 1, 3, "--replay-mirror gives the last of 3 channels the wrong sign"),
+        ("dct", 1, 3, "take --bottleneck 4 or 2"),
         ("dct", 1, 5, None),
-        ("dct-ac", 3, 9, "--replay-mirror gives the last of 9 channels the wrong sign"),
+        ("dct-ac", 3, 9, "take --bottleneck 10 or 8"),
         ("dct-ac", 3, 5, None),
-        ("dct-ac", 1, 1, "--replay-mirror gives the last of 1 channels the wrong sign"),
+        ("dct-ac", 1, 1, "take --bottleneck 2"),
     ],
 )
 def test_a_bottleneck_that_parts_a_cosine_from_its_mirror_image_is_said(
-    filters, channels, bottleneck, said
+    filters, channels, bottleneck, remedy
 ):
     config = changed(
         RunConfig(model="vgg11", cut=1, first_filters=filters, bottleneck=bottleneck),
@@ -84,11 +84,20 @@ def test_a_bottleneck_that_parts_a_cosine_from_its_mirror_image_is_said(
         sync_epochs=0,
         replay_mirror=True,
     )
-    check_caveat(config, (32, 32, channels), said)
+    said = f"--replay-mirror gives the last of {bottleneck} channels the wrong sign"
+    check_caveat(config, (32, 32, channels), None if remedy is None else said)
+    assert all(one.endswith(remedy) for one in caveats_of(config, (32, 32, channels)))
     check_caveat(changed(config, replay_mirror=False), (32, 32, channels), None)
     always = changed(RunConfig(), gate="always", replay_mirror=True)
     always = changed(always, model="vgg11", cut=1, first_filters="dct", bottleneck=5)
     check_caveat(always, (32, 32, channels), "always A has no B and no C")
+
+
+def test_what_is_to_be_taken_instead_of_a_parted_pair_is_a_bottleneck():
+    settings = {"gate": "freeze", "replay_mirror": True, "first_filters": "dct"}
+    config = changed(RunConfig(model="cnn"), **settings, cut=1, bottleneck=15)
+    *_, last = caveats_of(config, (32, 32, 3))  # 16 cross without a bottleneck.
+    assert last.endswith("take --bottleneck 14")
 
 
 @pytest.mark.parametrize(

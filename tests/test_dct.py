@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jsplit.core.option import options_of
 from jsplit.errors import InputError
 from jsplit.experiment import parts
 from jsplit.experiment.build import check_names, replay_of, shape_of
@@ -141,6 +142,11 @@ def test_a_block_without_exactly_one_such_kernel_is_refused() -> None:
         with_dct_filters({"params": {"stem": two}}, "stem", channels=3)
     with pytest.raises(ValueError, match="no block body with parameters, but stem"):
         with_dct_filters({"params": {"stem": two}}, "body", channels=3)
+
+
+def test_every_kind_of_cosines_can_be_asked_for() -> None:
+    choices = options_of(RunConfig)["first_filters"].choices
+    assert set(choices) == {"random", *COSINES}
 
 
 def test_weights_of_another_run_and_cosines_are_not_both_the_clients() -> None:

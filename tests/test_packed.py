@@ -64,6 +64,18 @@ def scales_of(packet):
     return header.view(np.float32).astype(np.float64)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_one_device_and_several_send_the_same(name, monkeypatch):
+    x = jax.random.normal(jax.random.key(0), SHAPE)
+    codec = CODECS[name].of(SHAPE[1:])
+    packets = []
+    for devices in (1, 2):
+        monkeypatch.setattr(jax, "device_count", lambda devices=devices: devices)
+        packets.append(jax.jit(lambda x: codec.encode(x))(x))
+    for one, several in zip(*packets, strict=True):
+        np.testing.assert_array_equal(one, several)
+
+
 @pytest.mark.parametrize("name", SOME)
 @given(x=scaled)
 def test_rounding_is_to_the_nearest_value_of_the_grid(name, x):

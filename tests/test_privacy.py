@@ -42,7 +42,10 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def usual_promotion():
-    """Optax's Adam raises a float to an integer, which the tests forbid elsewhere."""
+    """Optax's Adam and Flax's mean of places mix floats and integers.
+
+    The tests forbid that elsewhere.
+    """
     with jax.numpy_dtype_promotion("standard"):
         yield
 
@@ -189,6 +192,66 @@ def test_the_attack_reconstructs_what_hides_nothing_and_no_more_than_a_mean_of_n
     noise = np.random.default_rng(3).normal(size=(576, 4, 4, 4)).astype(np.float32)
     guesses = inversion.reconstruct(view_of(images, noise[:512]), noise[512:], 0)
     assert score_of(others, guesses).mse > 0.9 * floor.mse
+
+
+SHAPES = {
+    "half": ((32, 32, 3), (16, 16, 8)),
+    "a quarter": ((32, 32, 3), (8, 8, 8)),
+    "as large": ((8, 8, 1), (8, 8, 4)),
+    "larger": ((14, 14, 1), (28, 28, 4)),
+    "odd": ((31, 31, 3), (15, 15, 8)),
+    "odd, twice pooled": ((50, 50, 3), (12, 12, 8)),
+    "halved in one direction": ((32, 32, 3), (8, 32, 4)),
+    "no places": ((8, 8, 1), (10,)),
+    "few places": ((8, 8, 1), (3, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("case", sample(SHAPES, "half", "odd"))
+def test_a_guess_has_the_shape_of_an_image_whatever_crosses(case):
+    image, smashed = SHAPES[case]
+    decoder = inversion.Decoder(image)
+    guess, _ = jax.eval_shape(
+        decoder.init_with_output, jax.random.key(0), np.zeros((2, *smashed), np.float32)
+    )
+    assert guess.shape == (2, *image)
+
+
+@pytest.mark.parametrize(
+    ("places", "pixels"),
+    [((15, 15), (31, 31)), ((24, 24), (50, 50)), ((16, 31), (31, 31))],
+)
+def test_the_pixels_of_a_place_are_where_the_place_is(places, pixels):
+    middles = [(np.arange(count) + 0.5) / count for count in (*places, *pixels)]
+    down, across, *expected = middles
+    each = [-(-whole // part) for whole, part in zip(pixels, places, strict=True)]
+    for axis, (at, found) in enumerate(zip((down, across), expected, strict=True)):
+        x = np.expand_dims(at, 1 - axis) * np.ones(places)
+        x = np.broadcast_to(x[None, ..., None], (1, *places, int(np.prod(each))))
+        image = inversion.pixels_of(jax.numpy.asarray(x), pixels)[0, ..., 0]
+        along = np.asarray(image).mean(axis=1 - axis)
+        np.testing.assert_allclose(along, found, atol=1 / min(places))
+
+
+@pytest.mark.slow
+def test_the_attack_tells_from_edges_far_away_how_bright_an_area_is():
+    # Halves of two brightnesses: the one edge between them is all that is seen.
+    def halves(count, seed):
+        levels = np.random.default_rng(seed).random((count, 2), np.float32)
+        images = np.repeat(levels, 16, axis=1)[:, None, :, None]
+        return np.broadcast_to(images, (count, 32, 32, 1)).copy()
+
+    def edges(images):
+        across = np.diff(images, axis=2, append=images[:, :, -1:])
+        values = np.concatenate([across, -across], axis=-1).clip(0)
+        return values.reshape(len(images), 16, 2, 16, 2, 2).max(axis=(2, 4))
+
+    images, others = halves(512, 0), halves(64, 1)
+    guesses = inversion.reconstruct(view_of(images, edges(images)), edges(others), 0)
+    difference = others[:, :, -1] - others[:, :, 0]
+    guessed = guesses[:, :, -1] - guesses[:, :, 0]
+    # At the outermost columns, sixteen pixels from the edge.
+    assert np.abs(guessed - difference).mean() < 0.2 * np.abs(difference).mean()
 
 
 def test_equal_images_have_the_best_score():

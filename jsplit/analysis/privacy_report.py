@@ -57,7 +57,7 @@ def left_to_attack(group: Group, *, again: bool) -> list[FinishedRun]:
         for run in group.runs
         if again
         or not kept_file(run).exists()
-        or (run in plain and "first" not in read_figures(run))
+        or ("first" not in read_figures(run) and run in plain)
     ]
 
 

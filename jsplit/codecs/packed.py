@@ -127,10 +127,9 @@ def _by_example(
     x: jax.Array,
     chance: jax.Array | None,
 ) -> jax.Array:
-    """`coded` of all examples, which come one after another where one CPU codes them.
+    """`coded` of all examples, one after another where the only device is a CPU.
 
-    XLA:CPU makes one loop of coding and packing, byte by byte, whose index arithmetic
-    takes ten times as long as the coding.
+    XLA:CPU would make one slow loop of coding and packing, and code anew for each byte.
     """
     if jax.default_backend() == "cpu" and jax.device_count() == 1:
         return jax.lax.map(lambda example: coded(*example), (x, chance))

@@ -127,8 +127,10 @@ def parted_pair(config: RunConfig, kernel: Sequence[int]) -> str | None:
     mirrors = config.replay_mirror and unheeded(config) is None
     if not mirrors or every[crossing - 1] < crossing:
         return None
+    others = [str(n) for n in (crossing + 1, crossing - 1) if 1 <= n < features]
+    remedy = f"take --bottleneck {' or '.join(others)}"
     return (
         f"--replay-mirror gives the last of {crossing} channels the wrong sign; the "
-        "one that it becomes in a mirrored image does not cross: take --bottleneck "
-        f"{crossing + 1} or {crossing - 1}"
+        "one that it becomes in a mirrored image does not cross: "
+        f"{remedy if others else 'leave --replay-mirror out'}"
     )

@@ -169,8 +169,8 @@ class RunConfig:
     replay_mirror: Annotated[
         bool,
         Option(
-            "State C mirrors half of the stored maps, as --first-filters dct has it "
-            "where only those filters are the client's.",
+            "State C mirrors half of the stored maps, as cosines (--first-filters) "
+            "have it where they are all that the client holds.",
             beyond_a=True,
             compared=True,
         ),
@@ -270,7 +270,7 @@ class RunConfig:
         Option(
             "What the first convolution's filters begin as: random ones, the cosines "
             "of the discrete transform (dct), which a client need not train, or those "
-            "that see edges alone and tell less of the images (dct-ac).",
+            "of them that see edges alone (dct-ac).",
             compared=True,
         ),
     ] = "random"

@@ -42,7 +42,7 @@ def dct_filters(
         kernel: of images whose channels have mean 0 and variance 1; floating point.
         dc: whether coefficients are among them that are the same all over the patch,
             as JPEG calls those; without, only what differs from place to place is
-            seen: edges and curves, but no brightness and no colour of an area.
+            seen: edges and curves, and along a padded border how far it is from 0.
 
     Returns:
         The same shape and dtype.

@@ -7,6 +7,7 @@ sent. (An inverse network, as of He, Zhang and Lee, "Model inversion attacks aga
 collaborative inference", ACSAC 2019.)
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -53,8 +54,7 @@ class Decoder(nn.Module):
     """Smashed data `[n, ...]` to images `[n, h, w, c]` of pixels from 0 to 1.
 
     A U-Net (Ronneberger, Fischer and Brox 2015): every pixel is guessed from the whole
-    of what was sent. Filters that see edges alone leave out how bright an area is,
-    which its edges far away tell all the same.
+    of what was sent. How bright an area is may be told by its edges far away alone.
     """
 
     image: tuple[int, int, int]
@@ -68,11 +68,10 @@ class Decoder(nn.Module):
             x = nn.relu(nn.Dense(WIDTHS[0] * math.prod(half))(x.reshape(len(x), -1)))
             x = x.reshape(len(x), *half, WIDTHS[0])
         x = _Level(WIDTHS)(x)
-        while 2 * x.shape[1] < height or 2 * x.shape[2] < width:
-            x = _convolved(_resized(x, (2 * x.shape[1], 2 * x.shape[2])), WIDTHS[0])
-        down, across = -(-height // x.shape[1]), -(-width // x.shape[2])
-        pixels = _places_to_pixels(_conv(down * across * channels)(x), down, across)
-        return nn.sigmoid(pixels[:, :height, :width])
+        while (larger := towards(x.shape[1:3], (height, width))) != x.shape[1:3]:
+            x = _convolved(_resized(x, larger), WIDTHS[0])
+        each = math.prod(_pixels_each(x.shape[1:3], (height, width)))
+        return nn.sigmoid(pixels_of(_conv(each * channels)(x), (height, width)))
 
 
 class _Level(nn.Module):
@@ -86,7 +85,7 @@ class _Level(nn.Module):
         width, *narrower = self.widths
         x = _convolved(_convolved(x, width), width)
         if narrower:
-            halved = nn.avg_pool(x, (2, 2), (2, 2), "SAME")
+            halved = nn.avg_pool(x, (2, 2), (2, 2), "SAME", count_include_pad=False)
             far = _resized(_Level(tuple(narrower))(halved), x.shape[1:3])
         else:
             flat = nn.relu(nn.Dense(WHOLE)(x.reshape(len(x), -1)))
@@ -107,12 +106,42 @@ def _resized(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
     return jax.image.resize(x, (len(x), *size, x.shape[-1]), "linear")
 
 
-def _places_to_pixels(x: jax.Array, down: int, across: int) -> jax.Array:
-    """Each place's channels become `down` x `across` pixels."""
+def towards(size: tuple[int, ...], whole: tuple[int, ...]) -> tuple[int, ...]:
+    """Twice as many places in each direction that has not half the pixels yet.
+
+    Example:
+        >>> towards((4, 16), (32, 32)), towards((8, 16), (32, 32))
+        ((8, 16), (16, 16))
+    """
+    return tuple(
+        2 * places if 2 * places < pixels else places
+        for places, pixels in zip(size, whole, strict=True)
+    )
+
+
+def _pixels_each(size: tuple[int, ...], whole: tuple[int, ...]) -> list[int]:
+    """How many pixels a place has in each direction, at least."""
+    return [-(-pixels // places) for places, pixels in zip(size, whole, strict=True)]
+
+
+def pixels_of(x: jax.Array, whole: tuple[int, int]) -> jax.Array:
+    """An image whose pixels are the channels of its places.
+
+    Args:
+        x: `[n, h, w, values]`, values of all the pixels that a place has.
+        whole: height and width of the image. Where pooling left a row or a column
+            over, the pixels of all places are a few more, and are drawn together.
+
+    Example:
+        >>> pixels_of(jnp.arange(4.0).reshape(1, 1, 1, 4), (2, 2))[0, ..., 0].tolist()
+        [[0.0, 1.0], [2.0, 3.0]]
+    """
     count, height, width, values = x.shape
+    down, across = _pixels_each((height, width), whole)
     split = x.reshape(count, height, width, down, across, values // down // across)
     together = split.transpose(0, 1, 3, 2, 4, 5)
-    return together.reshape(count, height * down, width * across, split.shape[-1])
+    image = together.reshape(count, height * down, width * across, split.shape[-1])
+    return _resized(image, whole)
 
 
 def reconstruct(public: View, smashed: np.ndarray, seed: int) -> np.ndarray:
@@ -135,10 +164,9 @@ def reconstruct(public: View, smashed: np.ndarray, seed: int) -> np.ndarray:
     inputs = (public.smashed - mean) / scale
     params = decoder.init(jax.random.key(seed), inputs[:1])
     trained = _trained(decoder, params, inputs, public.images, seed)
-    apply = jax.jit(decoder.apply)
     return np.concatenate(
         [
-            np.asarray(apply(trained, jnp.asarray(some)))
+            np.asarray(_guessed(decoder, trained, some))
             for some in _batches((smashed - mean) / scale)
         ]
     )
@@ -190,20 +218,35 @@ def _trained(
     seed: int,
 ) -> PyTree:
     """The decoder's parameters after `STEPS` of Adam on the squared error."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
-
-    @jax.jit
-    def step(
-        params: PyTree, state: PyTree, inputs: jax.Array, images: jax.Array
-    ) -> tuple[PyTree, PyTree]:
-        def loss(params: PyTree) -> jax.Array:
-            return jnp.mean(jnp.square(decoder.apply(params, inputs) - images))
-
-        updates, state = optimizer.update(jax.grad(loss)(params), state)
-        return optax.apply_updates(params, updates), state
-
-    state = optimizer.init(params)
+    state = _adam(STEPS).init(params)
     # One by one, for XLA:CPU has slow convolutions in a loop of its own.
     for rows in np.random.default_rng(seed).integers(len(inputs), size=(STEPS, BATCH)):
-        params, state = step(params, state, inputs[rows], images[rows])
+        params, state = _step(decoder, STEPS, params, state, inputs[rows], images[rows])
     return params
+
+
+def _adam(steps: int) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(RATE, steps))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _step(
+    decoder: Decoder,
+    steps: int,
+    params: PyTree,
+    state: PyTree,
+    inputs: jax.Array,
+    images: jax.Array,
+) -> tuple[PyTree, PyTree]:
+    """One of so many steps, whose program all attacks on such activations share."""
+
+    def loss(params: PyTree) -> jax.Array:
+        return jnp.mean(jnp.square(_guessed(decoder, params, inputs) - images))
+
+    updates, state = _adam(steps).update(jax.grad(loss)(params), state)
+    return optax.apply_updates(params, updates), state
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _guessed(decoder: Decoder, params: PyTree, smashed: jax.Array) -> jax.Array:
+    return jnp.asarray(decoder.apply(params, smashed))
