@@ -335,6 +335,41 @@ def quick(monkeypatch):
     monkeypatch.setattr(audit, "PRIVATE", 80)
 
 
+@pytest.mark.parametrize(
+    ("changes", "attacks"),
+    [
+        ({"gate": FreezeGate(0)}, 1),
+        ({"gate": FreezeGate(0), "views": "plain,mirrored"}, 2),
+        ({"gate": FreezeGate(1)}, 2),
+    ],
+    ids=["nothing trained, sent once", "sent twice", "trained"],
+)
+def test_one_epoch_is_attacked_once_where_it_is_the_first_and_the_last(
+    changes, attacks, quick, tmp_path, monkeypatch
+):
+    run, _ = made(tmp_path / "run", epochs=4, **changes)
+    asked = []
+
+    def guess(public, smashed, seed):
+        asked.append(smashed)
+        return np.zeros((len(smashed), *public.images.shape[1:]), np.float32)
+
+    monkeypatch.setattr(inversion, "reconstruct", guess)
+    found = audit.audit(run, first=True)
+    assert len(asked) == attacks == len(found.images)
+    same = found.figures["first"] == found.figures["last"]
+    assert same == (attacks == 1)
+    # What is taken for the same is the same.
+    views = [
+        private(run, client, epoch, 80).smashed
+        for client, epoch in (
+            (run.experiment.simulation.state.client, 0),
+            (run.client, last_sent(run.states)),
+        )
+    ]
+    assert np.array_equal(*views) == same
+
+
 @pytest.mark.slow
 def test_runs_are_compared_and_attacked_once(quick, tmp_path, capsys):
     for seed in (0, 1):

@@ -1,8 +1,11 @@
 """The comparison of attacked runs, without having attacked any."""
 
+import pytest
+
 from jsplit.analysis.comparison import grouped
 from jsplit.analysis.privacy_report import FORMAT, kept_file, left_to_attack, page
 from jsplit.analysis.results import read_results
+from jsplit.errors import InputError
 from jsplit.experiment.config import changed
 from jsplit.runtime.atomic import write_json
 from tests.finished_runs import BASE, finish
@@ -46,6 +49,17 @@ def test_what_clients_sent_before_they_learned_alone_is_no_row(tmp_path):
     (group,) = groups_of(tmp_path)
     assert left_to_attack(group, again=False) == []
     assert "| first epoch (loss 0.5) | 1 |" in page([group])
+
+
+def test_figures_of_another_version_are_refused_before_any_attack(tmp_path):
+    attacked(tmp_path / "loss", {"first": view(), "last": view()}, threshold=0.5)
+    attacked(tmp_path / "old", {"last": view()}, threshold=0.5, noise=1.0)
+    kept = tmp_path / "old" / "privacy.json"
+    kept.write_text(kept.read_text().replace(FORMAT, "jsplit-privacy-1"))
+    (group,) = groups_of(tmp_path)
+    with pytest.raises(InputError, match="old.* is not of this version .*--again"):
+        left_to_attack(group, again=False)
+    assert len(left_to_attack(group, again=True)) == 2
 
 
 def test_counts_of_examples_are_those_of_all_runs(tmp_path):

@@ -6,10 +6,13 @@ import numpy as np
 
 from jsplit.analysis.privacy import dependence, inversion, labels
 from jsplit.analysis.privacy.view import Ended, View, last_sent, private, public
-from jsplit.typing import SENT, STATES, SYNC
+from jsplit.typing import LOCAL, SENT, STATES, SYNC
 
 PRIVATE = 1024
 """Examples that are attacked."""
+
+TRAINED = STATES[SYNC] + STATES[LOCAL]
+"""States of epochs in which the client learns."""
 
 FIRST, LAST = "first", "last"
 """Views: the first epoch, with the client part that every run begins with, and the last
@@ -44,8 +47,11 @@ def audit(run: Ended, *, first: bool, shown: int = 10) -> Audit:
         "epochs_sent": sum(state in SENT for state in run.states)
     }
     images, guesses = {}, {}
-    views = {LAST: (run.client, last_sent(run.states))}
-    if first:
+    epoch = last_sent(run.states)
+    views = {LAST: (run.client, epoch)}
+    # Where nobody trained the client and one epoch sent all, they are the same.
+    same = epoch == 0 and set(run.states).isdisjoint(TRAINED)
+    if first and not same:
         views = {FIRST: (run.experiment.simulation.state.client, 0), **views}
     for name, (client, epoch) in views.items():
         sent = private(run, client, epoch, PRIVATE)
@@ -59,6 +65,8 @@ def audit(run: Ended, *, first: bool, shown: int = 10) -> Audit:
                 run, sent, known
             )
         images[name], guesses[name] = sent.images[:shown], guessed[:shown]
+    if first and same:
+        figures[FIRST] = figures[LAST]
     return Audit(figures, images, guesses)
 
 
