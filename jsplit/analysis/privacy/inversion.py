@@ -82,11 +82,11 @@ class _Level(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Float `[n, h, w, c]` to `[n, h, w, widths[0]]`."""
-        width, *narrower = self.widths
+        width, *deeper = self.widths
         x = _convolved(_convolved(x, width), width)
-        if narrower:
+        if deeper:
             halved = nn.avg_pool(x, (2, 2), (2, 2), "SAME", count_include_pad=False)
-            far = _resized(_Level(tuple(narrower))(halved), x.shape[1:3])
+            far = _resized(_Level(tuple(deeper))(halved), x.shape[1:3])
         else:
             flat = nn.relu(nn.Dense(WHOLE)(x.reshape(len(x), -1)))
             far = nn.Dense(math.prod(x.shape[1:3]) * WIDTHS[0])(flat)
