@@ -219,7 +219,12 @@ def test_a_guess_has_the_shape_of_an_image_whatever_crosses(case):
 
 @pytest.mark.parametrize(
     ("places", "pixels"),
-    [((15, 15), (31, 31)), ((24, 24), (50, 50)), ((16, 31), (31, 31))],
+    [
+        ((30, 30), (31, 31)),
+        ((15, 15), (31, 31)),
+        ((48, 48), (50, 50)),
+        ((16, 31), (31, 31)),
+    ],
 )
 def test_the_pixels_of_a_place_are_where_the_place_is(places, pixels):
     middles = [(np.arange(count) + 0.5) / count for count in (*places, *pixels)]

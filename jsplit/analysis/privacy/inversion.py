@@ -130,7 +130,7 @@ def pixels_of(x: jax.Array, whole: tuple[int, int]) -> jax.Array:
     Args:
         x: `[n, h, w, values]`, values of all the pixels that a place has.
         whole: height and width of the image. Where pooling left a row or a column
-            over, the pixels of all places are a few more, and are drawn together.
+            over, the pixels of all places are more, and are drawn together.
 
     Example:
         >>> pixels_of(jnp.arange(4.0).reshape(1, 1, 1, 4), (2, 2))[0, ..., 0].tolist()
