@@ -70,6 +70,13 @@ def _forget_programs_beyond(most: int) -> None:
         gc.collect()
 
 
+@pytest.fixture
+def usual_promotion() -> Iterator[None]:
+    """For attacks: Optax's Adam and Flax's mean of places mix floats and integers."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Compiled programs are kept in one folder for all modules that ask for this.

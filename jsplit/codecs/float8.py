@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import ml_dtypes
 
 from jsplit.codecs.binary import exp2, exponent_of, floor_exp2, flushed
+from jsplit.codecs.lone_cpu import lone_cpu
 from jsplit.typing import Codec, Packet
 
 
@@ -241,6 +242,6 @@ def _values_of_all(
         leaf if has else jnp.broadcast_to(leaf, (count, *leaf.shape))
         for leaf, has in zip((payload, header), batched, strict=True)
     )
-    if jax.default_backend() == "cpu" and jax.device_count() == 1:
+    if lone_cpu():
         return jax.lax.map(lambda packet: _values.fun(*packet), (payload, header)), True
     return jax.vmap(_values.fun)(payload, header), True

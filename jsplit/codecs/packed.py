@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jsplit.codecs.binary import chance_of, exp2, floor_exp2, flushed
+from jsplit.codecs.lone_cpu import lone_cpu
 from jsplit.codecs.packing import pack, packed_bytes, unpack
 from jsplit.typing import Codec, Packet
 
@@ -131,7 +132,7 @@ def _by_example(
 
     XLA:CPU would make one slow loop of coding and packing, and code anew for each byte.
     """
-    if jax.default_backend() == "cpu" and jax.device_count() == 1:
+    if lone_cpu():
         return jax.lax.map(lambda example: coded(*example), (x, chance))
     return coded(x, chance)
 

@@ -1,6 +1,5 @@
 """What to tell people before a run whose settings do not do what one may expect."""
 
-import math
 from collections.abc import Sequence
 
 from jsplit.core.gates import FreezeGate
@@ -10,7 +9,7 @@ from jsplit.experiment.config import flag
 from jsplit.experiment.parts import COSINES, kernel_shape_of, sends_cosines
 from jsplit.experiment.run_config import RunConfig
 from jsplit.experiment.run_labels import unlike
-from jsplit.models.dct import mirrored_filters
+from jsplit.models.dct import dct_filter_count, mirrored_filters
 
 
 def caveats_of(
@@ -97,8 +96,7 @@ def untrained_channels(config: RunConfig, kernel: Sequence[int]) -> str | None:
     if not untrained or config.local_epochs:
         return None
     *sizes, features = kernel
-    constant = 0 if COSINES[config.first_filters] else sizes[-1]
-    cosines = 2 * (math.prod(sizes) - constant)
+    cosines = dct_filter_count(sizes, dc=COSINES[config.first_filters])
     crossing = config.bottleneck or features
     if crossing <= cosines:
         return None

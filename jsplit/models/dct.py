@@ -110,6 +110,20 @@ def mirrored_filters(shape: Sequence[int], *, dc: bool = True) -> list[int]:
     return places
 
 
+def dct_filter_count(sizes: Sequence[int], *, dc: bool = True) -> int:
+    """How many filters are cosines at most, both signs counted.
+
+    Args:
+        sizes: of the kernel, `(k, k, i)`.
+        dc: as of `dct_filters`.
+
+    Example:
+        >>> dct_filter_count((3, 3, 3)), dct_filter_count((3, 3, 3), dc=False)
+        (54, 48)
+    """
+    return 2 * len(_widest_first(sizes, dc))
+
+
 def with_dct_filters(
     variables: Variables, block: str, channels: int, *, dc: bool = True
 ) -> Variables:

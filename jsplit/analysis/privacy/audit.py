@@ -47,10 +47,10 @@ def audit(run: Ended, *, first: bool, shown: int = 10) -> Audit:
         "epochs_sent": sum(state in SENT for state in run.states)
     }
     images, guesses = {}, {}
-    epoch = last_sent(run.states)
-    views = {LAST: (run.client, epoch)}
+    last = last_sent(run.states)
+    views = {LAST: (run.client, last)}
     # Where nobody trained the client and one epoch sent all, they are the same.
-    same = epoch == 0 and set(run.states).isdisjoint(TRAINED)
+    same = last == 0 and set(run.states).isdisjoint(TRAINED)
     if first and not same:
         views = {FIRST: (run.experiment.simulation.state.client, 0), **views}
     for name, (client, epoch) in views.items():
